@@ -1,0 +1,131 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Each target installs what it
+# misses: Debian packages (tools/install_packages.sh) and a Python environment in .venv/ (tools/make_venv.sh).
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+TOP := $(CURDIR)
+PYTHON := .venv/bin/python
+export PATH := $(TOP)/.venv/bin:$(PATH)
+export PYTHONPATH := $(TOP)
+export PYTHONDONTWRITEBYTECODE := 1
+export ANSIBLE_COLLECTIONS_PATH := $(TOP)/build/tree
+COLLECTION := ansible_collections/airlock/images
+TREE := build/tree/$(COLLECTION)
+COPY := build/copy/$(COLLECTION)
+
+FAMILIES := snapshot
+GUESTS := $(FAMILIES:%=sandbox/_guest_%.py)
+GENERATED := sandbox/_abi.py $(GUESTS)
+# Directories are in the lists too: their times change when a file comes or goes.
+GUEST_SOURCES := $(shell find guest -type d -o -name '*.[ch]' -o -name '*.ld')
+SANDBOX_SOURCES := $(shell find sandbox -name '*.py' -not -name '_abi.py' -not -name '_guest_*.py')
+C_SOURCES := $(shell find guest tests -name '*.[ch]')
+WORKERS := 2
+
+.PHONY: help build cli demo dist test pytest integration lint lint-python lint-c lint-ansible lint-docs sanity \
+	bench bench-short tree copy clean packages-build packages-demo packages-test
+
+help: ## what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- what has to be there -------------------------------------------------------------------------------
+
+packages-build packages-demo packages-test: packages-%:
+	@bash tools/install_packages.sh $*
+
+RUN_ENVIRONMENT := .venv/installed-run
+FULL_ENVIRONMENT := .venv/installed-develop
+
+$(RUN_ENVIRONMENT): tools/make_venv.sh tools/requirements/run.txt tools/requirements/constraints.txt
+	@bash tools/make_venv.sh run
+
+$(FULL_ENVIRONMENT): tools/requirements/develop.txt $(RUN_ENVIRONMENT)
+	@bash tools/make_venv.sh develop
+
+# ---- what is made ---------------------------------------------------------------------------------------
+
+build: $(GENERATED) tree ## generate the ABI and the guest, and lay out the collection tree
+
+sandbox/_abi.py: tools/build_abi.py $(wildcard guest/abi/*.h) $(RUN_ENVIRONMENT)
+	@$(PYTHON) tools/build_abi.py
+
+$(GUESTS): sandbox/_guest_%.py: tools/build_guest.py $(GUEST_SOURCES) $(RUN_ENVIRONMENT) | packages-build
+	@$(PYTHON) tools/build_guest.py $*
+
+cli: build/airlock ## build/airlock: the command line as one executable file
+
+build/airlock: tools/build_cli.py $(SANDBOX_SOURCES) $(GENERATED)
+	@mkdir -p build
+	@$(PYTHON) tools/build_cli.py
+
+# Everything but ansible-test is content with a link to the checkout.
+tree:
+	@mkdir -p $(dir $(TREE))
+	@ln -sfn $(TOP) $(TREE)
+
+# ansible-test resolves links first and wants real files below ansible_collections/.
+copy: $(GENERATED)
+	@$(PYTHON) tools/copy_tree.py $(COPY) $(GENERATED)
+
+dist: $(GENERATED) ## build/dist: the collection as an installable archive
+	@ansible-galaxy collection build --force --output-path build/dist
+
+demo: build cli | packages-demo ## a playbook that snapshots, changes and rolls back a real image
+	@ansible-playbook playbooks/demo.yml
+
+# ---- what is checked ------------------------------------------------------------------------------------
+
+test: build cli ## lint, the integration target and all of pytest: unit, differential, crash
+	@$(MAKE) lint
+	@$(MAKE) integration
+	@$(MAKE) pytest
+
+pytest: build cli $(FULL_ENVIRONMENT) | packages-test
+	@$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGUMENTS)
+
+integration: copy $(FULL_ENVIRONMENT) | packages-test
+	@cd $(COPY) && ansible-test integration --local --python $(call python_version) --color no
+
+lint: lint-python lint-c lint-ansible lint-docs sanity ## every linter
+
+python_version = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
+lint-python: $(GENERATED) $(FULL_ENVIRONMENT)
+	@ruff check --quiet .
+	@ruff format --quiet --check .
+	@mypy --no-error-summary sandbox tools
+
+lint-c: | packages-test
+	@clang-format --dry-run -Werror $(C_SOURCES)
+	@clang-tidy --quiet $(filter guest/%.c,$(C_SOURCES)) -- -std=c11 -ffreestanding -msse2 -Iguest 2> /dev/null
+
+lint-ansible: build $(FULL_ENVIRONMENT)
+	@ansible-lint --quiet --offline --profile production --strict
+
+lint-docs: build $(FULL_ENVIRONMENT)
+	@antsibull-changelog lint
+	@cd $(TREE) && antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs=self .
+
+sanity: copy $(FULL_ENVIRONMENT)
+	@$(PYTHON) tools/get_pip_stand_in.py --install
+	@cd $(COPY) && ansible-test sanity --local --python $(call python_version) --color no
+
+# ---- what is measured -----------------------------------------------------------------------------------
+
+bench: build cli $(FULL_ENVIRONMENT) | packages-test ## side by side with qemu-img, on an image of 1 TiB
+	@$(PYTHON) -m benchmarks.run
+
+bench-short: build cli $(FULL_ENVIRONMENT) | packages-test ## the same on a small image, in seconds
+	@$(PYTHON) -m benchmarks.run --short
+
+clean: ## remove all that was made; the Python environment in .venv/ stays
+	@rm -rf build $(GENERATED) tests/output tests/integration/inventory .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
