@@ -69,10 +69,8 @@ derive_stanzas() {
 }
 
 enable_backports() {
-    local codename suite lines stanzas
-    codename=$(. "$os_release" && printf '%s' "${VERSION_CODENAME:-}")
-    suite=$codename-backports
-    if apt-cache policy 2>/dev/null | grep -q "n=$suite"; then
+    local codename=$1 suite=$1-backports lines stanzas
+    if [[ $(apt-cache policy 2>/dev/null) == *"n=$suite,"* ]]; then
         return
     fi
     lines=$(derive_sources "$codename" "$suite")
@@ -97,9 +95,9 @@ install_qemu() {
         apt install --no-install-recommends qemu-utils
         return
     fi
-    enable_backports
-    apt update
     codename=$(. "$os_release" && printf '%s' "${VERSION_CODENAME:-}")
+    enable_backports "$codename"
+    apt update
     apt install --no-install-recommends --target-release "$codename-backports" qemu-utils
 }
 
