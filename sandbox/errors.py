@@ -1,0 +1,323 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One exception for each kind of failure, each with a stable code and a sentence that says what to do next.
+
+Every exception has two voices: `message`, for people and for the module's msg, and `qemu_reports`, what qemu-img says
+in the same place, for the command line. Text out of an image is cleaned and cut; `message` never exceeds MESSAGE_LIMIT
+bytes.
+"""
+
+from __future__ import annotations
+
+import errno as errno_codes
+import os
+import typing as t
+
+from . import refusals
+
+MESSAGE_LIMIT = 4096
+_PATH_LIMIT = 1024
+_NAME_LIMIT = 255
+_TEXT_LIMIT = 512
+
+
+class ResultHeader(t.Protocol):
+    """struct result_header of guest/abi/calls.h, as cffi gives it."""
+
+    code: int
+    modified: int
+    text_length: int
+    leaked_clusters: int
+
+    @property
+    def arguments(self) -> t.Any: ...
+
+    @property
+    def text(self) -> t.Any: ...
+
+
+class AirlockError(Exception):
+    """Base of everything that sandbox raises on purpose.
+
+    code: stable, snake_case. message: one sentence or more, printable, at most MESSAGE_LIMIT bytes of UTF-8.
+    qemu_reports: what qemu-img prints, without its "qemu-img: " in front of each; empty where it has no such case.
+    Paths and names that the operator gave stand in them unchanged (surrogateescape). modified: whether the image was
+    written to before the failure.
+    """
+
+    code = "error"
+
+    def __init__(self, message: str, qemu_reports: t.Sequence[str] = (), code: str | None = None) -> None:
+        self.message = _cut(message, MESSAGE_LIMIT)
+        self.qemu_reports = tuple(qemu_reports)
+        self.modified = False
+        if code is not None:
+            self.code = code
+        super().__init__(self.message)
+
+    @property
+    def qemu_message(self) -> str:
+        """qemu-img's text, its reports on lines of their own; the message where qemu-img has no text for it."""
+        return "\n".join(self.qemu_reports) or self.message
+
+
+class NoKvmError(AirlockError):
+    """There is no /dev/kvm."""
+
+    code = "no_kvm"
+
+
+class KvmPermissionError(AirlockError):
+    """/dev/kvm is there, but may not be opened."""
+
+    code = "kvm_permission"
+
+
+class KvmError(AirlockError):
+    """KVM refused something that it promised."""
+
+    code = "kvm"
+
+
+class NoCffiError(AirlockError):
+    """The cffi backend is missing, or too old."""
+
+    code = "no_cffi"
+
+
+class NotBuiltError(AirlockError):
+    """A generated file is missing."""
+
+    code = "not_built"
+
+
+class JailError(AirlockError):
+    """A layer of the jail that must be there could not be put up."""
+
+    code = "jail"
+
+
+class GuestCrashError(AirlockError):
+    """The guest faulted, or broke a rule of the doorbell."""
+
+    code = "guest_crash"
+
+
+class GuestProtocolError(AirlockError):
+    """The guest's answer does not have the agreed form."""
+
+    code = "guest_protocol"
+
+
+class GuestMemoryError(AirlockError):
+    """The image needs more guest memory than there is."""
+
+    code = "no_memory"
+
+
+class TimeLimitError(AirlockError):
+    """The guest did not finish in time."""
+
+    code = "time_limit"
+
+
+class BudgetError(AirlockError):
+    """The guest used up its exits or bytes."""
+
+    code = "budget"
+
+
+class ImageOpenError(AirlockError):
+    """The image file could not be opened; `code` says why."""
+
+    code = "open_failed"
+
+
+class ImageInUseError(AirlockError):
+    """Another process holds qemu's locks on the image. pids: the holders, as far as the kernel tells."""
+
+    code = "in_use"
+
+    def __init__(self, message: str, qemu_reports: t.Sequence[str] = (), pids: t.Sequence[int] = ()) -> None:
+        super().__init__(message, qemu_reports)
+        self.pids = tuple(pids)
+
+
+class ForceShareError(AirlockError):
+    """force_share was asked for together with a change."""
+
+    code = "force_share"
+
+
+class TransactionError(AirlockError):
+    """Undoing a group of images failed: the message says which image is in which state."""
+
+    code = "transaction"
+
+
+class RefusalError(AirlockError):
+    """The guest refused. leaked_clusters: what its verification counted until then."""
+
+    code = "refused"
+    leaked_clusters = 0
+
+
+class ImageReadError(RefusalError):
+    """Reading the image failed below us."""
+
+
+class ImageWriteError(RefusalError):
+    """Writing the image failed below us."""
+
+
+class NoSpaceError(RefusalError):
+    """The file system is full; nothing was changed."""
+
+
+class NotQcow2Error(RefusalError):
+    """The file is no qcow2 image."""
+
+
+class HeaderError(RefusalError):
+    """The header, or a table that it names, is not acceptable."""
+
+
+class InconsistentImageError(RefusalError):
+    """References and refcounts contradict each other."""
+
+
+class SnapshotError(RefusalError):
+    """The image is sound, but this cannot be done with its snapshots."""
+
+
+class SnapshotNotFoundError(SnapshotError):
+    """No snapshot has this id or name."""
+
+
+def clean(text: str | bytes, limit: int = _TEXT_LIMIT) -> str:
+    """The text, printable: undecodable bytes and control characters (bidirectional ones too) become U+FFFD.
+
+    limit: characters that are kept.
+    """
+    if isinstance(text, str):
+        text = text.encode("utf-8", "surrogateescape")
+    decoded = text[: 4 * limit].decode("utf-8", "replace")[:limit]
+    return decoded if decoded.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in decoded)
+
+
+def quote(path: str) -> str:
+    """The path as a shell takes it, printable."""
+    text = clean(path, _PATH_LIMIT)
+    plain = text and all(c.isalnum() or c in "-_./+,:@%" for c in text)
+    return text if plain else "'" + text.replace("'", "'\"'\"'") + "'"
+
+
+def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
+    """The exception for an open(2), fstat(2) or size query of `path` that failed with `error`."""
+    number = error.errno or 0
+    reason = os.strerror(number)
+    code, advice = {
+        errno_codes.ENOENT: ("not_found", "Check the path."),
+        errno_codes.ENOTDIR: ("not_found", "Check the path."),
+        errno_codes.EISDIR: ("is_directory", "Name the image file in it."),
+        errno_codes.ELOOP: ("symlink_loop", "Name the image file itself."),
+        errno_codes.ENAMETOOLONG: ("name_too_long", "Check the path."),
+        errno_codes.EROFS: ("read_only", "Remount the file system writable, or work on a copy."),
+        errno_codes.ETXTBSY: ("busy", "Stop whoever uses the file."),
+        errno_codes.EACCES: ("permission_denied", "Run it as a user who may, or change the file's permissions."),
+        errno_codes.EPERM: ("permission_denied", "Run it as a user who may, or change the file's attributes."),
+    }.get(number, ("open_failed", "Look into the kernel's log."))
+    access = "for writing" if writable else "for reading"
+    return ImageOpenError(
+        f"{clean(path, _PATH_LIMIT)} cannot be opened {access}: {reason}. {advice}",
+        [f"Could not open '{path}': Could not open '{path}': {reason}"],
+        code,
+    )
+
+
+def not_regular(path: str, what: str, code: str = "not_regular") -> ImageOpenError:
+    """The exception for a path that is neither a regular file nor a block device. what: "a FIFO", "a directory"."""
+    return ImageOpenError(
+        f"{clean(path, _PATH_LIMIT)} is {what}. Name a regular file or a block device.",
+        [f"Could not open '{path}': 'file' driver requires '{path}' to be a regular file"],
+        code,
+    )
+
+
+def force_share_error(path: str) -> ForceShareError:
+    """The exception for force_share on an image that is to be written."""
+    return ForceShareError(
+        f"{clean(path, _PATH_LIMIT)} cannot be changed with force_share: it is for reading an image that is in use. "
+        "Leave force_share out, and stop whoever uses the image.",
+        [f"Could not open '{path}': force-share=on can only be used with read-only images"],
+    )
+
+
+def from_refusal(header: ResultHeader, path: str, operation: str = refusals.OPEN, name: str = "") -> AirlockError:
+    """The exception for a result whose code is not 0.
+
+    header: the result's header; nothing in it is trusted. path, name: as the operator gave them (surrogateescape).
+    operation: "open" for what only reads, or "create", "apply", "delete".
+    """
+    wording = refusals.WORDINGS.get(header.code)
+    if wording is None:
+        return GuestProtocolError(f"{clean(path, _PATH_LIMIT)}: the guest refused with the unknown code {header.code}.")
+    fields = _fields(header, path, name)
+    fields["message"] = wording.message.format(**fields)
+    message = f"{fields['path']}: {fields['message']}"
+    if header.modified:
+        message += f" The image was written to before this; look at it with {fields['check']}."
+    elif wording.kind in ("ImageWriteError", "NoSpaceError", "InconsistentImageError"):
+        message += " Nothing was changed."
+    kind: type[AirlockError] = globals()[wording.kind]
+    error = kind(message, _qemu_reports(wording, fields, path, operation, name), wording.code)
+    error.modified = bool(header.modified)
+    if isinstance(error, RefusalError):
+        error.leaked_clusters = int(header.leaked_clusters)
+    return error
+
+
+def _fields(header: ResultHeader, path: str, name: str) -> dict[str, t.Any]:
+    """What the texts in refusals.py can quote."""
+    arguments = [int(value) for value in header.arguments]
+    shell_path = quote(path)
+    fields: dict[str, t.Any] = dict(zip("abcdef", arguments))
+    fields.update({f"{letter}_hex": hex(value) for letter, value in zip("abcdef", arguments)})
+    length = min(int(header.text_length), len(header.text))
+    fields["text"] = clean(bytes(list(header.text[0:length])))
+    fields["path"] = clean(path, _PATH_LIMIT)
+    fields["name"] = f"'{clean(name, _NAME_LIMIT)}'" if name else "with an empty name"
+    fields["check"] = f'"qemu-img check {shell_path}"'
+    fields["repair"] = f'"qemu-img check -r all {shell_path}"'
+    fields["list"] = f'"airlock snapshot -l {shell_path}"'
+    fields["errno"] = _system_text(arguments[0])
+    fields["table"] = refusals.TABLES.get(arguments[0], f"table of kind {arguments[0]}")
+    fields["target"] = refusals.TABLES.get(arguments[5], f"table of kind {arguments[5]}")
+    fields["features"] = fields["text"] or f"Unknown incompatible feature: {arguments[0]:x}"
+    fields["bitmaps"] = refusals.BITMAPS_FAULTS.get(arguments[0], "unknown fault {a}").format(**fields)
+    return fields
+
+
+def _qemu_reports(
+    wording: refusals.Wording, fields: t.Mapping[str, t.Any], path: str, operation: str, name: str
+) -> list[str]:
+    """qemu-img's lines for a refusal; its own message behind qemu-img's prefix where qemu-img would go on."""
+    prefix = f"Could not open '{path}': "
+    template = wording.qemu.get(refusals.OPEN)
+    if template is None and operation != refusals.OPEN:
+        prefix = f"Could not {operation} snapshot '{name}': "
+        template = wording.qemu.get(operation)
+    reports = [part.format(**fields) for part in (template or "{message}").split("|")]
+    return [*reports[:-1], prefix + reports[-1]]
+
+
+def _system_text(number: int) -> str:
+    """What the system calls the errno; numbers out of a guest can be anything."""
+    return os.strerror(number) if 0 < number < 4096 else f"error {number}"
+
+
+def _cut(text: str, limit: int) -> str:
+    """At most `limit` bytes of UTF-8."""
+    data = text.encode("utf-8", "replace")
+    return text if len(data) <= limit else data[: limit - 3].decode("utf-8", "ignore") + "..."

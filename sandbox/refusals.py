@@ -1,0 +1,347 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each refusal of the guest means in words: one entry for each code of guest/abi/refusals.h.
+
+Data only; errors.from_refusal() fills it in. The fields of both texts are those of errors._fields():
+{a} .. {f} are the arguments as numbers, {b_hex} .. {e_hex} the same in hexadecimal, {text} a name out of the image,
+{errno} what the system says of argument a, {table} and {target} names of tables, {check} and {repair} commands.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+OPEN = "open"
+CREATE = "create"
+APPLY = "apply"
+DELETE = "delete"
+
+CHECK = "Run {check}; then restore the image from a backup, or repair a copy of it with {repair}."
+RESTORE = "No tool can repair this in place: restore the image from a backup."
+NEWER = "Use the qemu-img that wrote the image, or convert the image with it."
+
+
+class Wording(t.NamedTuple):
+    """How a refusal is told.
+
+    code: stable name, snake_case. kind: name of the exception class in errors.py.
+    message: what is wrong and what to do next, without the image's path.
+    qemu: qemu-img's own text by operation; the key OPEN holds for every operation and goes behind "Could not open
+    'F': ", the others behind "Could not OPERATION snapshot 'NAME': ". An entry "LINE|REST" is two reports.
+    """
+
+    code: str
+    kind: str
+    message: str
+    qemu: t.Mapping[str, str] = {}
+
+
+def _header(code: str, message: str, qemu: str = "") -> Wording:
+    return Wording(code, "HeaderError", message, {OPEN: qemu} if qemu else {})
+
+
+def _broken(code: str, message: str) -> Wording:
+    return Wording(code, "InconsistentImageError", message + " " + CHECK)
+
+
+def _each(text: str) -> dict[str, str]:
+    return {CREATE: text, APPLY: "Failed to load snapshot: " + text, DELETE: text}
+
+
+WORDINGS: dict[int, Wording] = {
+    1: Wording(
+        "bad_call",
+        "GuestProtocolError",
+        "The guest does not know this call. Run 'make build', so that both sides match.",
+    ),
+    2: Wording(
+        "no_memory",
+        "GuestMemoryError",
+        "The metadata wants {a} bytes of guest memory at once, more than there are. Use qemu-img for this image.",
+    ),
+    3: Wording(
+        "read_failed",
+        "ImageReadError",
+        "Reading {c} bytes at offset {b} failed: {errno}. Look into the kernel's log for the disk below.",
+        _each("{errno}"),
+    ),
+    4: Wording(
+        "write_failed",
+        "ImageWriteError",
+        "Writing {c} bytes at offset {b} failed: {errno}. Look into the kernel's log for the disk below.",
+        _each("{errno}"),
+    ),
+    5: Wording(
+        "no_space",
+        "NoSpaceError",
+        "There is no room on the file system for {c} bytes at offset {b}. Free some space and run it again.",
+        _each("No space left on device"),
+    ),
+    20: Wording(
+        "not_qcow2",
+        "NotQcow2Error",
+        "This is not a qcow2 image. Name a qcow2 file; only that format has the snapshots managed here.",
+        {OPEN: "Image is not in qcow2 format"},
+    ),
+    21: _header(
+        "version", "qcow2 version {a} is not known, only 2 and 3 are. " + NEWER, "Unsupported qcow2 version {a}"
+    ),
+    22: _header(
+        "cluster_size",
+        "The header asks for clusters of 2^{a} bytes; 2^9 to 2^21 are possible. " + RESTORE,
+        "Unsupported cluster size: 2^{a}",
+    ),
+    23: _header(
+        "header_short", "The header says it has {a} bytes, which is too short. " + RESTORE, "qcow2 header too short"
+    ),
+    24: _header(
+        "header_long",
+        "The header says it has {a} bytes, which is more than a cluster. " + RESTORE,
+        "qcow2 header exceeds cluster size",
+    ),
+    25: _header(
+        "backing_offset", "The backing file's name lies outside the header. " + RESTORE, "Invalid backing file offset"
+    ),
+    26: _header("backing_name_long", "The backing file's name is too long. " + RESTORE, "Backing file name too long"),
+    27: _header(
+        "incompatible_features",
+        "The image needs features that are not known here: {features}. " + NEWER,
+        "Unsupported qcow2 feature(s): {features}",
+    ),
+    28: _header(
+        "compression_bit_set",
+        "The compression type is zlib, but its feature bit is set. " + RESTORE,
+        "qcow2: Compression type incompatible feature bit must not be set",
+    ),
+    29: _header(
+        "compression_bit_clear",
+        "The compression type is not zlib, but its feature bit is clear. " + RESTORE,
+        "qcow2: Compression type incompatible feature bit must be set",
+    ),
+    30: _header(
+        "compression_type", "Compression type {a} is not known. " + NEWER, "qcow2: unknown compression type: {a}"
+    ),
+    31: _header(
+        "corrupt",
+        "The image is marked as corrupt: qemu found contradictions in it. " + CHECK,
+        "qcow2: Image is corrupt; cannot be opened read/write",
+    ),
+    32: _header(
+        "dirty",
+        "The image is marked as dirty: whoever wrote to it last did not close it, and refcounts may be wrong. "
+        "Repair it with {repair}.",
+    ),
+    33: _header(
+        "refcount_width",
+        "The refcount order is {a}; 0 to 6 are possible. " + RESTORE,
+        "Reference count entry width too large; may not exceed 64 bits",
+    ),
+    34: _header(
+        "no_refcount_table", "There is no refcount table. " + CHECK, "Image does not contain a reference count table"
+    ),
+    35: _header(
+        "refcount_table_large", "The refcount table is over 8 MiB. " + CHECK, "Reference count table too large"
+    ),
+    36: _header(
+        "refcount_table_offset",
+        "The refcount table's offset is invalid. " + CHECK,
+        "Reference count table offset invalid",
+    ),
+    37: _header("l1_large", "The active L1 table is over 32 MiB. " + RESTORE, "Active L1 table too large"),
+    38: _header("l1_offset", "The active L1 table's offset is invalid. " + RESTORE, "Active L1 table offset invalid"),
+    39: _header("l1_small", "The L1 table is too small for the disk. " + RESTORE, "L1 table is too small"),
+    40: _header("snapshot_table_large", "There are too many snapshots. " + CHECK, "Snapshot table too large"),
+    41: _header(
+        "snapshot_table_offset", "The snapshot table's offset is invalid. " + CHECK, "Snapshot table offset invalid"
+    ),
+    42: _header(
+        "snapshot_extra",
+        "Entry {a} of the snapshot table has over 1024 bytes of extra data. Drop them with {repair}.",
+        "Too much extra metadata in snapshot table entry {a}\n"
+        "You can force-remove this extra metadata with qemu-img check -r all",
+    ),
+    43: _header(
+        "snapshot_table_big",
+        "The snapshot table is over 64 MiB; {a} snapshots hang over. Drop them with {repair}.",
+        "Snapshot table is too big\nYou can force-remove all {a} overhanging snapshots with qemu-img check -r all",
+    ),
+    44: _header(
+        "extension_large", "A header extension leaves the header cluster. " + RESTORE, "Header extension too large"
+    ),
+    45: _header(
+        "data_file_missing",
+        "The image keeps its data in another file, but does not name it. " + RESTORE,
+        "'data-file' is required for this image",
+    ),
+    46: _header(
+        "raw_without_data_file",
+        "The image promises a raw data file, but has no data file. " + RESTORE,
+        "data-file-raw requires a data file",
+    ),
+    47: _header(
+        "encryption_method", "Encryption method {a} is not known. " + NEWER, "Unsupported encryption method {a}"
+    ),
+    48: _header(
+        "no_crypto_header",
+        "The image is LUKS-encrypted, but has no LUKS header. " + RESTORE,
+        "Missing CRYPTO header for crypt method 2",
+    ),
+    49: _header("bitmaps_extension", "The bitmap directory is broken: {bitmaps}. " + CHECK, "{bitmaps}"),
+    50: _header("virtual_size", "A disk of {a} bytes is too big for the format. " + RESTORE, "Image is too big"),
+    51: _header(
+        "extended_l2_cluster", "Clusters of 2^{a} bytes are too small for subclusters; 2^14 is the least. " + RESTORE
+    ),
+    52: _header("truncated", "The file has {c} bytes, but its {table} at offset {b} ends behind them. " + CHECK),
+    80: _broken(
+        "refcount_too_low",
+        "The cluster at {e_hex} has refcount {d} but {f} references; one is entry {c} of the {table} at {b_hex}.",
+    ),
+    81: _broken(
+        "overlap",
+        "Entry {c} of the {table} at {b_hex} ({d_hex}) points at the cluster at offset {e_hex}, which is in use as "
+        "{target} already.",
+    ),
+    82: _broken(
+        "outside_file",
+        "Entry {c} of the {table} at {b_hex} ({d_hex}) points at offset {e_hex}, which is outside the file.",
+    ),
+    83: _broken("reserved_bits", "Entry {c} of the {table} at {b_hex} ({d_hex}) has reserved bits set."),
+    84: _broken(
+        "unaligned", "Entry {c} of the {table} at {b_hex} ({d_hex}) points at offset {e_hex}, inside a cluster."
+    ),
+    85: _broken(
+        "copied_flag",
+        "Entry {c} of the {table} at {b_hex} ({d_hex}) has a wrong COPIED flag: the cluster at offset {e_hex} has "
+        "refcount {f}.",
+    ),
+    86: _broken(
+        "subclusters",
+        "Entry {c} of the {table} at {b_hex} has the subcluster bitmap {d_hex}, which contradicts itself.",
+    ),
+    87: _broken(
+        "shared_cluster",
+        "Entry {c} of the {table} at {b_hex} ({d_hex}) maps the cluster at offset {e_hex}, which another entry of the "
+        "same mapping has too.",
+    ),
+    120: Wording(
+        "snapshot_not_found",
+        "SnapshotNotFoundError",
+        "There is no snapshot {name} in the image. List what there is with {list}.",
+        {DELETE: "snapshot not found", APPLY: "Failed to load snapshot: No such file or directory"},
+    ),
+    121: Wording(
+        "too_many_snapshots",
+        "SnapshotError",
+        "The image has 65536 snapshots already. Delete some first.",
+        {CREATE: "File too large"},
+    ),
+    122: Wording(
+        "refcount_overflow",
+        "SnapshotError",
+        "The refcounts have {a} bits; one more reference to the cluster at offset {b_hex} does not fit. Delete a "
+        "snapshot first, or convert the image to wider refcounts (qemu-img convert -O qcow2 -o refcount_bits=64).",
+        {CREATE: "Invalid argument\n{message}", APPLY: "Failed to load snapshot: Invalid argument\n{message}"},
+    ),
+    123: Wording(
+        "data_file",
+        "SnapshotError",
+        "The image keeps its data in an external file: the format has no internal snapshots for that.",
+        {
+            CREATE: "Operation not supported",
+            APPLY: "Failed to load snapshot: Operation not supported",
+            DELETE: "snapshot not found",
+        },
+    ),
+    124: Wording(
+        "has_bitmaps",
+        "SnapshotError",
+        "The image has persistent bitmaps ({a}; the first is '{text}'), which would be wrong afterwards. Remove them "
+        "first: qemu-img bitmap --remove {path} NAME.",
+        {APPLY: "Device has active dirty bitmaps"},
+    ),
+    125: Wording(
+        "snapshot_l1_large",
+        "SnapshotError",
+        "The snapshot's L1 table is over 32 MiB. " + CHECK,
+        {
+            DELETE: "Snapshot L1 table too large",
+            APPLY: "Snapshot L1 table too large|Failed to load snapshot: File too large",
+        },
+    ),
+    126: Wording(
+        "snapshot_l1_offset",
+        "SnapshotError",
+        "The snapshot's L1 table has an invalid offset. " + CHECK,
+        {
+            DELETE: "Snapshot L1 table offset invalid",
+            APPLY: "Snapshot L1 table offset invalid|Failed to load snapshot: Invalid argument",
+        },
+    ),
+    127: Wording(
+        "resize_v2",
+        "SnapshotError",
+        "The disk has {a} bytes, the snapshot {b}, and a version 2 image with snapshots cannot be resized. Make it "
+        "version 3 first: qemu-img amend -o compat=1.1 {path}.",
+        {
+            APPLY: "Can't resize a v2 image which has snapshots|Failed to load snapshot: Operation not supported",
+        },
+    ),
+    128: Wording(
+        "resize_not_allowed",
+        "SnapshotError",
+        "The disk has {a} bytes, the snapshot {b}. Allow the resize (allow_resize: true; on the command line leave out "
+        "--no-resize), if a disk of that size is what you want.",
+    ),
+    129: Wording(
+        "file_too_big",
+        "SnapshotError",
+        "The file would outgrow the largest offset of the format. Convert the image to a new file.",
+        _each("File too large"),
+    ),
+    130: Wording(
+        "snapshot_table_full",
+        "SnapshotError",
+        "The snapshot table would outgrow 64 MiB. Delete some snapshots first.",
+        {CREATE: "File too large"},
+    ),
+    131: Wording(
+        "name_not_deletable",
+        "SnapshotError",
+        "The snapshot has an id over 127 bytes or a name over 255, which nothing can select. Only converting the image "
+        "drops it.",
+        {DELETE: "Can't find the snapshot"},
+    ),
+}
+
+TABLES: dict[int, str] = {
+    1: "header",
+    2: "active L1 table",
+    3: "L2 table",
+    4: "refcount table",
+    5: "refcount block",
+    6: "snapshot table",
+    7: "snapshot's L1 table",
+    8: "data cluster",
+    9: "bitmap directory",
+    10: "bitmap table",
+    11: "bitmap's data",
+    12: "encryption header",
+}
+
+# qemu-img's texts for enum bitmaps_fault.
+BITMAPS_FAULTS: dict[int, str] = {
+    1: "bitmaps_ext: Invalid extension length",
+    2: "bitmaps_ext: Reserved field is not zero",
+    3: "bitmaps_ext: invalid bitmap directory offset",
+    4: "bitmaps_ext: Image has {b} bitmaps, exceeding the QEMU supported maximum of 65535",
+    5: "bitmaps_ext: bitmap directory size ({b}) exceeds the maximum supported size (67107840)",
+    6: "found bitmaps extension with zero bitmaps",
+    7: "Requested bitmap directory size is zero",
+    8: "Broken bitmap directory",
+    9: "More bitmaps found than specified in header extension",
+    10: "Less bitmaps found than specified in header extension",
+    11: "Bitmap extra data is not supported",
+    12: "Bitmap '{text}' doesn't satisfy the constraints",
+    13: "Could not read bitmap_table table from image for bitmap '{text}'",
+}
