@@ -1,0 +1,110 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""qemu-img and qemu-io as the oracle: with a frozen clock, in UTC, in the C locale."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+DATE = (1767323045, 0)  # 2026-01-02 03:04:05 UTC: what a snapshot gets unless a test says otherwise
+TIMEOUT = 60  # seconds; a command that needs longer has hung
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: exit code, standard output, standard error."""
+
+    code: int
+    output: bytes
+    errors: bytes
+
+
+@functools.lru_cache(maxsize=None)
+def _faketime_library() -> str:
+    """What the faketime wrapper would preload. Asked once: the wrapper itself costs a process a call."""
+    command = ["faketime", "-f", "2026-01-02 03:04:05", "env"]
+    for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
+        if line.startswith("LD_PRELOAD="):
+            return line.partition("=")[2]
+    raise RuntimeError("faketime sets no LD_PRELOAD")
+
+
+def environment(date: tuple[int, int] = DATE) -> dict[str, str]:
+    """The environment of a qemu tool whose clock stands still at `date` (seconds, nanoseconds since 1970, UTC)."""
+    return {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C",
+        "TZ": "UTC",
+        "LD_PRELOAD": _faketime_library(),
+        "FAKETIME_FMT": "%s",
+        "FAKETIME": f"{date[0]}.{date[1]:09d}",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+
+def run(command: Sequence[str | bytes], date: tuple[int, int] = DATE, cwd: str | None = None) -> Outcome:
+    """Runs a qemu tool. Raises subprocess.TimeoutExpired when it hangs."""
+    done = subprocess.run(
+        command, env=environment(date), cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def must(command: Sequence[str | bytes], cwd: str | None = None) -> Outcome:
+    """Runs a qemu tool that has to succeed. Raises RuntimeError with what it printed."""
+    outcome = run(command, cwd=cwd)
+    if outcome.code != 0:
+        raise RuntimeError(f"{command!r}: exit {outcome.code}: {(outcome.output + outcome.errors)[:2000]!r}")
+    return outcome
+
+
+def create(path: str, size: int | str, options: str = "", backing: str | None = None) -> None:
+    """qemu-img create -f qcow2."""
+    command = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    if options:
+        command += ["-o", options]
+    if backing is not None:
+        command += ["-b", backing, "-F", "qcow2"]
+    must([*command, path, str(size)])
+
+
+def io(path: str, *commands: str) -> Outcome:
+    """qemu-io: each of `commands` in order, in one process. Failures of single commands do not stop it."""
+    arguments = ["qemu-io", "-f", "qcow2"]
+    for command in commands:
+        arguments += ["-c", command]
+    return run([*arguments, path])
+
+
+def snapshot(path: str, flag: str, name: bytes | str, date: tuple[int, int] = DATE) -> Outcome:
+    """qemu-img snapshot -c/-a/-d NAME."""
+    return run(["qemu-img", "snapshot", flag, name, path], date)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What qemu-img check says: 0 clean, 2 corrupt, 3 leaks only; anything else: it could not look."""
+
+    code: int
+    text: str
+
+    @property
+    def clean(self) -> bool:
+        return self.code == 0
+
+
+def check(path: str) -> Check:
+    """qemu-img check, read-only."""
+    outcome = run(["qemu-img", "check", "-f", "qcow2", path])
+    return Check(outcome.code, (outcome.output + outcome.errors).decode("utf-8", "replace"))
+
+
+def copy(source: str, target: str) -> None:
+    """A copy that keeps holes; reflinked where the file system can."""
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", source, target], check=True)
