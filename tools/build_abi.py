@@ -11,6 +11,8 @@ caught from it, laid out to pass the linters, and handed to the backend by load(
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import sys
 import tempfile
 import types
@@ -42,7 +44,8 @@ def tables(cdef: str) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "_abi.py"
-        ffi.emit_python_code(str(path))
+        with contextlib.redirect_stdout(io.StringIO()):  # it says what it writes
+            ffi.emit_python_code(str(path))
         code = path.read_text(encoding="ascii")
     stand_in = types.ModuleType("_cffi_backend")
     stand_in.FFI = catch  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ import os
 import shlex
 import struct
 import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterable
@@ -97,7 +98,12 @@ def main() -> None:
     folders = [TOP / "guest" / folder for folder in FAMILIES[arguments.family]]
     sources = sorted(source.relative_to(TOP) for folder in folders for source in folder.glob("*.c"))
     output = arguments.output or TOP / "sandbox" / f"_guest_{arguments.family}.py"
-    write_if_changed(output, module(*compile_guest(sources)))
+    try:
+        text, data = compile_guest(sources)
+    except (subprocess.CalledProcessError, OSError, ValueError) as error:
+        # The compiler has said what is wrong; what is left to say is short.
+        sys.exit(f"build_guest.py: {arguments.family}: {str(error)[:200]}")
+    write_if_changed(output, module(text, data))
 
 
 if __name__ == "__main__":
