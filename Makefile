@@ -88,15 +88,17 @@ test: build cli ## lint, the integration target and all of pytest: unit, differe
 	@$(MAKE) integration
 	@$(MAKE) pytest
 
+# Without the variable ansible-test asks the git above, which ignores build/.
+in_copy = cd $(COPY) && ANSIBLE_TEST_CONTENT_ROOT=$$PWD $(1)
+python_version = $$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+
 pytest: build cli $(FULL_ENVIRONMENT) | packages-test
 	@$(PYTHON) -m pytest -n $(WORKERS) $(PYTEST_ARGUMENTS)
 
 integration: copy $(FULL_ENVIRONMENT) | packages-test
-	@cd $(COPY) && ansible-test integration --local --python $(call python_version) --color no
+	@$(call in_copy,ansible-test integration --local --python $(python_version) --color no)
 
 lint: lint-python lint-c lint-ansible lint-docs sanity ## every linter
-
-python_version = $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 lint-python: $(GENERATED) $(FULL_ENVIRONMENT)
 	@ruff check --quiet .
@@ -108,7 +110,7 @@ lint-c: | packages-test
 	@clang-tidy --quiet $(filter guest/%.c,$(C_SOURCES)) -- -std=c11 -ffreestanding -msse2 -Iguest 2> /dev/null
 
 lint-ansible: build $(FULL_ENVIRONMENT)
-	@ansible-lint --quiet --offline --profile production --strict
+	@ansible-lint -q --offline --profile production --strict
 
 lint-docs: build $(FULL_ENVIRONMENT)
 	@antsibull-changelog lint
@@ -116,7 +118,8 @@ lint-docs: build $(FULL_ENVIRONMENT)
 
 sanity: copy $(FULL_ENVIRONMENT)
 	@$(PYTHON) tools/get_pip_stand_in.py --install
-	@cd $(COPY) && ansible-test sanity --local --python $(call python_version) --color no
+	@$(call in_copy,ansible-test sanity --local --python $(python_version) --color no) > build/sanity.log 2>&1 \
+		|| { cat build/sanity.log; exit 1; }
 
 # ---- what is measured -----------------------------------------------------------------------------------
 
