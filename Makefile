@@ -54,10 +54,10 @@ $(FULL_ENVIRONMENT): tools/requirements/develop.txt $(RUN_ENVIRONMENT)
 
 build: $(GENERATED) tree ## generate the ABI and the guest, and lay out the collection tree
 
-sandbox/_abi.py: tools/build_abi.py $(wildcard guest/abi/*.h) $(RUN_ENVIRONMENT)
+sandbox/_abi.py: tools/build_abi.py tools/generated.py tools/host_abi.h $(wildcard guest/abi/*.h) $(RUN_ENVIRONMENT)
 	@$(PYTHON) tools/build_abi.py
 
-$(GUESTS): sandbox/_guest_%.py: tools/build_guest.py $(GUEST_SOURCES) $(RUN_ENVIRONMENT) | packages-build
+$(GUESTS): sandbox/_guest_%.py: tools/build_guest.py tools/generated.py $(GUEST_SOURCES) $(RUN_ENVIRONMENT) | packages-build
 	@$(PYTHON) tools/build_guest.py $*
 
 cli: build/airlock ## build/airlock: the command line as one executable file
