@@ -1,0 +1,32 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Batched requests. A request is queued, joined to its neighbour where both sides continue, and run
+ * with the others when the batch is full or disk_run() is called. A request that fails ends the
+ * operation with a refusal; so nothing here returns an error.
+ */
+#ifndef AIRLOCK_DISK_DISK_H
+#define AIRLOCK_DISK_DISK_H
+
+#include "start/guest.h"
+
+struct disk {
+    u32 index;
+    u64 size; /* bytes: the file's length as it is now */
+};
+
+/* Queues; the memory must stay as it is until disk_run(). A read behind the end gives zeros. */
+void disk_queue_read(struct disk *disk, u64 offset, void *memory, u64 length);
+void disk_queue_write(struct disk *disk, u64 offset, const void *memory, u64 length);
+void disk_queue_discard(struct disk *disk, u64 offset, u64 length);
+void disk_queue_reserve(struct disk *disk, u64 offset, u64 length);
+void disk_run(struct disk *disk);
+
+/* At once. */
+void disk_read(struct disk *disk, u64 offset, void *memory, u64 length);
+void disk_write(struct disk *disk, u64 offset, const void *memory, u64 length);
+void disk_resize(struct disk *disk, u64 length);
+void disk_flush(struct disk *disk);
+
+#endif

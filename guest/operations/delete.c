@@ -1,0 +1,7 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "operations/operations.h"
+
+_Noreturn void operation_delete(void) { refuse_plain(REFUSAL_BAD_CALL); }

@@ -1,0 +1,18 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "operations/operations.h"
+#include "qcow2/header.h"
+#include "qcow2/snapshots.h"
+
+_Noreturn void operation_list(void) {
+    struct qcow2 image;
+    qcow2_open(&image, 0, false);
+    struct result_list *result = result_memory();
+    u8 *payload;
+    u64 length = snapshots_records(&image, &payload);
+    result->snapshot_count = image.snapshot_count;
+    result->virtual_size = image.virtual_size;
+    finish(payload, length);
+}

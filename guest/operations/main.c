@@ -1,0 +1,33 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "operations/operations.h"
+
+#include "start/heap.h"
+
+_Noreturn void guest_main(void) {
+    const struct call_header *call = call_memory();
+    struct result_header *result = result_memory();
+    result->abi_version = ABI_VERSION;
+    heap_open((void *)HEAP_ADDRESS, MEMORY_SIZE - HEAP_ADDRESS);
+    if (call->abi_version != ABI_VERSION || call->disk_count == 0 || call->disk_count > DISKS_MAX) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+    switch (call->operation) {
+    case CALL_LIST:
+        operation_list();
+    case CALL_INFO:
+        operation_info();
+    case CALL_COMPARE:
+        operation_compare();
+    case CALL_CREATE:
+        operation_create();
+    case CALL_APPLY:
+        operation_apply();
+    case CALL_DELETE:
+        operation_delete();
+    default:
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+}

@@ -1,0 +1,32 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Opening an image: the header, its extensions, the L1 table.
+ */
+#ifndef AIRLOCK_QCOW2_HEADER_H
+#define AIRLOCK_QCOW2_HEADER_H
+
+#include "qcow2/format.h"
+
+/* Reads and checks the header as qcow2_do_open() does, in its order, and the table of snapshots.
+ * writing: dirty and corrupt images are refused. */
+void qcow2_open(struct qcow2 *image, u32 disk, bool writing);
+
+void qcow2_load_l1(struct qcow2 *image);
+
+/* True when an open for writing has to rewrite the header first: unknown autoclear bits, or bitmaps
+ * that a program without bitmap support has made stale. */
+bool header_needs_update(const struct qcow2 *image);
+
+/* Writes the first cluster anew from what is known (qcow2_update_header()): unknown autoclear bits
+ * and stale bitmaps are gone from it. */
+void header_rewrite(struct qcow2 *image);
+
+/* Patches of fields in place. */
+void header_write_snapshots(struct qcow2 *image);
+void header_write_l1(struct qcow2 *image);
+void header_write_refcount_table(struct qcow2 *image);
+void header_write_size(struct qcow2 *image);
+
+#endif

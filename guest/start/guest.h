@@ -1,0 +1,101 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * What every part of the guest may use: types, byte order, memory, and the one way to give up.
+ */
+#ifndef AIRLOCK_START_GUEST_H
+#define AIRLOCK_START_GUEST_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "abi/calls.h"
+#include "abi/doorbell.h"
+#include "abi/refusals.h"
+
+typedef uint8_t u8;
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef uint64_t u64;
+
+#define KIB 1024ull
+#define MIB (1024 * KIB)
+
+void *memcpy(void *restrict to, const void *restrict from, size_t size);
+void *memmove(void *to, const void *from, size_t size);
+void *memset(void *to, int value, size_t size);
+int memcmp(const void *a, const void *b, size_t size);
+
+static inline u16 swap16(u16 value) { return __builtin_bswap16(value); }
+static inline u32 swap32(u32 value) { return __builtin_bswap32(value); }
+static inline u64 swap64(u64 value) { return __builtin_bswap64(value); }
+
+/* Big-endian fields at any alignment: the order of everything in a qcow2 file. */
+static inline u16 load16(const void *at) {
+    u16 value;
+    __builtin_memcpy(&value, at, sizeof(value));
+    return swap16(value);
+}
+
+static inline u32 load32(const void *at) {
+    u32 value;
+    __builtin_memcpy(&value, at, sizeof(value));
+    return swap32(value);
+}
+
+static inline u64 load64(const void *at) {
+    u64 value;
+    __builtin_memcpy(&value, at, sizeof(value));
+    return swap64(value);
+}
+
+static inline void store16(void *at, u16 value) {
+    value = swap16(value);
+    __builtin_memcpy(at, &value, sizeof(value));
+}
+
+static inline void store32(void *at, u32 value) {
+    value = swap32(value);
+    __builtin_memcpy(at, &value, sizeof(value));
+}
+
+static inline void store64(void *at, u64 value) {
+    value = swap64(value);
+    __builtin_memcpy(at, &value, sizeof(value));
+}
+
+static inline u64 min64(u64 a, u64 b) { return a < b ? a : b; }
+static inline u64 max64(u64 a, u64 b) { return a > b ? a : b; }
+static inline u64 divide_up(u64 value, u64 by) { return value / by + (value % by != 0); }
+static inline u64 round_up(u64 value, u64 to) { return divide_up(value, to) * to; }
+
+/* The heap: memory is taken in a row and given back to a mark. What is taken is not cleared. */
+void *heap_take(u64 size);
+void *heap_take_zeroed(u64 size);
+u64 heap_left(void);
+void *heap_mark(void);
+void heap_release(void *mark);
+
+/* Where the call came in and where the result goes. */
+const void *call_memory(void);
+void *result_memory(void);
+struct doorbell *doorbell_memory(void);
+
+/* Rings the doorbell: the host runs the batch before this returns. */
+void doorbell_ring(void);
+
+/* Ends the run. refuse() fills the result header; neither returns. */
+_Noreturn void finish(const void *payload, u64 length);
+_Noreturn void refuse(enum refusal code, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f);
+_Noreturn void refuse_text(enum refusal code, const void *text, u64 length, u64 a, u64 b);
+_Noreturn void refuse_plain(enum refusal code);
+
+/* Remembers in the result that the first write has gone out. */
+void result_modified(void);
+
+/* The verb: guest/operations/main.c. */
+_Noreturn void guest_main(void);
+
+#endif

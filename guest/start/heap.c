@@ -1,0 +1,35 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * One stack of memory. An operation runs once and ends, so nothing more is needed.
+ */
+#include "start/guest.h"
+#include "start/heap.h"
+
+static u8 *heap_start;
+static u8 *heap_end;
+static u8 *heap_top;
+
+void heap_open(void *start, u64 size) {
+    heap_start = heap_top = start;
+    heap_end = heap_start + size;
+}
+
+u64 heap_left(void) { return (u64)(heap_end - heap_top); }
+
+void *heap_take(u64 size) {
+    size = round_up(min64(size, UINT64_MAX - 64), 64);
+    if (size > heap_left()) {
+        refuse(REFUSAL_NO_MEMORY, size, 0, 0, 0, 0, 0);
+    }
+    void *taken = heap_top;
+    heap_top += size;
+    return taken;
+}
+
+void *heap_take_zeroed(u64 size) { return memset(heap_take(size), 0, size); }
+
+void *heap_mark(void) { return heap_top; }
+
+void heap_release(void *mark) { heap_top = mark; }

@@ -1,0 +1,12 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#ifndef AIRLOCK_START_HEAP_H
+#define AIRLOCK_START_HEAP_H
+
+#include "start/guest.h"
+
+void heap_open(void *start, u64 size);
+
+#endif
