@@ -1,0 +1,42 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This fragment is private to the collection: no other collection can count on it.
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The options that every module has, and what a managed host needs. See module_utils/_module/arguments.py."""
+
+    DOCUMENTATION = r"""
+options:
+  path:
+    description:
+      - The image file, or a list of image files. Regular files and block devices are taken.
+      - A list is one group, see the description of the module.
+      - A single string is split at its commas. A path with a comma in it must be given as an element of a list.
+    type: list
+    elements: path
+    required: true
+  timeout:
+    description:
+      - How many seconds the work on one image may take.
+      - When they have passed, the guest that works on the image is ended, and the task fails with
+        RV(ignore:error_code=time_limit).
+    type: int
+    default: 300
+requirements:
+  - Python 3.9 or newer
+  - C(/dev/kvm), and the permission to open it for reading and writing
+  - The cffi backend for that Python, 1.14 or newer (C(python3-cffi-backend) on Debian and Ubuntu, C(python3-cffi) on
+    Fedora and RHEL, C(cffi) on PyPI)
+notes:
+  - The image is parsed and rewritten inside a small KVM guest that has no devices, no operating system and nothing but
+    the image. The host's own code never looks into it, so that a hostile image cannot take over the host.
+    RV(ignore:sandbox.layers) says which layers were active.
+  - The images are locked in the same way as QEMU locks them. An image that a running virtual machine holds is refused.
+  - When the Python interpreter that runs the module lacks the cffi backend, the module looks for one of the system's
+    interpreters that has it, and continues there.
+"""

@@ -1,0 +1,94 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a flow to the module's answer: the one place where exceptions become fail_json()."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
+
+from ..sandbox import errors
+
+BACKEND = "_cffi_backend"
+
+# Where distributions put the Python that their own cffi package belongs to.
+INTERPRETERS = (
+    "/usr/bin/python3",
+    "/usr/libexec/platform-python",
+    "/usr/bin/python3.13",
+    "/usr/bin/python3.12",
+    "/usr/bin/python3.11",
+    "/usr/bin/python3.10",
+    "/usr/bin/python3.9",
+)
+
+# What became of an image when the task failed.
+UNTOUCHED = "untouched"
+UNDONE = "undone"
+UNKNOWN = "unknown"
+
+
+class GroupError(Exception):
+    """A task failed after its images were known.
+
+    cause: why. outcomes: for each image (path, UNTOUCHED | UNDONE | UNKNOWN).
+    """
+
+    def __init__(self, cause: errors.AirlockError, outcomes: t.Sequence[tuple[str, str]]) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+        self.outcomes = tuple(outcomes)
+
+    @property
+    def message(self) -> str:
+        """The cause, and what state each image is in."""
+        undone, untouched = self._paths(UNDONE), self._paths(UNTOUCHED)
+        sentences = [self.cause.message]
+        if self._paths(UNKNOWN):  # a TransactionError, which names those; what led to it comes first
+            sentences.insert(0, str(self.cause.__context__ or ""))
+        elif undone:
+            sentences.append(f"What was done has been undone, each image is as it was before. Restored: {undone}.")
+            if untouched:
+                sentences.append(f"Not touched: {untouched}.")
+        elif len(self.outcomes) > 1:
+            sentences.append(f"No image was changed: {untouched}.")
+        return " ".join(sentences).lstrip()
+
+    def _paths(self, wanted: str) -> str:
+        return ", ".join(errors.quote(path) for path, outcome in self.outcomes if outcome == wanted)
+
+
+def run_module(module: AnsibleModule, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
+    """Runs the flow and ends the process with its result, or with a message and a stable error_code."""
+    need_backend(module)
+    try:
+        result = flow(module)
+    except GroupError as error:
+        outcomes = [{"path": path, "outcome": outcome} for path, outcome in error.outcomes]
+        module.fail_json(msg=error.message, error_code=error.cause.code, outcomes=outcomes, **_holders(error.cause))
+    except errors.AirlockError as error:
+        module.fail_json(msg=error.message, error_code=error.code, **_holders(error))
+    module.exit_json(**result)
+
+
+def need_backend(module: AnsibleModule) -> None:
+    """Goes on in another interpreter when this one lacks the cffi backend, and fails when none has it."""
+    try:
+        __import__(BACKEND)
+    except ImportError:
+        interpreter = None if has_respawned() else probe_interpreters_for_module(INTERPRETERS, BACKEND)
+        if interpreter is not None:
+            respawn_module(interpreter)
+        module.fail_json(
+            msg=missing_required_lib("cffi", reason="to run the KVM guest that looks into the image")
+            + " The packages are python3-cffi-backend (Debian, Ubuntu) and python3-cffi (Fedora, RHEL).",
+            error_code=errors.NoCffiError.code,
+        )
+
+
+def _holders(error: Exception) -> dict[str, t.Any]:
+    """The processes that hold the image, where that is the reason."""
+    return {"pids": list(error.pids)} if isinstance(error, errors.ImageInUseError) else {}

@@ -1,0 +1,67 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Snapshots as a task returns and shows them."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from ..sandbox import errors, operations
+
+
+def snapshot_record(snapshot: operations.Snapshot) -> dict[str, t.Any]:
+    """One element of RETURN's `snapshots`. Text out of the image is made printable."""
+    return {
+        "id": errors.clean(snapshot.id),
+        "name": errors.clean(snapshot.name),
+        "date": {
+            "seconds": snapshot.date_seconds,
+            "nanoseconds": snapshot.date_nanoseconds,
+            "iso8601": iso8601(snapshot.date_seconds, snapshot.date_nanoseconds),
+        },
+        "vm_state_size": snapshot.vm_state_size,
+        "vm_clock": snapshot.vm_clock,
+        "icount": snapshot.icount,
+        "disk_size": snapshot.disk_size,
+    }
+
+
+def predicted_record(snapshot: operations.Snapshot) -> dict[str, t.Any]:
+    """The same for a snapshot that only check mode knows: neither its id nor its date is known yet."""
+    return {
+        **snapshot_record(snapshot),
+        "id": None,
+        "date": {"seconds": None, "nanoseconds": None, "iso8601": None},
+    }
+
+
+def iso8601(seconds: int, nanoseconds: int) -> str:
+    """A moment in UTC, to the nanosecond."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z"
+
+
+def listing(snapshots: t.Sequence[operations.Snapshot]) -> str:
+    """The table that qemu-img snapshot -l prints, with control characters escaped; empty without snapshots."""
+    return operations.format_listing(snapshots, escape=True).decode("utf-8", "replace")
+
+
+def diff_text(disk_size: int, active: str, snapshots: t.Sequence[t.Mapping[str, t.Any]]) -> str:
+    """One side of an image's diff. active: what to say of the disk's own content, may be empty."""
+    lines = [f"disk size: {disk_size}"]
+    if active:
+        lines.append(f"active state: {active}")
+    for record in snapshots:
+        date = record["date"]["iso8601"] or "date not known yet"
+        lines.append(f"snapshot {record['id'] or '(new)'}: {record['name']}, {date}, {record['disk_size']} bytes")
+    return "\n".join(lines) + "\n"
+
+
+def leak_warning(path: str, clusters: int) -> str:
+    """What to tell about clusters that nothing refers to."""
+    count = "1 cluster is" if clusters == 1 else f"{clusters} clusters are"
+    return (
+        f"{errors.quote(path)}: {count} leaked: in use by the refcounts, but by nothing else. That is harmless. "
+        f"'qemu-img check -r leaks {errors.quote(path)}' gives the space back."
+    )

@@ -1,0 +1,1 @@
+../../../sandbox/_abi.py

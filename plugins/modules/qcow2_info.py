@@ -1,0 +1,307 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: qcow2_info
+short_description: Read the format facts and the snapshots of qcow2 images
+version_added: 0.1.0
+description:
+  - Reads what a qcow2 image says about itself, and its internal snapshots. Nothing is written.
+  - Names of other files that stand in an image are returned as text. Those files are not opened.
+author:
+  - The airlock.images authors
+extends_documentation_fragment:
+  - airlock.images._attributes
+  - airlock.images._attributes.actiongroup
+  - airlock.images._attributes.info_module
+  - airlock.images._images
+options:
+  force_share:
+    description:
+      - Read an image even though another process has it open for writing. What is found there may be out of date in
+        the next moment.
+    type: bool
+    default: false
+seealso:
+  - module: airlock.images.qcow2_snapshot
+"""
+
+EXAMPLES = r"""
+- name: Read an image
+  airlock.images.qcow2_info:
+    path: /var/lib/libvirt/images/web.qcow2
+  register: web
+
+- name: Show its snapshots
+  ansible.builtin.debug:
+    msg: "{{ web.listing }}"
+
+- name: Refuse images that were not closed
+  ansible.builtin.assert:
+    that: not web.images[0].dirty
+
+- name: Read images that running machines have open
+  airlock.images.qcow2_info:
+    path: "{{ images }}"
+    force_share: true
+  vars:
+    images:
+      - /var/lib/libvirt/images/db-system.qcow2
+      - /var/lib/libvirt/images/db-data.qcow2
+"""
+
+RETURN = r"""
+images:
+  description:
+    - What each image says, in the order of O(path).
+    - Bytes of names that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: The image file.
+      type: str
+      returned: success
+      sample: /var/lib/libvirt/images/web.qcow2
+    version:
+      description: The version of the format, V(2) (C(compat=0.10)) or V(3) (C(compat=1.1)).
+      type: int
+      returned: success
+      sample: 3
+    virtual_size:
+      description: The size of the disk in bytes.
+      type: int
+      returned: success
+      sample: 10737418240
+    file_size:
+      description: The length of the file in bytes, holes included.
+      type: int
+      returned: success
+      sample: 393216
+    cluster_size:
+      description: The size of a cluster in bytes.
+      type: int
+      returned: success
+      sample: 65536
+    refcount_bits:
+      description: The width of a refcount in bits.
+      type: int
+      returned: success
+      sample: 16
+    dirty:
+      description: Whether the image was not closed by whoever wrote to it last, so that refcounts may be wrong.
+      type: bool
+      returned: success
+      sample: false
+    corrupt:
+      description: Whether QEMU has marked the image as corrupt.
+      type: bool
+      returned: success
+      sample: false
+    lazy_refcounts:
+      description: Whether refcounts may be updated late.
+      type: bool
+      returned: success
+      sample: false
+    extended_l2:
+      description: Whether clusters are divided into subclusters.
+      type: bool
+      returned: success
+      sample: false
+    compression_type:
+      description: How clusters are compressed, V(zlib) or V(zstd).
+      type: str
+      returned: success
+      sample: zlib
+    encryption:
+      description: How the data is encrypted, V(aes) or V(luks). V(null) when it is not.
+      type: str
+      returned: success
+      sample: null
+    features:
+      description:
+        - The feature bits that are set, by the numbers that the format gives them.
+      type: dict
+      returned: success
+      contains:
+        incompatible:
+          description: Features that a reader must know.
+          type: list
+          elements: int
+          returned: success
+          sample: []
+        compatible:
+          description: Features that a reader may ignore.
+          type: list
+          elements: int
+          returned: success
+          sample: [0]
+        autoclear:
+          description: Features that a writer which does not know them switches off.
+          type: list
+          elements: int
+          returned: success
+          sample: []
+    backing_file:
+      description: The name of the backing file, as it stands in the image. V(null) without one.
+      type: str
+      returned: success
+      sample: base.qcow2
+    backing_format:
+      description: The format of the backing file, as it stands in the image. V(null) when it is not recorded.
+      type: str
+      returned: success
+      sample: qcow2
+    data_file:
+      description: The name of the external data file, as it stands in the image. V(null) without one.
+      type: str
+      returned: success
+      sample: null
+    bitmap_count:
+      description: How many persistent bitmaps the image has.
+      type: int
+      returned: success
+      sample: 0
+    snapshots:
+      description: The snapshots, in the form of RV(snapshots).
+      type: list
+      elements: dict
+      returned: success
+      sample: []
+    listing:
+      description: The snapshots, in the form of RV(listing).
+      type: str
+      returned: success
+      sample: ""
+snapshots:
+  description:
+    - The snapshots of the image, in the order of its table.
+    - Bytes of a name or an id that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
+  returned: success, when O(path) is one image
+  type: list
+  elements: dict
+  contains:
+    id:
+      description: The id.
+      type: str
+      returned: success
+      sample: "1"
+    name:
+      description: The name.
+      type: str
+      returned: success
+      sample: before-upgrade
+    date:
+      description: When the snapshot was taken. All of it is
+      type: dict
+      returned: success
+      contains:
+        seconds:
+          description: Seconds since 1970, UTC.
+          type: int
+          returned: success
+          sample: 1795250399
+        nanoseconds:
+          description: Nanoseconds of that second.
+          type: int
+          returned: success
+          sample: 123456789
+        iso8601:
+          description: The same moment as text, in UTC.
+          type: str
+          returned: success
+          sample: "2026-11-21T08:39:59.123456789Z"
+    vm_state_size:
+      description: The size of the saved state of a running machine in bytes. 0 without one.
+      type: int
+      returned: success
+      sample: 0
+    vm_clock:
+      description: How long the machine had been running, in nanoseconds.
+      type: int
+      returned: success
+      sample: 0
+    icount:
+      description: The number of instructions the machine had executed. V(null) when it was not recorded.
+      type: int
+      returned: success
+      sample: 0
+    disk_size:
+      description: The size of the disk at the time of the snapshot, in bytes.
+      type: int
+      returned: success
+      sample: 10737418240
+listing:
+  description:
+    - The snapshots as the table that C(qemu-img snapshot -l) prints, with control characters escaped. Empty without
+      snapshots. Dates are in the managed host's time zone.
+  returned: success, when O(path) is one image
+  type: str
+  sample: |
+    Snapshot list:
+    ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT
+    1       before-upgrade        0 B 2026-11-21 08:39:59  0000:00:00.000          0
+sandbox:
+  description: What the guests that worked on the images were confined by, and what they cost.
+  returned: success
+  type: dict
+  contains:
+    layers:
+      description: The layers of the jail that were active.
+      type: list
+      elements: str
+      returned: success
+      sample: ["kvm", "user-mode", "no-new-privileges", "landlock", "seccomp"]
+    exits:
+      description: How often a guest rang for the host, all guests of the task together.
+      type: int
+      returned: success
+      sample: 9
+    milliseconds:
+      description: How long all guests of the task took, from fork to exit.
+      type: float
+      returned: success
+      sample: 11.532
+error_code:
+  description:
+    - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
+    - The options (V(no_images), V(duplicate_path), V(bad_timeout)).
+    - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(jail)).
+    - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(in_use), V(open_failed),
+      V(read_failed)).
+    - The image (V(not_qcow2), V(truncated), V(incompatible_features), and more of that kind).
+    - The guest (V(time_limit), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
+  returned: failure
+  type: str
+  sample: in_use
+pids:
+  description: The processes that have the image open, as far as the kernel tells.
+  returned: RV(error_code=in_use)
+  type: list
+  elements: int
+  sample: [4711]
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
+    FORCE_SHARE_ARGUMENT,
+    IMAGES_ARGUMENTS,
+)
+from ansible_collections.airlock.images.plugins.module_utils._module.info import info_flow
+from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
+
+
+def main() -> t.NoReturn:
+    module = AnsibleModule(argument_spec={**IMAGES_ARGUMENTS, **FORCE_SHARE_ARGUMENT}, supports_check_mode=True)
+    run_module(module, info_flow)
+
+
+if __name__ == "__main__":
+    main()
