@@ -103,7 +103,7 @@ lint: lint-python lint-c lint-ansible lint-docs sanity ## every linter
 lint-python: $(GENERATED) $(FULL_ENVIRONMENT)
 	@ruff check --quiet .
 	@ruff format --quiet --check .
-	@mypy --no-error-summary sandbox tools
+	@mypy --no-error-summary sandbox tools benchmarks
 
 lint-c: | packages-test
 	@clang-format --dry-run -Werror $(C_SOURCES)

@@ -1,0 +1,128 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Side by side with qemu-img: `make bench` prints these tables, `make bench-short` the same from a small image.
+
+Whole processes, taking turns on one image, medians. Nothing here passes or fails by time; that the images stay whole is
+checked, by qemu-img check and byte by byte against qemu-img's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import pathlib
+import subprocess
+import tempfile
+import typing as t
+
+from benchmarks import large_image, measure, small_images
+
+_MIB = 1 << 20
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right, padded to be read as it is."""
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+
+    def line(cells: list[str]) -> str:
+        padded = [cells[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:])]
+        return f"| {' | '.join(padded)} |"
+
+    ruler = [":" + "-" * (widths[0] - 1)] + ["-" * (width - 1) + ":" for width in widths[1:]]
+    return "\n".join([line(heads), line(ruler), *map(line, rows)])
+
+
+def show_large(size: str, result: large_image.Result) -> None:
+    metadata = result.metadata
+    print(
+        f"\n## An image of {size}, every cluster mapped\n\n"
+        f"{len(metadata.l2_tables)} L2 tables and {len(metadata.refcount_blocks)} refcount blocks of "
+        f"{metadata.cluster_size >> 10} KiB: {metadata.size / _MIB:.0f} MiB of metadata. The floor, which reads and "
+        f"rewrites it once in a plain loop with one fdatasync: {result.base.median:.3f} s "
+        f"({result.base.minimum:.3f} to {result.base.maximum:.3f}).\n"
+    )
+    heads = ["seconds, median", "qemu-img", "airlock", "Python call", "qemu-img / airlock", "airlock / floor"]
+    rows = []
+    for row in result.rows:
+        theirs, ours = row.times["qemu-img"].median, row.times["airlock"].median
+        numbers = [f"{theirs:.3f}", f"{ours:.3f}", f"{row.times['call'].median:.3f}"]
+        rows.append([row.operation, *numbers, f"{theirs / ours:.1f}", f"{ours / result.base.median:.1f}"])
+    print(table(heads, rows) + "\n")
+    heads = ["of the whole process tree", "exits", "read MiB", "written MiB", "peak MiB, airlock", "peak MiB, qemu-img"]
+    rows = []
+    for row in result.rows:
+        report = row.report
+        moved = [str(report.exits), f"{report.bytes_read / _MIB:.0f}", f"{report.bytes_written / _MIB:.0f}"]
+        peaks = [
+            f"{memory.shared_once / _MIB:.0f} (at most {memory.each_apart / _MIB:.0f})"
+            for memory in (row.memory["airlock"], row.memory["qemu-img"])
+        ]
+        rows.append([row.operation, *moved, *peaks])
+    print(table(heads, rows))
+
+
+def show_spreads(
+    title: str, unit: str, scale: float, spreads: dict[str, measure.Spread], ratio: tuple[str, str]
+) -> None:
+    """A table of spreads and, below, how many times the first of `ratio` takes what the second takes."""
+    print(f"\n## {title}\n")
+    rows = [
+        [name, *(f"{value * scale:.2f}" for value in (s.median, s.minimum, s.maximum))] for name, s in spreads.items()
+    ]
+    print(table([unit, "median", "least", "most"], rows))
+    first, second = (spreads[name].median for name in ratio)
+    print(f"\n{ratio[0]} / {ratio[1]}: {first / second:.2f}")
+
+
+def _qemu_version() -> str:
+    return subprocess.run(["qemu-img", "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.run", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="small images and few runs: does it work?")
+    parser.add_argument("--only", choices=["large", "listing", "tasks", "fleet"], help="one part")
+    arguments = parser.parse_args()
+    size, repeats, calls, count, images = ("4G", 1, 5, 2, 3) if arguments.short else ("1T", 5, 200, 20, 100)
+    print(f"{datetime.date.today()}, {os.cpu_count()} CPUs, Linux {os.uname().release}, {_qemu_version()}")
+    os.makedirs("build", exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir="build") as name:
+        directory = pathlib.Path(name).resolve()
+        parts: dict[str, t.Callable[[], None]] = {
+            "large": lambda: large(directory, size, repeats),
+            "listing": lambda: show_spreads(
+                "The snapshots of a small image, listed",
+                "milliseconds",
+                1000,
+                small_images.listing(directory, calls),
+                ("airlock snapshot -l", "qemu-img snapshot -l"),
+            ),
+            "tasks": lambda: show_spreads(
+                "One task that changes nothing",
+                "milliseconds a task",
+                1000,
+                small_images.tasks(directory, count, repeats),
+                ("qcow2_snapshot, unchanged", "command: qemu-img snapshot -l"),
+            ),
+            "fleet": lambda: show_spreads(
+                "A snapshot of many images",
+                "seconds a playbook",
+                1,
+                small_images.fleet(directory, images, min(repeats, 3)),
+                (f"loop of {images} command tasks", f"one qcow2_snapshot task, {images} images"),
+            ),
+        }
+        for part in [arguments.only] if arguments.only else parts:
+            parts[part]()
+
+
+def large(directory: pathlib.Path, size: str, repeats: int) -> None:
+    show_large(size, large_image.run(directory, size, repeats))
+    print(f"\nOn an image of 8G, {large_image.identical(directory)}.")
+
+
+if __name__ == "__main__":
+    main()
