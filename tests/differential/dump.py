@@ -4,7 +4,7 @@
 
 """Prints the metadata of a qcow2 image as text, so that two images can be read side by side with diff.
 
-    diff <(python3 tests/differential/dump.py qemu.qcow2) <(python3 tests/differential/dump.py ours.qcow2)
+diff <(python3 tests/differential/dump.py qemu.qcow2) <(python3 tests/differential/dump.py ours.qcow2)
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def mapping(image: Qcow2, title: str, l1_offset: int, l1_size: int) -> Iterator[
     for i, l1_entry in enumerate(image.table(l1_offset, l1_size)):
         if not l1_entry:
             continue
-        yield f"  L1[{i}] {l1_entry:#018x}, L2 refcount {image.refcount((l1_entry & OFFSET_MASK) >> image.cluster_bits)}"
+        count = image.refcount((l1_entry & OFFSET_MASK) >> image.cluster_bits)
+        yield f"  L1[{i}] {l1_entry:#018x}, L2 refcount {count}"
         for j, (entry, bitmap) in enumerate(image.l2(l1_entry)):
             if entry or bitmap:
                 yield f"    L2[{j}] {entry:#018x} {describe_entry(image, entry, bitmap)}"
@@ -77,9 +78,9 @@ def dump(image: Qcow2) -> Iterator[str]:
     snapshots = image.snapshots()
     for shot in snapshots:
         yield (
-            f"snapshot table [{shot.index}] at {shot.offset:#x}, {shot.length} bytes: id {shot.id!r} name {shot.name!r} "
-            f"L1 {shot.l1_offset:#x} x {shot.l1_size} date {shot.date} clock {shot.vm_clock} state {shot.vm_state_size} "
-            f"extra {shot.extra.hex()}"
+            f"snapshot table [{shot.index}] at {shot.offset:#x}, {shot.length} bytes: id {shot.id!r} "
+            f"name {shot.name!r} L1 {shot.l1_offset:#x} x {shot.l1_size} date {shot.date} clock {shot.vm_clock} "
+            f"state {shot.vm_state_size} extra {shot.extra.hex()}"
         )
     yield from mapping(image, "active", image.header["l1_table_offset"], image.header["l1_size"])
     for shot in snapshots:

@@ -25,8 +25,9 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from tests.differential.harness.cells import Cell, every_axis
-from tests.differential.harness.chains import Arena, Chain, Mismatch, Tally, make_chain
+from tests.differential.harness.chains import Arena, Mismatch, Tally
 from tests.differential.harness.drivers import DRIVERS
+from tests.differential.harness.steps import Chain, make_chain
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -84,6 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     seconds = time.monotonic() - started
     print(f"{tally.operations} operations in {number} chains, {seconds:.1f} s: {dict(tally.compared)}")
     print(f"refused by both: {dict(tally.refused)}; on purpose: {dict(tally.divergences)}; mismatches: {found}")
+    print(f"happened: {dict(tally.events)}")
     print("cells: " + ", ".join(f"{name}: {count}" for name, count in sorted(tally.cells.items())))
     if not found:
         shutil.rmtree(top)

@@ -78,10 +78,13 @@ class Cell:
         values: dict[str, object] = {}
         for part in [] if text == "default" else text.split(","):
             name, _, value = part.partition("=")
-            kind = type(getattr(cls, name, None))
             if name not in cls.__dataclass_fields__:
                 raise ValueError(f"a cell has no {name!r}")
-            values[name] = value == "True" if kind is bool else kind(value)
+            default = getattr(cls, name)
+            if isinstance(default, bool):
+                values[name] = value == "True"
+            else:
+                values[name] = int(value) if isinstance(default, int) else value
         return cls(**values)  # type: ignore[arg-type]
 
 
@@ -90,7 +93,7 @@ def random_size(rng: random.Random, cluster_bits: int, extended: bool) -> int:
     cluster = 1 << cluster_bits
     reach = cluster * cluster // (16 if extended else 8)
     if cluster_bits <= 11:
-        top = rng.choice((reach // 2, 3 * reach, 24 * reach, MEGA, 4 * MEGA))
+        top = rng.choice((reach // 2, 3 * reach, 24 * reach, 4 * MEGA, 16 * MEGA))
     else:
         top = rng.choice((reach // 2, reach, 3 * reach))
     size = rng.randrange(max(top // 2, cluster), max(top, 2 * cluster) + 1)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -37,20 +38,18 @@ class Result:
 
 
 class Driver(Protocol):
-    """Runs one snapshot operation on one image."""
+    """Runs one snapshot operation on one image, or lists its snapshots."""
 
     def run(self, path: str, call: SnapshotCall) -> Result: ...
+
+    def listing(self, path: str) -> bytes:
+        """The table of snapshot -l. Raises RuntimeError with the message of a refusal."""
+        ...
 
 
 def _without_program(errors: bytes) -> str:
     text = errors.decode("utf-8", "replace")
-    lines = []
-    for line in text.splitlines():
-        for program in ("qemu-img: ", "airlock: "):
-            if line.startswith(program):
-                line = line[len(program) :]
-        lines.append(line)
-    return "\n".join(lines)
+    return re.sub(r"^(qemu-img|airlock): ", "", text, flags=re.MULTILINE).rstrip("\n")
 
 
 class QemuDriver:
@@ -59,6 +58,12 @@ class QemuDriver:
     def run(self, path: str, call: SnapshotCall) -> Result:
         outcome = qemu.snapshot(path, FLAGS[call.verb], call.argument, call.date)
         return Result(outcome.code, _without_program(outcome.errors))
+
+    def listing(self, path: str) -> bytes:
+        outcome = qemu.run(["qemu-img", "snapshot", "-l", path])
+        if outcome.code:
+            raise RuntimeError(_without_program(outcome.errors))
+        return outcome.output
 
 
 class PythonDriver:
@@ -80,16 +85,34 @@ class PythonDriver:
             return Result(1, f"{error.code}: {error}")
         return Result(0, "")
 
+    def listing(self, path: str) -> bytes:
+        from sandbox import errors, operations
+
+        try:
+            with operations.Image.open(path) as image:
+                return operations.format_listing(operations.list_snapshots(image).snapshots, escape=False)
+        except errors.AirlockError as error:
+            raise RuntimeError(f"{error.code}: {error}") from error
+
 
 class CliDriver:
     """build/airlock snapshot, as an operator runs it."""
 
-    def run(self, path: str, call: SnapshotCall) -> Result:
+    def _run(self, arguments: list[str | bytes], date: tuple[int, int]) -> subprocess.CompletedProcess[bytes]:
         # The command line takes whole seconds only: SOURCE_DATE_EPOCH has no fraction.
-        environment = {**os.environ, "SOURCE_DATE_EPOCH": str(call.date[0]), "LC_ALL": "C", "TZ": "UTC"}
-        command = [sys.executable, AIRLOCK, "snapshot", FLAGS[call.verb], call.argument, path]
-        done = subprocess.run(command, env=environment, capture_output=True, timeout=qemu.TIMEOUT)
+        environment = {**os.environ, "SOURCE_DATE_EPOCH": str(date[0]), "LC_ALL": "C", "TZ": "UTC"}
+        command = [sys.executable, AIRLOCK, "snapshot", *arguments]
+        return subprocess.run(command, check=False, env=environment, capture_output=True, timeout=qemu.TIMEOUT)
+
+    def run(self, path: str, call: SnapshotCall) -> Result:
+        done = self._run([FLAGS[call.verb], call.argument, path], call.date)
         return Result(done.returncode, _without_program(done.stderr))
+
+    def listing(self, path: str) -> bytes:
+        done = self._run(["-l", path], qemu.DATE)
+        if done.returncode:
+            raise RuntimeError(_without_program(done.stderr))
+        return done.stdout
 
 
 DRIVERS: dict[str, type[Driver]] = {"qemu": QemuDriver, "airlock": PythonDriver, "cli": CliDriver}

@@ -25,7 +25,7 @@ class Outcome:
     errors: bytes
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _faketime_library() -> str:
     """What the faketime wrapper would preload. Asked once: the wrapper itself costs a process a call."""
     command = ["faketime", "-f", "2026-01-02 03:04:05", "env"]
@@ -51,7 +51,13 @@ def environment(date: tuple[int, int] = DATE) -> dict[str, str]:
 def run(command: Sequence[str | bytes], date: tuple[int, int] = DATE, cwd: str | None = None) -> Outcome:
     """Runs a qemu tool. Raises subprocess.TimeoutExpired when it hangs."""
     done = subprocess.run(
-        command, env=environment(date), cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT
+        command,
+        check=False,
+        env=environment(date),
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIMEOUT,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 
