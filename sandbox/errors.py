@@ -22,19 +22,15 @@ _NAME_LIMIT = 255
 _TEXT_LIMIT = 512
 
 
-class ResultHeader(t.Protocol):
-    """struct result_header of guest/abi/calls.h, as cffi gives it."""
+class ResultHeader(t.NamedTuple):
+    """struct result_header of guest/abi/calls.h; cffi's own view of it has the same fields."""
 
     code: int
-    modified: int
-    text_length: int
-    leaked_clusters: int
-
-    @property
-    def arguments(self) -> t.Any: ...
-
-    @property
-    def text(self) -> t.Any: ...
+    modified: int = 0
+    text_length: int = 0
+    leaked_clusters: int = 0
+    arguments: t.Sequence[int] = (0, 0, 0, 0, 0, 0)
+    text: t.Sequence[int] = ()
 
 
 class AirlockError(Exception):
@@ -99,9 +95,11 @@ class JailError(AirlockError):
 
 
 class GuestCrashError(AirlockError):
-    """The guest faulted, or broke a rule of the doorbell."""
+    """The guest faulted, or broke a rule of the doorbell. exit_reason: KVM's; address: of the instruction, or 0."""
 
     code = "guest_crash"
+    exit_reason = 0
+    address = 0
 
 
 class GuestProtocolError(AirlockError):
@@ -150,10 +148,25 @@ class ForceShareError(AirlockError):
     code = "force_share"
 
 
+class ArgumentError(AirlockError):
+    """The caller asked for something impossible."""
+
+    code = "argument"
+
+    def __init__(self, message: str, code: str | None = None, qemu_reports: t.Sequence[str] = ()) -> None:
+        super().__init__(message, qemu_reports, code)
+
+
 class TransactionError(AirlockError):
     """Undoing a group of images failed: the message says which image is in which state."""
 
     code = "transaction"
+
+
+class NoJournalError(AirlockError):
+    """A journal for undoing changes could not be made; nothing was changed."""
+
+    code = "no_journal"
 
 
 class RefusalError(AirlockError):
@@ -215,6 +228,12 @@ def quote(path: str) -> str:
 
 def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
     """The exception for an open(2), fstat(2) or size query of `path` that failed with `error`."""
+    if not path:
+        return ImageOpenError(
+            "The path is empty. Name an image file.",
+            ["Could not open '': The 'file' block driver requires a file name"],
+            "not_found",
+        )
     number = error.errno or 0
     reason = os.strerror(number)
     code, advice = {
@@ -276,6 +295,11 @@ def from_refusal(header: ResultHeader, path: str, operation: str = refusals.OPEN
     if isinstance(error, RefusalError):
         error.leaked_clusters = int(header.leaked_clusters)
     return error
+
+
+def snapshot_not_found(path: str, operation: str, name: str) -> AirlockError:
+    """The exception for a snapshot that cannot be in any image, worded as the guest's refusal."""
+    return from_refusal(ResultHeader(code=120), path, operation, name)
 
 
 def _fields(header: ResultHeader, path: str, name: str) -> dict[str, t.Any]:

@@ -1,0 +1,166 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The structs of guest/abi/calls.h as Python values: calls are written, answers are read and distrusted.
+
+Every count and length of an answer is checked here; what does not fit is a GuestProtocolError.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from . import errors, kvm
+
+NAME_MAX = 255
+ID_MAX = 127
+SNAPSHOTS_MAX = 65536
+_NO_ICOUNT = (1 << 64) - 1
+
+
+class Snapshot(t.NamedTuple):
+    """One snapshot. Sizes in bytes, vm_clock in nanoseconds, date since 1970 in UTC; icount None: not recorded.
+
+    id and name are bytes of the image's maker: anything but NUL can be in them.
+    """
+
+    id: bytes
+    name: bytes
+    date_seconds: int
+    date_nanoseconds: int
+    vm_state_size: int
+    vm_clock: int
+    icount: int | None
+    disk_size: int
+
+
+class Selector(t.NamedTuple):
+    """Which snapshot is meant; made by one of its three class methods."""
+
+    kind: str
+    id: bytes
+    name: bytes
+
+    @classmethod
+    def by_name(cls, name: bytes) -> Selector:
+        """The first with this name in table order: qemu-img snapshot -d."""
+        return cls("SELECT_BY_NAME", b"", name)
+
+    @classmethod
+    def by_id_or_name(cls, text: bytes) -> Selector:
+        """The one with this id, else the first with this name: qemu-img snapshot -a."""
+        return cls("SELECT_BY_ID_OR_NAME", text, text)
+
+    @classmethod
+    def by_id(cls, identifier: bytes, name: bytes = b"") -> Selector:
+        """The one with this id, and with this name too unless that is empty."""
+        return cls("SELECT_BY_ID", identifier, name)
+
+    def can_match(self) -> bool:
+        """Whether any snapshot can be meant: longer texts are in no snapshot's id or name."""
+        if self.kind == "SELECT_BY_ID":
+            return len(self.id) <= ID_MAX and len(self.name) <= NAME_MAX
+        return len(self.name) <= NAME_MAX
+
+    def shown(self) -> str:
+        """The text that the operator gave, for messages."""
+        return (self.name if self.kind == "SELECT_BY_NAME" else self.id).decode("utf-8", "surrogateescape")
+
+
+def build(operation: str, disk_sizes: t.Sequence[int], fields: t.Mapping[str, t.Any]) -> bytes:
+    """A call struct. operation: "list", "info", "compare", "create", "apply" or "delete".
+
+    disk_sizes: bytes of each disk. fields: the struct's own, but header; bytes give an array, cut to its size.
+    """
+    ffi, _library = kvm.bindings()
+    call = ffi.new(f"struct call_{operation} *")
+    call.header.abi_version = ffi.integer_const("ABI_VERSION")
+    call.header.operation = ffi.integer_const(f"CALL_{operation.upper()}")
+    call.header.disk_count = len(disk_sizes)
+    call.header.disk_size[0 : len(disk_sizes)] = list(disk_sizes)
+    for key, value in fields.items():
+        if isinstance(value, Selector):
+            _select(ffi, getattr(call, key), value)
+        elif isinstance(value, bytes):
+            ffi.memmove(getattr(call, key), value, len(value))
+        else:
+            setattr(call, key, value)
+    return bytes(ffi.buffer(call))
+
+
+def _select(ffi: t.Any, target: t.Any, selector: Selector) -> None:
+    target.kind = ffi.integer_const(selector.kind)
+    # An id of 128 bytes matches nothing, which is right for a text that is too long to be one.
+    identifier = selector.id[: ID_MAX + 1]
+    target.id_length = len(identifier)
+    target.name_length = len(selector.name)
+    ffi.memmove(target.id, identifier, len(identifier))
+    ffi.memmove(target.name, selector.name, len(selector.name))
+
+
+def result(operation: str, data: bytes) -> t.Any:
+    """The result struct of an operation, owning its bytes. Raises GuestProtocolError for another form than agreed."""
+    ffi, _library = kvm.bindings()
+    kind = f"struct result_{operation}"
+    size = ffi.sizeof(kind)
+    if len(data) < size:
+        raise errors.GuestProtocolError(f"The guest's answer has {len(data)} bytes, {size} were agreed.")
+    struct = ffi.new(f"{kind} *")
+    ffi.memmove(struct, data, size)
+    header = struct.header
+    if header.abi_version != ffi.integer_const("ABI_VERSION"):
+        raise errors.GuestProtocolError(f"The guest speaks version {header.abi_version} of the interface.")
+    if header.text_length > len(header.text):
+        raise errors.GuestProtocolError(f"The guest's answer quotes {header.text_length} bytes of text.")
+    return struct
+
+
+def text(array: t.Any, length: int, limit: int, what: str) -> bytes:
+    """`length` bytes of a uint8_t array. Raises GuestProtocolError above `limit`, and for a NUL among them."""
+    if length > limit or length > len(array):
+        raise errors.GuestProtocolError(f"The guest's answer has {what} of {length} bytes.")
+    data = bytes(list(array[0:length]))
+    if b"\0" in data:
+        raise errors.GuestProtocolError(f"The guest's answer has {what} with a NUL in it.")
+    return data
+
+
+def snapshots(payload: bytes, count: int) -> tuple[Snapshot, ...]:
+    """The records of a payload: exactly `count`, and nothing behind them. Raises GuestProtocolError."""
+    if count > SNAPSHOTS_MAX:
+        raise errors.GuestProtocolError(f"The guest's answer has {count} snapshots.")
+    ffi, _library = kvm.bindings()
+    size = ffi.sizeof("struct snapshot_record")
+    buffer = ffi.from_buffer(payload)
+    found: list[Snapshot] = []
+    position = 0
+    for _index in range(count):
+        end = position + size
+        if end > len(payload):
+            raise errors.GuestProtocolError(f"The guest's answer ends within snapshot {len(found)} of {count}.")
+        record = ffi.cast("struct snapshot_record *", buffer + position)
+        middle = end + record.id_length
+        end = middle + record.name_length
+        if record.id_length > ID_MAX or record.name_length > NAME_MAX or end > len(payload):
+            raise errors.GuestProtocolError(
+                f"The guest's answer has an id or a name too long in snapshot {len(found)}."
+            )
+        identifier, name = payload[position + size : middle], payload[middle:end]
+        if b"\0" in identifier or b"\0" in name:
+            raise errors.GuestProtocolError(f"The guest's answer has a NUL in the name of snapshot {len(found)}.")
+        found.append(
+            Snapshot(
+                identifier,
+                name,
+                record.date_seconds,
+                record.date_nanoseconds,
+                record.vm_state_size,
+                record.vm_clock,
+                None if record.icount == _NO_ICOUNT else record.icount,
+                record.disk_size,
+            )
+        )
+        position = (end + 7) & ~7
+    if position != len(payload):
+        raise errors.GuestProtocolError(f"The guest's answer has {len(payload)} bytes for {count} snapshots.")
+    return tuple(found)

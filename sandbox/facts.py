@@ -1,0 +1,73 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images and snapshots as plain dictionaries: what qcow2_info returns and `airlock info --output json` prints.
+
+Text out of an image is made printable.
+"""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from . import errors, operations
+
+
+def image_facts(path: str, info: operations.ImageInfo) -> dict[str, t.Any]:
+    """The facts of one image. Sizes in bytes; names are None where the image has none."""
+    return {
+        "path": errors.clean(path, 4096),
+        "version": info.version,
+        "virtual_size": info.virtual_size,
+        "file_size": info.file_size,
+        "cluster_size": info.cluster_size,
+        "refcount_bits": info.refcount_bits,
+        "dirty": info.dirty,
+        "corrupt": info.corrupt,
+        "lazy_refcounts": info.lazy_refcounts,
+        "extended_l2": info.extended_l2,
+        "compression_type": info.compression_type,
+        "encryption": info.encryption,
+        "features": {
+            "incompatible": bit_numbers(info.incompatible_features),
+            "compatible": bit_numbers(info.compatible_features),
+            "autoclear": bit_numbers(info.autoclear_features),
+        },
+        "backing_file": _name(info.backing_name),
+        "backing_format": _name(info.backing_format),
+        "data_file": _name(info.data_file),
+        "bitmap_count": info.bitmap_count,
+        "snapshots": [snapshot_facts(snapshot) for snapshot in info.snapshots],
+    }
+
+
+def snapshot_facts(snapshot: operations.Snapshot) -> dict[str, t.Any]:
+    """One snapshot. Sizes in bytes, vm_clock in nanoseconds."""
+    return {
+        "id": errors.clean(snapshot.id),
+        "name": errors.clean(snapshot.name),
+        "date": {
+            "seconds": snapshot.date_seconds,
+            "nanoseconds": snapshot.date_nanoseconds,
+            "iso8601": iso8601(snapshot.date_seconds, snapshot.date_nanoseconds),
+        },
+        "vm_state_size": snapshot.vm_state_size,
+        "vm_clock": snapshot.vm_clock,
+        "icount": snapshot.icount,
+        "disk_size": snapshot.disk_size,
+    }
+
+
+def iso8601(seconds: int, nanoseconds: int) -> str:
+    """A moment in UTC, to the nanosecond."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z"
+
+
+def bit_numbers(mask: int) -> list[int]:
+    """The numbers of the bits that are set, ascending."""
+    return [number for number in range(mask.bit_length()) if mask >> number & 1]
+
+
+def _name(name: bytes) -> str | None:
+    return errors.clean(name, 1024) if name else None

@@ -1,0 +1,95 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The table of snapshots that qemu-img snapshot -l prints, byte for byte.
+
+Source: qemu 10.0.2, block/qapi.c (bdrv_snapshot_dump) and util/cutils.c (size_to_str).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import typing as t
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+# Widths are bytes, as printf counts them; what is wider pushes the rest of its line.
+_LINE = b"%-7s %-16s %8s %19s %15s %10s\n"
+_TITLE = b"Snapshot list:\n" + _LINE % (b"ID", b"TAG", b"VM_SIZE", b"DATE", b"VM_CLOCK", b"ICOUNT")
+
+
+class Row(t.Protocol):
+    """What the table needs of a snapshot."""
+
+    @property
+    def id(self) -> bytes: ...
+
+    @property
+    def name(self) -> bytes: ...
+
+    @property
+    def date_seconds(self) -> int: ...
+
+    @property
+    def vm_state_size(self) -> int: ...
+
+    @property
+    def vm_clock(self) -> int: ...
+
+    @property
+    def icount(self) -> int | None: ...
+
+
+def format_listing(snapshots: t.Iterable[Row], escape: bool) -> bytes:
+    """The table; nothing at all when there are no snapshots. Dates are in local time.
+
+    escape: whether control characters in ids and names are shown as escapes. qemu-img prints them as they are.
+    """
+    show = escape_controls if escape else bytes
+    lines = [
+        _LINE
+        % (
+            show(snapshot.id),
+            show(snapshot.name),
+            format_size(snapshot.vm_state_size).encode(),
+            format_date(snapshot.date_seconds).encode(),
+            format_clock(snapshot.vm_clock).encode(),
+            format_icount(snapshot.icount).encode(),
+        )
+        for snapshot in snapshots
+    ]
+    return b"".join([_TITLE, *lines]) if lines else b""
+
+
+def format_size(size: int) -> str:
+    """Bytes in three significant digits; the next unit begins where the number would reach 1000."""
+    exponent = math.frexp(size / (1000.0 / 1024.0))[1]
+    unit = max(exponent - 1, 0) // 10
+    return f"{float(size) / (1 << (10 * unit)):.3g} {_UNITS[unit]}"
+
+
+def format_date(seconds: int) -> str:
+    """Seconds since 1970, unsigned, as local time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def format_clock(nanoseconds: int) -> str:
+    """The virtual machine's clock: hours of four digits or more, and milliseconds, cut off."""
+    seconds = nanoseconds // 1_000_000_000
+    milliseconds = nanoseconds // 1_000_000 % 1000
+    return f"{seconds // 3600:04d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{milliseconds:03d}"
+
+
+def format_icount(icount: int | None) -> str:
+    """The instruction count, which qemu prints as a signed number; -- when it was not recorded."""
+    if icount is None:
+        return "--"
+    return str(icount - (1 << 64) if icount >= 1 << 63 else icount)
+
+
+def escape_controls(text: bytes) -> bytes:
+    """The text with what is not printable, or not UTF-8, as \\xNN, \\uNNNN or \\UNNNNNNNN."""
+    decoded = text.decode("utf-8", "backslashreplace")
+    if decoded.isprintable():
+        return decoded.encode()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded).encode()
