@@ -83,8 +83,12 @@ enable_backports() {
     [[ -z $stanzas ]] || as_root tee "$apt_directory/sources.list.d/airlock-backports.sources" <<<"$stanzas" >/dev/null
 }
 
+# Silent unless it fails; -qq answers yes.
 apt() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >/dev/null
+    local printed
+    printed=$(as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" 2>&1) && return
+    say "apt-get $* failed: $printed"
+    return 1
 }
 
 install_qemu() {
