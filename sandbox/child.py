@@ -1,0 +1,223 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What happens between fork and _exit: boot, give everything up, serve the guest, send the answer.
+
+The order of the layers is not free; each place has its reason in _prepare(). Signals are blocked from before the fork,
+so no handler of the parent's program ever runs here, and os._exit() ends it without the parent's exit handlers.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import signal
+import typing as t
+
+from . import answers, boot, jail, kvm
+from .answers import Limits
+from .doorbell import BytesExhausted, File, RuleBroken, Server
+from .journal import Recorder, UndoJournal
+
+# A signal that is really pending interrupts every time; the machine's own suspend does it once.
+_INTERRUPTIONS = 3
+
+
+class Job(t.NamedTuple):
+    """What the child needs. device: of /dev/kvm; answer: the pipe's writing end; parent: process id."""
+
+    text: bytes
+    data: bytes
+    call: bytes
+    files: t.Sequence[File]
+    limits: Limits
+    device: int
+    answer: int
+    parent: int
+    journal: t.Optional[UndoJournal] = None
+    recorder: t.Optional[Recorder] = None
+    wants_progress: bool = False
+
+
+class _Over(Exception):
+    """The guest is to be stopped. args: kind of message, a, b, c."""
+
+
+def main(job: Job) -> t.NoReturn:
+    """Do the job, send what came of it, end the process."""
+    try:
+        gc.disable()  # nobody's finalizers, and no copies of the parent's pages
+        session = _Session(job)
+        try:
+            session.prepare()
+            finish = session.serve()
+            session.send_answer(finish.memory, finish.length)
+        except _Over as over:
+            session.send(*over.args)
+        except BaseException as error:
+            session.send_failure(error)
+    finally:
+        os._exit(0)
+
+
+class _Session:
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._library = kvm.bindings()[1]
+        self._layers = 0
+        self._landlock = 0
+        self._exits = 0
+        self._step = "start"
+        self._thousandths = -1
+        self._memory: t.Any = None
+        self._server: t.Optional[Server] = None
+
+    def prepare(self) -> None:
+        """From a copy of the parent to a process that can do next to nothing. Raises OSError, JailError."""
+        job = self._job
+        appended = [holder.descriptor for holder in (job.journal, job.recorder) if holder] + [job.answer]
+        self._step = "descriptors"
+        jail.close_others([*(file.descriptor for file in job.files), *appended, job.device])
+        self._up("descriptors")
+        # Before the first KVM_RUN: KVM may start a thread of its own, and unshare wants to be alone.
+        if jail.leave_namespaces():
+            self._up("namespaces")
+        self._step = "virtual machine"
+        self._boot()
+        self._up("user_mode_guest")
+        self._step = "timer"
+        # Before the filter, so that it need not allow it. SIGALRM is blocked but inside KVM_RUN: it cannot be lost.
+        jail.start_timer(job.limits.seconds)
+        self._up("timer")
+        self._step = "address space"
+        mapped = jail.mapped_memory()
+        self._step = "credentials"
+        if jail.drop_credentials():
+            self._up("credentials")
+        jail.die_with_parent(job.parent)
+        self._step = "no_new_privs"
+        jail.forbid_new_privileges()
+        self._up("no_new_privs")
+        self._landlock = jail.restrict_with_landlock()
+        if self._landlock:
+            self._up("landlock")
+        self._step = "rlimits"
+        jail.limit_resources(job.limits.seconds, max([1 << 20, *(file.limit for file in job.files)]), mapped)
+        self._up("rlimits")
+        self._step = "seccomp"
+        journaled = job.journal.disk.descriptor if job.journal else -1
+        jail.filter_system_calls(jail.rules(self._vcpu.descriptor, job.files, appended, journaled))
+        self._up("seccomp")
+        self._step = "guest"
+
+    def _up(self, layer: str) -> None:
+        self._layers |= 1 << answers.LAYERS.index(layer)
+
+    def _boot(self) -> None:
+        """In the child, because KVM ties a machine to the address space that created it. Raises OSError."""
+        job = self._job
+        memory = boot.map_guest_memory()
+        boot.load_guest(memory, job.text, job.data, job.call)
+        machine = kvm.create_machine(job.device, memory, self._library.MEMORY_SIZE)
+        vcpu = kvm.Vcpu(job.device, machine)
+        boot.set_processor(vcpu)
+        vcpu.set_open_signals((signal.SIGALRM, signal.SIGXCPU))
+        # Without a first KVM_RUN now, a limit of no processes makes it fail later: KVM may start a worker thread.
+        vcpu.run.immediate_exit = 1
+        vcpu.enter()
+        vcpu.run.immediate_exit = 0
+        os.close(machine)
+        os.close(job.device)
+        self._vcpu = vcpu
+        self._memory = memory
+        progress = self._send_progress if job.wants_progress else None
+        self._server = Server(memory, job.files, job.limits.bytes, job.journal, job.recorder, progress)
+
+    def serve(self) -> t.Any:
+        """Run the guest until it finishes. Raises _Over when it does not."""
+        serve = t.cast(Server, self._server).serve
+        enter = self._vcpu.enter
+        run = self._vcpu.run
+        io = run.io
+        port = self._library.DOORBELL_PORT
+        interruptions = 0
+        while True:
+            failure = enter()
+            if failure:
+                if failure != errno.EINTR:
+                    raise OSError(failure, "KVM_RUN")
+                interruptions += 1
+                if interruptions == _INTERRUPTIONS:
+                    raise _Over(answers.TIME_OVER)
+                continue
+            interruptions = 0
+            if (
+                run.exit_reason != kvm.EXIT_IO
+                or io.direction != kvm.EXIT_IO_OUT
+                or io.port != port
+                or io.size != 1
+                or io.count != 1
+            ):
+                self._crashed(run.exit_reason)
+            self._exits += 1
+            if self._exits > self._job.limits.exits:
+                raise _Over(answers.BUDGET_EXITS)
+            try:
+                finish = serve()
+            except RuleBroken as broken:
+                raise _Over(answers.RULE_BROKEN, *broken.args) from None
+            except BytesExhausted:
+                raise _Over(answers.BUDGET_BYTES) from None
+            if finish:
+                return finish
+
+    def _crashed(self, exit_reason: int) -> t.NoReturn:
+        raise _Over(answers.CRASHED, exit_reason, 0)
+
+    def send_answer(self, memory: int, length: int) -> None:
+        """FINISHED: the result area, then the payload, straight from guest memory."""
+        self.send(answers.FINISHED, length=answers.RESULT_SIZE + length)
+        self._write(self._memory + self._library.RESULT_ADDRESS, answers.RESULT_SIZE)
+        if length:
+            self._write(self._memory + memory, length)
+
+    def send_failure(self, error: BaseException) -> None:
+        """FAILED: a is the errno, the text says at which step. Nothing here may open a file."""
+        number = error.errno if isinstance(error, OSError) and error.errno else 0
+        text = f"{self._step}: {type(error).__name__} {error.args}".encode("ascii", "replace")[: answers.TEXT_LIMIT]
+        self.send(answers.FAILED, number, length=len(text))
+        self._write(kvm.bindings()[0].from_buffer(text), len(text))
+
+    def send(self, kind: int, a: int = 0, b: int = 0, c: int = 0, length: int = 0) -> None:
+        """A message's fixed part; length bytes are to follow."""
+        server = self._server
+        head = answers.MESSAGE.pack(
+            kind,
+            self._layers,
+            self._landlock,
+            self._exits,
+            server.bytes_read if server else 0,
+            server.bytes_written if server else 0,
+            a,
+            b,
+            c,
+            length,
+        )
+        self._write(kvm.bindings()[0].from_buffer(head), len(head))
+
+    def _send_progress(self, done: int, total: int) -> None:
+        """Tell the parent, but not more often than it can matter to a person."""
+        thousandths = min(1000, done * 1000 // total) if total else 0
+        if thousandths != self._thousandths:
+            self._thousandths = thousandths
+            self.send(answers.PROGRESS, done, total)
+
+    def _write(self, address: t.Any, length: int) -> None:
+        """To the parent. When it is gone, so are we."""
+        while length > 0:
+            done = self._library.write(self._job.answer, address, length)
+            if done <= 0:
+                os._exit(1)
+            address += done
+            length -= done

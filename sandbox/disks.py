@@ -1,0 +1,114 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files behind the doorbell: how they are opened. What is in them is nobody's business here."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import typing as t
+
+from . import errors
+from .journal import Recorder, UndoJournal, beyond_standard
+
+__all__ = ["Disk", "Recorder", "UndoJournal", "open_disk"]
+
+_BLKGETSIZE64 = 0x80081272
+_KINDS = (
+    (stat.S_ISDIR, "a directory", "is_directory"),
+    (stat.S_ISFIFO, "a FIFO", "not_regular"),
+    (stat.S_ISSOCK, "a socket", "not_regular"),
+    (stat.S_ISCHR, "a character device", "not_regular"),
+)
+
+
+class Disk:
+    """An open regular file or block device. It closes its descriptor on close(), or as a context manager.
+
+    path: as the caller named it. descriptor: 3 or higher. writable: opened for writing. is_block: a block device.
+    identity: (st_dev, st_ino).
+    """
+
+    def __init__(self, path: str, descriptor: int, writable: bool) -> None:
+        """Takes over the descriptor. Raises OSError, and leaves it open then."""
+        status = os.fstat(descriptor)
+        self.path = path
+        self.descriptor = descriptor
+        self.writable = writable
+        self.is_block = stat.S_ISBLK(status.st_mode)
+        self.identity = (status.st_dev, status.st_ino)
+
+    @property
+    def size(self) -> int:
+        """Bytes, as of now. Raises OSError."""
+        if not self.is_block:
+            return os.fstat(self.descriptor).st_size
+        answer = fcntl.ioctl(self.descriptor, _BLKGETSIZE64, bytes(8))
+        return int(struct.unpack("=Q", answer)[0])
+
+    def close(self) -> None:
+        """Once is enough, twice does no harm."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def __enter__(self) -> Disk:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def open_disk(path: str, writable: bool) -> Disk:
+    """Open a file that the caller named; a symbolic link in its place is followed.
+
+    What the path leads to is looked at before it is opened for I/O: opening a FIFO or a device can hang or have
+    effects. Raises ImageOpenError.
+    """
+    try:
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise _open_error(path, error, writable) from error
+    try:
+        status = os.fstat(handle)
+        for matches, what, code in _KINDS:
+            if matches(status.st_mode):
+                raise errors.not_regular(path, what, code)
+        descriptor = _reopen(path, handle, status, writable)
+    except OSError as error:
+        raise errors.open_error(path, error, writable) from error
+    finally:
+        os.close(handle)
+    try:
+        disk = Disk(path, descriptor, writable)
+        _ = disk.size
+    except OSError as error:
+        os.close(descriptor)
+        raise errors.open_error(path, error, writable) from error
+    return disk
+
+
+def _open_error(path: str, error: t.Union[OSError, ValueError], writable: bool) -> errors.ImageOpenError:
+    if isinstance(error, OSError):
+        return errors.open_error(path, error, writable)
+    # A NUL byte in the path: no such file can exist.
+    return errors.open_error(path, OSError(errno.ENOENT, ""), writable)
+
+
+def _reopen(path: str, handle: int, status: os.stat_result, writable: bool) -> int:
+    """A descriptor for I/O of the very file that an O_PATH handle holds. Raises OSError."""
+    flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(f"/proc/self/fd/{handle}", flags)
+    except FileNotFoundError:
+        # No /proc. By name, then, and only if it still is the same file.
+        descriptor = os.open(path, flags)
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != (status.st_dev, status.st_ino):
+            os.close(descriptor)
+            raise OSError(errno.EAGAIN, "the file was replaced") from None
+    return beyond_standard(descriptor)

@@ -1,0 +1,228 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Run a guest: fork, let the child (child.py) jail itself and serve the guest, and take its answer.
+
+Usable from a program with threads. Nothing is left behind: no descriptor, no process, whatever happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+import typing as t
+import warnings
+
+from . import answers, boot, child, errors, kvm
+from .answers import Answer, Limits, Message, Report
+from .disks import Disk
+from .doorbell import File
+from .journal import Recorder, UndoJournal
+
+__all__ = ["Answer", "Limits", "Program", "Report", "run"]
+
+# The parent's own deadline, behind the child's timer.
+GRACE_SECONDS = 1.0
+
+
+class Program(t.NamedTuple):
+    """A guest: what lies at TEXT_ADDRESS and at DATA_ADDRESS when it starts."""
+
+    text: bytes
+    data: bytes
+
+
+def load_program(family: str) -> Program:
+    """A packed guest by the name of its family. Raises NotBuiltError, ValueError.
+
+    The imports are spelt out: Ansible ships what it can read in the source.
+    """
+    if family != "snapshot":
+        raise ValueError(f"there is no family of operations named {family}")
+    try:
+        from . import _guest_snapshot as guest
+    except ImportError as error:
+        raise errors.NotBuiltError(f'sandbox/_guest_{family}.py is missing. Run "make build".') from error
+    return Program(*guest.load())
+
+
+def run(
+    guest: t.Union[str, Program],
+    call: bytes,
+    disks: t.Sequence[Disk],
+    limits: t.Optional[Limits] = None,
+    journal: t.Optional[UndoJournal] = None,
+    recorder: t.Optional[Recorder] = None,
+    progress: t.Optional[t.Callable[[int, int], None]] = None,
+) -> Answer:
+    """Run one guest to its end and return its answer.
+
+    guest: a family's name, or the program itself. call: the bytes of a struct call_*. disks: in the order of their
+    indexes. journal: records the old content of its disk, which is one of disks. progress: is told (done, total)
+    while the guest works; what it raises stops the guest.
+
+    Raises NoKvmError, KvmPermissionError, NoCffiError, NotBuiltError and KvmError before anything is started,
+    JailError, GuestCrashError, GuestProtocolError, TimeLimitError, BudgetError, ValueError for a call or a number of
+    disks that does not fit, OSError when the system is out of processes or descriptors.
+    """
+    limits = limits or Limits()
+    started = time.monotonic()
+    program = load_program(guest) if isinstance(guest, str) else guest
+    worker = _Worker()
+    device = kvm.open_device()
+    try:
+        _check(program, call, disks, journal)
+        receiving, sending = os.pipe2(os.O_CLOEXEC)
+        try:
+            job = child.Job(
+                program.text,
+                program.data,
+                call,
+                [File(disk.descriptor, disk.writable, disk.is_block, disk.size + limits.file_growth) for disk in disks],
+                limits,
+                device,
+                sending,
+                os.getpid(),
+                journal,
+                recorder,
+                progress is not None,
+            )
+            try:
+                worker.start(job)
+            finally:
+                os.close(sending)
+            outcome = _Pipe(receiving, started + limits.seconds + GRACE_SECONDS).outcome(progress)
+        finally:
+            os.close(receiving)
+            worker.end()
+    finally:
+        os.close(device)
+    return _answer(outcome, worker, limits, journal, started)
+
+
+class _Worker:
+    """The forked child. After end() there is none; status and peak_memory (bytes) say what became of it."""
+
+    def __init__(self) -> None:
+        self._process = 0
+        self.status = -1
+        self.peak_memory = 0
+
+    def start(self, job: child.Job) -> None:
+        """Raises OSError."""
+        # A handler that raises between fork and assignment would lose the child; and none may run in the child.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            with warnings.catch_warnings():
+                # Python 3.12 warns of forks in programs with threads. The child takes no lock of theirs.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                self._process = os.fork()
+            if self._process == 0:
+                child.main(job)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def end(self) -> None:
+        """Whatever it is doing, it stops; an answer that has come is complete by then."""
+        if self._process <= 0:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process, signal.SIGKILL)
+        try:
+            _pid, self.status, usage = os.wait4(self._process, 0)
+            self.peak_memory = usage.ru_maxrss * 1024
+        except ChildProcessError:
+            pass  # the program around us reaps every child, or lets the kernel
+        self._process = 0
+
+
+class _TimeOver(Exception):
+    """The parent's deadline has passed."""
+
+
+class _Pipe:
+    """Reads the child's messages. Trusts none of them: a jail that was broken out of ends here."""
+
+    def __init__(self, descriptor: int, deadline: float) -> None:
+        self._descriptor = descriptor
+        self._deadline = deadline
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    def outcome(self, progress: t.Optional[t.Callable[[int, int], None]]) -> t.Optional[_Outcome]:
+        """The last message and what belongs to it; None when the deadline passed, a message without a body when the
+        child ended without one."""
+        try:
+            while True:
+                head = self._read(answers.MESSAGE.size)
+                if len(head) < answers.MESSAGE.size:
+                    return _Outcome(None, b"")
+                message = Message._make(answers.MESSAGE.unpack(head))
+                if message.length > _BODY_LIMIT:
+                    return _Outcome(None, b"")
+                body = self._read(message.length)
+                if message.kind != answers.PROGRESS:
+                    return _Outcome(message, body) if len(body) == message.length else _Outcome(None, b"")
+                if progress:
+                    progress(message.a, message.b)
+        except _TimeOver:
+            return None
+
+    def _read(self, length: int) -> bytes:
+        """Fewer bytes when the child is gone. Raises _TimeOver."""
+        buffer = bytearray(length)
+        view = memoryview(buffer)
+        while view:
+            left = self._deadline - time.monotonic()
+            if left <= 0 or not self._poll.poll(left * 1000):
+                raise _TimeOver
+            done = os.readv(self._descriptor, [view])
+            if done == 0:
+                break
+            view = view[done:]
+        return bytes(buffer[: length - len(view)])
+
+
+class _Outcome(t.NamedTuple):
+    message: t.Optional[Message]
+    body: bytes
+
+
+_BODY_LIMIT = 256 << 20  # above what a guest's memory holds
+
+
+def _check(program: Program, call: bytes, disks: t.Sequence[Disk], journal: t.Optional[UndoJournal]) -> None:
+    """Raises ValueError for what no guest could be given."""
+    boot.check_sizes(program.text, program.data, call)
+    boot.system_pages()  # made once, here, and inherited by every child
+    if len(disks) > kvm.bindings()[1].DISKS_MAX:
+        raise ValueError("too many disks")
+    if journal is not None and all(journal.disk is not disk for disk in disks):
+        raise ValueError("the journal belongs to none of the disks")
+
+
+def _answer(
+    outcome: t.Optional[_Outcome], worker: _Worker, limits: Limits, journal: t.Optional[UndoJournal], started: float
+) -> Answer:
+    """The answer, or the exception that the outcome means."""
+    if outcome and outcome.message and outcome.message.kind == answers.FINISHED:
+        message, body = outcome.message, outcome.body
+        report = Report(
+            answers.layer_names(message),
+            message.exits,
+            message.bytes_read,
+            message.bytes_written,
+            (time.monotonic() - started) * 1000,
+            worker.peak_memory,
+        )
+        return Answer(body[: answers.RESULT_SIZE], body[answers.RESULT_SIZE :], report)
+    if journal is not None:
+        journal.trim()
+    if outcome is None:
+        raise answers.time_over(limits)
+    if outcome.message is None:
+        raise answers.vanished(worker.status)
+    raise answers.failure(outcome.message, outcome.body, limits)
