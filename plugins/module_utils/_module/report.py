@@ -5,41 +5,18 @@
 
 from __future__ import annotations
 
-import time
 import typing as t
 
-from ..sandbox import errors, operations
-
-
-def snapshot_record(snapshot: operations.Snapshot) -> dict[str, t.Any]:
-    """One element of RETURN's `snapshots`. Text out of the image is made printable."""
-    return {
-        "id": errors.clean(snapshot.id),
-        "name": errors.clean(snapshot.name),
-        "date": {
-            "seconds": snapshot.date_seconds,
-            "nanoseconds": snapshot.date_nanoseconds,
-            "iso8601": iso8601(snapshot.date_seconds, snapshot.date_nanoseconds),
-        },
-        "vm_state_size": snapshot.vm_state_size,
-        "vm_clock": snapshot.vm_clock,
-        "icount": snapshot.icount,
-        "disk_size": snapshot.disk_size,
-    }
+from ..sandbox import errors, facts, operations
 
 
 def predicted_record(snapshot: operations.Snapshot) -> dict[str, t.Any]:
-    """The same for a snapshot that only check mode knows: neither its id nor its date is known yet."""
+    """A record for a snapshot that only check mode knows: neither its id nor its date is known yet."""
     return {
-        **snapshot_record(snapshot),
+        **facts.snapshot_facts(snapshot),
         "id": None,
         "date": {"seconds": None, "nanoseconds": None, "iso8601": None},
     }
-
-
-def iso8601(seconds: int, nanoseconds: int) -> str:
-    """A moment in UTC, to the nanosecond."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z"
 
 
 def listing(snapshots: t.Sequence[operations.Snapshot]) -> str:

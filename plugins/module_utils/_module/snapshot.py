@@ -9,7 +9,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import errors, operations
+from ..sandbox import errors, facts, operations
 from . import report
 from .group import Meter, open_images
 from .outcome import UNDONE, UNKNOWN, UNTOUCHED, GroupError
@@ -85,7 +85,7 @@ def _result(module: AnsibleModule, plans: t.Sequence[Plan], meter: Meter) -> dic
 
 def _records(module: AnsibleModule, plan: Plan) -> list[dict[str, t.Any]]:
     """What there is now, or in check mode would be."""
-    records = [report.snapshot_record(snapshot) for snapshot in plan.after.snapshots]
+    records = [facts.snapshot_facts(snapshot) for snapshot in plan.after.snapshots]
     if module.check_mode and plan.changed and plan.wanted.state == "present":
         records[-1] = report.predicted_record(plan.after.snapshots[-1])
     return records
@@ -113,7 +113,7 @@ def _image_diff(module: AnsibleModule, plan: Plan) -> dict[str, str]:
         after = f"equals snapshot {plan.wanted}"
         clusters = plan.comparison.differing_clusters
         before = f"differs from snapshot {plan.wanted} in {clusters} clusters" if plan.changed else after
-    records = [report.snapshot_record(snapshot) for snapshot in plan.before.snapshots]
+    records = [facts.snapshot_facts(snapshot) for snapshot in plan.before.snapshots]
     return {
         "before_header": plan.path,
         "after_header": plan.path,

@@ -1,0 +1,78 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The collection under its full name, and modules run in this process against a script instead of a guest."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pathlib
+import sys
+import typing as t
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+
+from tests.unit.plugins.scripted import Script
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[3]
+PLUGINS = "ansible_collections.airlock.images.plugins"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def collection_tree(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[None]:
+    """Makes ansible_collections.airlock.images importable, from this checkout."""
+    tree = tmp_path_factory.mktemp("tree")
+    namespace = tree / "ansible_collections" / "airlock"
+    namespace.mkdir(parents=True)
+    (namespace / "images").symlink_to(CHECKOUT)
+    sys.path.insert(0, str(tree))
+    importlib.invalidate_caches()
+    yield
+    sys.path.remove(str(tree))
+
+
+@pytest.fixture
+def operations(collection_tree: None) -> t.Any:
+    """The sandbox as the modules know it."""
+    return importlib.import_module(f"{PLUGINS}.module_utils.sandbox.operations")
+
+
+@pytest.fixture
+def errors(collection_tree: None) -> t.Any:
+    return importlib.import_module(f"{PLUGINS}.module_utils.sandbox.errors")
+
+
+@pytest.fixture
+def outcome(collection_tree: None) -> t.Any:
+    return importlib.import_module(f"{PLUGINS}.module_utils._module.outcome")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch, operations: t.Any) -> t.Iterator[Script]:
+    """Stands in for operations; at the end of the test all that it expected must have happened."""
+    scripted = Script(operations)
+    for name, value in scripted.stand_ins().items():
+        monkeypatch.setattr(operations, name, value)
+    monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_005)
+    yield scripted
+    scripted.finish()
+
+
+Result = dict[str, t.Any]
+
+
+@pytest.fixture
+def run_module(collection_tree: None, capsys: pytest.CaptureFixture[str]) -> t.Callable[..., Result]:
+    """Runs a module with arguments; returns its answer, with `rc` added. check, diff: the modes."""
+
+    def run(module: str, check: bool = False, diff: bool = False, **arguments: t.Any) -> Result:
+        main = importlib.import_module(f"{PLUGINS}.modules.{module}").main
+        modes = {"_ansible_check_mode": check, "_ansible_diff": diff}
+        with patch_module_args({**arguments, **modes}), pytest.raises(SystemExit) as ended:
+            main()
+        answer: Result = json.loads(capsys.readouterr().out)
+        return {**answer, "rc": ended.value.code}
+
+    return run

@@ -1,0 +1,148 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A stand-in for sandbox.operations: a list of the calls that must come, in order, each with its answer."""
+
+from __future__ import annotations
+
+import typing as t
+
+LAYERS = ("kvm", "seccomp")
+
+
+class Step(t.NamedTuple):
+    """One expected call. gives: what it returns, or an exception that it raises."""
+
+    name: str
+    arguments: tuple[t.Any, ...]
+    gives: t.Any
+
+
+class Script:
+    """Images are known by their paths here; a call is its name and its arguments."""
+
+    def __init__(self, operations: t.Any) -> None:
+        self.operations = operations
+        self.steps: list[Step] = []
+        self.seconds: list[float] = []  # the time limits that the calls were given
+        self.report = operations.Report(
+            layers=LAYERS, exits=3, bytes_read=0, bytes_written=0, milliseconds=2.5, peak_memory=0
+        )
+
+    def expect(self, name: str, *arguments: t.Any, gives: t.Any = None) -> Script:
+        """The next call must be this one."""
+        self.steps.append(Step(name, arguments, gives))
+        return self
+
+    def call(self, name: str, *arguments: t.Any) -> t.Any:
+        """A call that comes; it must be the next one."""
+        assert self.steps, f"nothing more was expected, but {name}{arguments} came"
+        step = self.steps.pop(0)
+        assert (name, arguments) == (step.name, step.arguments)
+        if isinstance(step.gives, Exception):
+            raise step.gives
+        return step.gives
+
+    def finish(self) -> None:
+        assert not self.steps, f"these calls never came: {self.steps}"
+
+    def stand_ins(self) -> dict[str, t.Any]:
+        """What takes the place of which name in operations."""
+        script = self
+
+        class Image:
+            def __init__(self, path: str) -> None:
+                self.path = path
+
+            @classmethod
+            def open(cls, path: str, writable: bool = False, force_share: bool = False) -> Image:
+                script.call("open", path, writable, force_share)
+                return cls(path)
+
+            def __enter__(self) -> Image:
+                return self
+
+            def __exit__(self, *_exception: object) -> None:
+                script.call("close", self.path)
+
+        class Transaction:
+            def __init__(self, images: t.Sequence[Image]) -> None:
+                self.paths = [image.path for image in images]
+                self.kept = False
+
+            def __enter__(self) -> Transaction:
+                script.call("begin", *self.paths)
+                return self
+
+            def keep(self) -> None:
+                script.call("keep")
+                self.kept = True
+
+            def __exit__(self, *_exception: object) -> None:
+                if not self.kept:
+                    script.call("undo")
+
+        def function(name: str) -> t.Callable[..., t.Any]:
+            def stand_in(image: Image, *arguments: t.Any, limits: t.Any) -> t.Any:
+                script.seconds.append(limits.seconds)
+                return script.call(name, image.path, *arguments)
+
+            return stand_in
+
+        names = ("list_snapshots", "image_info", "compare_snapshot")
+        changes = ("create_snapshot", "apply_snapshot", "delete_snapshot")
+        return {"Image": Image, "Transaction": Transaction, **{name: function(name) for name in names + changes}}
+
+    # ---- answers ----------------------------------------------------------------------------------------
+
+    def snapshot(self, number: int, name: bytes, disk_size: int = 1 << 20) -> t.Any:
+        """A snapshot with this id, taken at 1,600,000,000 + number."""
+        return self.operations.Snapshot(
+            id=b"%d" % number,
+            name=name,
+            date_seconds=1_600_000_000 + number,
+            date_nanoseconds=7,
+            vm_state_size=0,
+            vm_clock=0,
+            icount=0,
+            disk_size=disk_size,
+        )
+
+    def listed(self, *snapshots: t.Any, virtual_size: int = 1 << 20) -> t.Any:
+        return self.operations.SnapshotList(snapshots, virtual_size, self.report)
+
+    def created(self, number: int, leaked: int = 0) -> t.Any:
+        return self.operations.Created(b"%d" % number, leaked, self.report)
+
+    def deleted(self, leaked: int = 0) -> t.Any:
+        return self.operations.Deleted(9, leaked, self.report)
+
+    def applied(self, virtual_size: int = 1 << 20, resized: bool = False) -> t.Any:
+        return self.operations.Applied(virtual_size, resized, 0, self.report)
+
+    def compared(self, differing: int, disk_size: int = 1 << 20, same_size: bool = True) -> t.Any:
+        equal = not differing and same_size
+        return self.operations.Comparison(equal, same_size, disk_size, differing, self.report)
+
+    def info(self, **facts: t.Any) -> t.Any:
+        """A plain version 3 image, but for the facts given."""
+        plain = {
+            "version": 3,
+            "virtual_size": 1 << 20,
+            "file_size": 196624,
+            "cluster_size": 65536,
+            "refcount_bits": 16,
+            "encryption": None,
+            "compression_type": "zlib",
+            "incompatible_features": 0,
+            "compatible_features": 0,
+            "autoclear_features": 0,
+            "l1_entries": 1,
+            "bitmap_count": 0,
+            "backing_name": b"",
+            "backing_format": b"",
+            "data_file": b"",
+            "snapshots": (),
+            "report": self.report,
+        }
+        return self.operations.ImageInfo(**{**plain, **facts})
