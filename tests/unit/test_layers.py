@@ -1,0 +1,90 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who may know whom (the design's section 2), and what travels to a managed host."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+TOP = pathlib.Path(__file__).parents[2]
+SANDBOX = sorted(path for path in (TOP / "sandbox").glob("*.py") if not path.name.startswith("_guest_"))
+FLOWS = sorted((TOP / "plugins/module_utils/_module").glob("*.py"))
+MODULES = sorted((TOP / "plugins/modules").glob("*.py"))
+LINKS = TOP / "plugins/module_utils/sandbox"
+
+ROOMS = ["abi", "start", "disk", "qcow2", "operations"]  # of the guest: each knows only those before it
+FACE = {"errors", "facts", "listing", "operations"}  # what a module's flow may see of the sandbox
+
+
+def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+    """(level, dotted name) of every import, wherever it stands: level 0 is absolute, 1 the file's own package."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.level, node.module
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.level, alias.name) for alias in node.names)
+
+
+def siblings(name: str) -> set[str]:
+    """The modules of the sandbox that sandbox/`name`.py imports."""
+    return {imported for level, imported in imports(TOP / "sandbox" / f"{name}.py") if level == 1}
+
+
+@pytest.mark.parametrize("path", SANDBOX, ids=lambda path: path.name)
+def test_the_sandbox_knows_the_standard_library_and_itself(path: pathlib.Path) -> None:
+    beyond = {name for level, name in imports(path) if level == 0 and name.split(".")[0] not in sys.stdlib_module_names}
+    assert beyond <= ({"_cffi_backend"} if path.name in ("_abi.py", "kvm.py") else set())
+    assert not [name for level, name in imports(path) if level > 1]
+
+
+@pytest.mark.parametrize("path", FLOWS, ids=lambda path: path.name)
+def test_a_flow_knows_the_face_of_the_sandbox(path: pathlib.Path) -> None:
+    seen = {name for level, name in imports(path) if level == 2}
+    assert {name for name in seen if name != "sandbox"} <= FACE | {f"sandbox.{name}" for name in FACE}
+    from_package = re.findall(r"^from \.\.sandbox import (.+)$", path.read_text(), re.MULTILINE)
+    assert {name.strip() for names in from_package for name in names.split(",")} <= FACE
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_a_module_knows_its_flow(path: pathlib.Path) -> None:
+    own = [name for _level, name in imports(path) if name.startswith("ansible_collections.")]
+    assert own
+    assert all(".module_utils._module." in name for name in own)
+
+
+def test_all_that_a_flow_needs_travels() -> None:
+    needed, found = {"facts", "operations"}, set()
+    while needed:
+        name = needed.pop()
+        found.add(name)
+        if name not in ("_abi", "_guest_snapshot"):
+            needed |= siblings(name) - found
+    linked = {path.stem for path in LINKS.iterdir()}
+    assert found | {"_abi", "_guest_snapshot"} <= linked
+    for path in LINKS.iterdir():
+        assert path.is_symlink()
+        assert str(path.readlink()) == f"../../../sandbox/{path.name}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_guest_knows_those_below(room: str) -> None:
+    files = [path for path in (TOP / "guest" / room).iterdir() if path.suffix in (".c", ".h")]
+    assert files
+    for path in files:
+        included = set(re.findall(r'^#include "(\w+)/', path.read_text(), re.MULTILINE))
+        assert included <= set(ROOMS[: ROOMS.index(room) + 1]), path.name
+
+
+def test_no_operation_of_the_guest_touches_the_doorbell() -> None:
+    for path in (TOP / "guest/operations").iterdir():
+        assert "doorbell" not in path.read_text().lower(), path.name
