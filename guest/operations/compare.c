@@ -3,5 +3,31 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
 #include "operations/operations.h"
+#include "qcow2/header.h"
+#include "qcow2/mapping.h"
+#include "qcow2/snapshots.h"
 
-_Noreturn void operation_compare(void) { refuse_plain(REFUSAL_BAD_CALL); }
+_Noreturn void operation_compare(void) {
+    const struct call_compare *call = call_memory();
+    struct result_compare *result = result_memory();
+    struct qcow2 image;
+    qcow2_open(&image, 0, false);
+    if (has_data_file(&image)) {
+        refuse_plain(REFUSAL_DATA_FILE);
+    }
+    int64_t index = snapshots_find(&image, &call->snapshot);
+    if (index < 0) {
+        refuse_plain(REFUSAL_SNAPSHOT_NOT_FOUND);
+    }
+    const struct snapshot *snapshot = &image.snapshots[index];
+    snapshot_check_l1(&image, snapshot);
+    struct mapping active;
+    struct mapping wanted;
+    mapping_read(&image, &active, image.l1_offset, image.l1_entries, image.l1_entries);
+    mapping_read(&image, &wanted, snapshot->l1_offset, snapshot->l1_entries, snapshot->l1_entries);
+    result->disk_size = snapshot->disk_size;
+    result->same_size = snapshot->disk_size == image.virtual_size;
+    result->differing_clusters = mapping_differences(&image, &active, &wanted);
+    result->equal = result->same_size && result->differing_clusters == 0;
+    finish(NULL, 0);
+}

@@ -3,5 +3,70 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
 #include "operations/operations.h"
+#include "operations/preparation.h"
 
-_Noreturn void operation_create(void) { refuse_plain(REFUSAL_BAD_CALL); }
+/* qcow2_snapshot_create(). Until the header names the new table the image is as it was but for
+ * refcounts that are too high and flags that say less than they could. */
+_Noreturn void operation_create(void) {
+    const struct call_create *call = call_memory();
+    struct result_create *result = result_memory();
+    struct qcow2 image;
+    struct refcounts refcounts;
+    struct verification verification;
+    qcow2_open(&image, 0, true);
+    if (image.snapshot_count >= SNAPSHOTS_MAX) {
+        refuse_plain(REFUSAL_TOO_MANY_SNAPSHOTS);
+    }
+    if (has_data_file(&image)) {
+        refuse_plain(REFUSAL_DATA_FILE);
+    }
+    if (call->name_length > SNAPSHOT_NAME_MAX) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+    if (image.snapshots == NULL) {
+        image.snapshots = heap_take(sizeof(struct snapshot));
+    }
+    result->id_length = snapshots_next_id(&image, result->id);
+    struct snapshot *created = &image.snapshots[image.snapshot_count];
+    *created = (struct snapshot){.l1_entries = image.l1_entries,
+                                 .disk_size = image.virtual_size,
+                                 .date_seconds = call->date_seconds,
+                                 .date_nanoseconds = call->date_nanoseconds,
+                                 .extra_size = 24,
+                                 .id = result->id,
+                                 .id_length = (u16)result->id_length,
+                                 .name = call->name,
+                                 .name_length = (u16)call->name_length};
+    u64 table_size = snapshots_table_size(image.snapshots, image.snapshot_count + 1);
+    if (table_size > SNAPSHOT_TABLE_BYTES_MAX) {
+        refuse_plain(REFUSAL_SNAPSHOT_TABLE_FULL);
+    }
+    prepare(&image, &refcounts, &verification);
+    struct mapping active = {image.l1, image.l1_entries, image.l1_offset};
+    mapping_check_room(&image, &refcounts, &verification, &active);
+    mapping_reserve(&image, &refcounts, &active);
+    prepare_header(&image);
+
+    u64 copy_size = 8ull * image.l1_entries;
+    created->l1_offset = refcounts_allocate(&refcounts, copy_size);
+    u64 table_offset = refcounts_allocate(&refcounts, table_size);
+    disk_queue_reserve(&image.disk, created->l1_offset, copy_size);
+    disk_queue_reserve(&image.disk, table_offset, table_size);
+    refcounts_reserve(&refcounts);
+
+    mapping_write(&image, &(struct mapping){active.l1, active.entries, created->l1_offset});
+    snapshots_write(&image, table_offset, image.snapshots, image.snapshot_count + 1);
+    refcounts_write_back(&refcounts);
+    mapping_add_references(&image, &refcounts, &verification, &active);
+    disk_flush(&image.disk);
+    if (mapping_clear_copied(&image, &active)) {
+        mapping_write(&image, &active);
+    }
+    disk_flush(&image.disk);
+
+    commit_snapshots(&image, &refcounts, image.snapshot_count + 1, table_offset, table_size);
+    refcounts_write_back(&refcounts);
+    disk_flush(&image.disk);
+    refcounts_discard(&refcounts);
+    finish(NULL, 0);
+}

@@ -3,5 +3,56 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
 #include "operations/operations.h"
+#include "operations/preparation.h"
 
-_Noreturn void operation_delete(void) { refuse_plain(REFUSAL_BAD_CALL); }
+static void remove_entry(struct qcow2 *image, u64 index) {
+    for (u64 i = index; i + 1 < image->snapshot_count; i++) {
+        image->snapshots[i] = image->snapshots[i + 1];
+    }
+}
+
+/* qcow2_snapshot_delete(). The header that no longer names the snapshot is the commit point; what the
+ * snapshot held is given back after it, so a crash leaks at worst. */
+_Noreturn void operation_delete(void) {
+    const struct call_delete *call = call_memory();
+    struct result_delete *result = result_memory();
+    struct qcow2 image;
+    struct refcounts refcounts;
+    struct verification verification;
+    qcow2_open(&image, 0, true);
+    if (has_data_file(&image)) {
+        refuse_plain(REFUSAL_DATA_FILE);
+    }
+    int64_t index = snapshots_find(&image, &call->snapshot);
+    if (index < 0) {
+        refuse_plain(REFUSAL_SNAPSHOT_NOT_FOUND);
+    }
+    const struct snapshot removed = image.snapshots[index];
+    snapshot_check_l1(&image, &removed);
+    prepare(&image, &refcounts, &verification);
+    struct mapping gone;
+    struct mapping active = {image.l1, image.l1_entries, image.l1_offset};
+    mapping_read(&image, &gone, removed.l1_offset, removed.l1_entries, removed.l1_entries);
+    mapping_reserve(&image, &refcounts, &gone);
+    mapping_reserve(&image, &refcounts, &active);
+    prepare_header(&image);
+
+    remove_entry(&image, (u64)index);
+    u32 count = image.snapshot_count - 1;
+    u64 table_size = snapshots_table_size(image.snapshots, count);
+    u64 table_offset = refcounts_allocate(&refcounts, table_size);
+    disk_queue_reserve(&image.disk, table_offset, table_size);
+    refcounts_reserve(&refcounts);
+    snapshots_write(&image, table_offset, image.snapshots, count);
+    refcounts_write_back(&refcounts);
+    disk_flush(&image.disk);
+
+    commit_snapshots(&image, &refcounts, count, table_offset, table_size);
+    refcounts_free(&refcounts, removed.l1_offset, 8ull * removed.l1_entries, true);
+    refcounts_write_back(&refcounts);
+    if (mapping_drop_references(&image, &refcounts, &verification, &gone, &active, &result->freed_clusters)) {
+        mapping_write(&image, &active);
+    }
+    disk_flush(&image.disk);
+    finish(NULL, 0);
+}

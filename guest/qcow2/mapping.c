@@ -1,0 +1,440 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "qcow2/mapping.h"
+
+#include "qcow2/counters.h"
+#include "qcow2/tables.h"
+
+/* Flags of a counter while the references of one mapping are counted. */
+#define TABLE (1u << 31)      /* an L2 table */
+#define COMPRESSED (1u << 30) /* compressed clusters share it: more than one reference is in order */
+
+/* After the refcount blocks are done a counter holds its cluster's refcount, cut to this. */
+#define MANY 2
+
+#define L1_FREED (1ull << 0) /* a reserved bit, set in memory only: the L2 table is free now */
+
+enum change { CHECK_ROOM, ADD, DROP };
+
+struct walk {
+    struct qcow2 *image;
+    struct refcounts *refcounts;
+    struct counters counters;
+    u64 clusters; /* of the file */
+    enum change change;
+    u64 freed;
+};
+
+void mapping_read(struct qcow2 *image, struct mapping *mapping, u64 offset, u32 entries, u32 room) {
+    mapping->offset = offset;
+    mapping->entries = room;
+    mapping->l1 = heap_take_zeroed(8ull * room);
+    disk_read(&image->disk, offset, mapping->l1, 8ull * entries);
+    for (u32 i = 0; i < entries; i++) {
+        mapping->l1[i] = swap64(mapping->l1[i]);
+    }
+}
+
+void mapping_write(struct qcow2 *image, const struct mapping *mapping) {
+    void *mark = heap_mark();
+    u64 *raw = heap_take(8ull * mapping->entries);
+    for (u32 i = 0; i < mapping->entries; i++) {
+        raw[i] = swap64(mapping->l1[i]);
+    }
+    disk_write(&image->disk, mapping->offset, raw, 8ull * mapping->entries);
+    heap_release(mark);
+}
+
+void mapping_reserve(struct qcow2 *image, const struct refcounts *refcounts, const struct mapping *mapping) {
+    for (u32 i = 0; i < refcounts->table_entries; i++) {
+        if (refcounts->table[i] != 0) {
+            disk_queue_reserve(&image->disk, refcounts->table[i], image->cluster_size);
+        }
+    }
+    for (u32 i = 0; i < mapping->entries; i++) {
+        if (mapping->l1[i] != 0) {
+            disk_queue_reserve(&image->disk, mapping->l1[i] & ENTRY_OFFSET, image->cluster_size);
+        }
+    }
+    disk_queue_reserve(&image->disk, mapping->offset, 8ull * mapping->entries);
+    disk_run(&image->disk);
+}
+
+/* Visits the L2 tables that `mapping` names and `unlike` (NULL: none) does not name at the same place. */
+static void visit_tables(struct walk *walk, const struct mapping *mapping, const struct mapping *unlike,
+                         table_visit *visit) {
+    struct table_batch batch;
+    void *mark = heap_mark();
+    tables_open(&batch, walk->image, visit, walk);
+    for (u32 i = 0; i < mapping->entries; i++) {
+        u64 offset = mapping->l1[i] & ENTRY_OFFSET;
+        bool same = unlike != NULL && i < unlike->entries && (unlike->l1[i] & ENTRY_OFFSET) == offset;
+        if (offset != 0 && (mapping->l1[i] & L1_FREED) == 0 && !same) {
+            tables_add(&batch, &(struct table_item){.offset = offset, .index = i});
+        }
+    }
+    tables_run(&batch);
+    heap_release(mark);
+}
+
+static void count_one(struct walk *walk, u64 cluster, u32 flag, const struct table_item *item, u64 index, u64 entry) {
+    if (!in_window(&walk->counters, cluster)) {
+        return;
+    }
+    u32 counter = counter_get(&walk->counters, cluster);
+    if (counter != 0 && (flag != COMPRESSED || (counter & COMPRESSED) == 0)) {
+        refuse(REFUSAL_SHARED_CLUSTER, TABLE_L2, item->offset, index, entry, cluster << walk->image->cluster_bits,
+               counter & COUNT_MASK);
+    }
+    counter_set(&walk->counters, cluster, (counter + 1) | flag);
+}
+
+static void count_compressed(struct walk *walk, const struct table_item *item, u64 index, u64 entry) {
+    u64 offset;
+    u64 length;
+    compressed_range(walk->image, entry, &offset, &length);
+    u64 last = (offset + length - 1) >> walk->image->cluster_bits;
+    for (u64 cluster = offset >> walk->image->cluster_bits; cluster <= last; cluster++) {
+        count_one(walk, cluster, COMPRESSED, item, index, entry);
+    }
+}
+
+static bool count_l2(void *context, const struct table_item *item, u8 *table) {
+    struct walk *walk = context;
+    struct qcow2 *image = walk->image;
+    u32 step = l2_entry_size(image);
+    bool narrow = !walk->counters.wide;
+    u64 first = walk->counters.first;
+    for (u64 i = 0; i < l2_entries(image); i++) {
+        u64 entry = load64(table + i * step);
+        u64 offset = entry & ENTRY_OFFSET;
+        u64 cluster = offset >> image->cluster_bits;
+        if ((entry & ENTRY_COMPRESSED) != 0) {
+            count_compressed(walk, item, i, entry);
+        } else if (offset == 0) {
+            continue;
+        } else if (narrow && cluster - first < walk->counters.count && walk->counters.narrow_cells[cluster - first] == 0) {
+            walk->counters.narrow_cells[cluster - first] = 1; /* the usual case of count_one() */
+        } else {
+            count_one(walk, cluster, 0, item, i, entry);
+        }
+    }
+    return false;
+}
+
+static void count_mapping(struct walk *walk, const struct mapping *mapping) {
+    for (u32 i = 0; i < mapping->entries; i++) {
+        u64 offset = mapping->l1[i] & ENTRY_OFFSET;
+        const struct table_item item = {.offset = mapping->offset, .index = i};
+        if (offset != 0) {
+            count_one(walk, offset >> walk->image->cluster_bits, TABLE, &item, i, mapping->l1[i]);
+        }
+    }
+    visit_tables(walk, mapping, NULL, count_l2);
+}
+
+static void free_cluster(struct walk *walk, u64 cluster, u32 counter) {
+    struct refcounts *refcounts = walk->refcounts;
+    walk->freed++;
+    if ((counter & TABLE) != 0) {
+        return; /* is still read for its other windows: punch_tables() */
+    }
+    ranges_add(&refcounts->freed, cluster << walk->image->cluster_bits, walk->image->cluster_size);
+}
+
+/* One cluster's refcount by the mapping's references; returns the new one. */
+static u64 change_one(struct walk *walk, u64 cluster, u64 refcount, u32 counter) {
+    u64 references = counter & COUNT_MASK;
+    if (walk->change == DROP) {
+        if (refcount < references) {
+            refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, refcount, cluster << walk->image->cluster_bits, references);
+        }
+        if (references != 0 && refcount == references) {
+            free_cluster(walk, cluster, counter);
+        }
+        return refcount - references;
+    }
+    if (references > walk->refcounts->max - refcount) {
+        refuse(REFUSAL_REFCOUNT_OVERFLOW, 1u << walk->image->refcount_order, cluster << walk->image->cluster_bits, 0, 0,
+               0, 0);
+    }
+    return refcount + references;
+}
+
+/* 16-bit refcounts and counters, nothing that may overflow or get free: the bulk of most images. */
+static bool add_quickly(const struct walk *walk, u64 first, u64 end, u8 *block) {
+    const u16 *cells = walk->counters.narrow_cells + (first - walk->counters.first);
+    bool changed = false;
+    for (u64 i = 0; i < end - first; i++) {
+        u32 sum = load16(block + 2 * i) + (cells[i] & NARROW_COUNT);
+        if (sum > UINT16_MAX) {
+            refuse(REFUSAL_REFCOUNT_OVERFLOW, 16, (first + i) << walk->image->cluster_bits, 0, 0, 0, 0);
+        }
+        changed |= cells[i] != 0;
+        store16(block + 2 * i, (u16)sum);
+    }
+    return changed;
+}
+
+static bool change_block(void *context, const struct table_item *item, u8 *block) {
+    struct walk *walk = context;
+    u32 order = walk->image->refcount_order;
+    u64 block_first = item->index << walk->refcounts->block_bits;
+    u64 first = max64(block_first, walk->counters.first);
+    u64 end = min64(block_first + (1ull << walk->refcounts->block_bits), walk->counters.first + walk->counters.count);
+    bool changed = false;
+    if (walk->change == ADD && order == 4 && !walk->counters.wide) {
+        return add_quickly(walk, first, end, block + 2 * (first - block_first));
+    }
+    for (u64 cluster = first; cluster < end; cluster++) {
+        u32 counter = counter_get(&walk->counters, cluster);
+        if (counter == 0 && walk->change != DROP) {
+            continue;
+        }
+        u64 refcount = block_get(block, order, cluster - block_first);
+        if (counter != 0) {
+            refcount = change_one(walk, cluster, refcount, counter);
+            if (walk->change != CHECK_ROOM) {
+                block_set(block, order, cluster - block_first, refcount);
+                changed = true;
+            }
+        }
+        if (walk->change == DROP) {
+            counter_set(&walk->counters, cluster, (u32)min64(refcount, MANY));
+        }
+    }
+    return changed;
+}
+
+/* All blocks of the window, in order. Whenever much has become free the blocks are made stable and
+ * the clusters are punched. */
+static void change_blocks(struct walk *walk) {
+    struct refcounts *refcounts = walk->refcounts;
+    struct table_batch batch;
+    void *mark = heap_mark();
+    tables_open(&batch, walk->image, change_block, walk);
+    u64 end = walk->counters.first + walk->counters.count;
+    u64 per_block = 1ull << refcounts->block_bits;
+    for (u64 index = walk->counters.first >> refcounts->block_bits; index << refcounts->block_bits < end; index++) {
+        if (index >= refcounts->table_entries || refcounts->table[index] == 0) {
+            continue;
+        }
+        u64 may_become_free = (batch.count + 1) * per_block / 2 + 1;
+        if (walk->change == DROP && refcounts->freed.count + may_become_free > refcounts->freed.room) {
+            tables_run(&batch);
+            disk_flush(&walk->image->disk);
+            refcounts_discard(refcounts);
+        }
+        tables_add(&batch, &(struct table_item){.offset = refcounts->table[index], .index = index});
+    }
+    tables_run(&batch);
+    heap_release(mark);
+}
+
+static void walk_open(struct walk *walk, struct qcow2 *image, struct refcounts *refcounts,
+                      const struct verification *verification, enum change change) {
+    *walk = (struct walk){.image = image, .refcounts = refcounts, .change = change};
+    walk->clusters = clusters_of(image, image->disk.size);
+    if (refcounts != NULL) {
+        counters_open(&walk->counters, walk->clusters, verification->wide_counters);
+    }
+}
+
+static void change_references(struct walk *walk, const struct mapping *mapping) {
+    for (u64 first = 0; first < walk->clusters; first += walk->counters.room) {
+        counters_window(&walk->counters, first, walk->clusters);
+        count_mapping(walk, mapping);
+        change_blocks(walk);
+    }
+}
+
+void mapping_check_room(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
+                        const struct mapping *mapping) {
+    if (verification->max_refcount <= refcounts->max / 2) {
+        return; /* no mapping has more references to a cluster than its refcount says */
+    }
+    void *mark = heap_mark();
+    struct walk walk;
+    walk_open(&walk, image, refcounts, verification, CHECK_ROOM);
+    change_references(&walk, mapping);
+    heap_release(mark);
+}
+
+void mapping_add_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
+                            const struct mapping *mapping) {
+    void *mark = heap_mark();
+    struct walk walk;
+    walk_open(&walk, image, refcounts, verification, ADD);
+    change_references(&walk, mapping);
+    heap_release(mark);
+}
+
+static bool clear_copied(void *context, const struct table_item *item, u8 *table) {
+    const struct walk *walk = context;
+    u32 step = l2_entry_size(walk->image);
+    u8 seen = 0;
+    (void)item;
+    for (u64 i = 0; i < walk->image->cluster_size; i += step) {
+        seen |= table[i]; /* the flag is the top bit of the first byte */
+        table[i] &= 0x7f;
+    }
+    return (seen & 0x80) != 0;
+}
+
+bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping) {
+    void *mark = heap_mark();
+    struct walk walk;
+    bool changed = false;
+    walk_open(&walk, image, NULL, NULL, ADD);
+    visit_tables(&walk, mapping, NULL, clear_copied);
+    for (u32 i = 0; i < mapping->entries; i++) {
+        changed |= (mapping->l1[i] & ENTRY_COPIED) != 0;
+        mapping->l1[i] &= ~ENTRY_COPIED;
+    }
+    heap_release(mark);
+    return changed;
+}
+
+static bool refresh_l2(void *context, const struct table_item *item, u8 *table) {
+    const struct walk *walk = context;
+    const struct qcow2 *image = walk->image;
+    u32 step = l2_entry_size(image);
+    bool changed = false;
+    (void)item;
+    for (u64 i = 0; i < l2_entries(image); i++) {
+        u64 old = load64(table + i * step);
+        if (old == 0) {
+            continue;
+        }
+        u64 entry = old & ~ENTRY_COPIED;
+        u64 cluster = (entry & ENTRY_OFFSET) >> image->cluster_bits;
+        if ((entry & ENTRY_COMPRESSED) == 0 && cluster != 0) {
+            if (!in_window(&walk->counters, cluster)) {
+                continue;
+            }
+            entry |= counter_get(&walk->counters, cluster) == 1 ? ENTRY_COPIED : 0;
+        }
+        if (entry != old) {
+            store64(table + i * step, entry);
+            changed = true;
+        }
+    }
+    return changed;
+}
+
+/* Marks the L2 tables of this window that are free now, so that they are not touched any more. */
+static void mark_freed_tables(const struct walk *walk, struct mapping *gone) {
+    for (u32 i = 0; i < gone->entries; i++) {
+        u64 cluster = (gone->l1[i] & ENTRY_OFFSET) >> walk->image->cluster_bits;
+        if (cluster != 0 && in_window(&walk->counters, cluster) && counter_get(&walk->counters, cluster) == 0) {
+            gone->l1[i] |= L1_FREED;
+        }
+    }
+}
+
+static void punch_tables(struct qcow2 *image, const struct mapping *gone) {
+    for (u32 i = 0; i < gone->entries; i++) {
+        if ((gone->l1[i] & L1_FREED) != 0) {
+            disk_queue_discard(&image->disk, gone->l1[i] & ENTRY_OFFSET, image->cluster_size);
+        }
+    }
+    disk_run(&image->disk);
+}
+
+static bool refresh_l1(const struct walk *walk, struct mapping *mapping) {
+    bool changed = false;
+    for (u32 i = 0; i < mapping->entries; i++) {
+        u64 cluster = (mapping->l1[i] & ENTRY_OFFSET) >> walk->image->cluster_bits;
+        if (cluster == 0 || !in_window(&walk->counters, cluster)) {
+            continue;
+        }
+        u64 copied = counter_get(&walk->counters, cluster) == 1 ? ENTRY_COPIED : 0;
+        changed |= (mapping->l1[i] & ENTRY_COPIED) != copied;
+        mapping->l1[i] = (mapping->l1[i] & ~ENTRY_COPIED) | copied;
+    }
+    return changed;
+}
+
+bool mapping_drop_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
+                             struct mapping *gone, struct mapping *kept, u64 *freed) {
+    void *mark = heap_mark();
+    struct walk walk;
+    bool changed = false;
+    walk_open(&walk, image, refcounts, verification, DROP);
+    for (u64 first = 0; first < walk.clusters; first += walk.counters.room) {
+        counters_window(&walk.counters, first, walk.clusters);
+        count_mapping(&walk, gone);
+        change_blocks(&walk);
+        disk_flush(&image->disk); /* a flag must not say COPIED before the refcount does */
+        refcounts_discard(refcounts);
+        mark_freed_tables(&walk, gone);
+        visit_tables(&walk, gone, NULL, refresh_l2);
+        if (kept != NULL) {
+            visit_tables(&walk, kept, gone, refresh_l2);
+            changed |= refresh_l1(&walk, kept);
+        }
+    }
+    punch_tables(image, gone);
+    *freed += walk.freed;
+    heap_release(mark);
+    return changed;
+}
+
+/* Two windows of tables side by side. */
+struct comparison {
+    struct qcow2 *image;
+    u8 *a;
+    u8 *b;
+    u32 count;
+    u32 room;
+    u64 differences;
+};
+
+static void compare_run(struct comparison *comparison) {
+    struct qcow2 *image = comparison->image;
+    u32 step = l2_entry_size(image);
+    disk_run(&image->disk);
+    for (u64 i = 0; i < comparison->count * image->cluster_size; i += step) {
+        u64 difference = (load64(comparison->a + i) ^ load64(comparison->b + i)) & ~ENTRY_COPIED;
+        if (step == 16) {
+            difference |= load64(comparison->a + i + 8) ^ load64(comparison->b + i + 8);
+        }
+        comparison->differences += difference != 0;
+    }
+    comparison->count = 0;
+}
+
+static void compare_read(struct comparison *comparison, u8 *memory, u64 offset) {
+    struct qcow2 *image = comparison->image;
+    u8 *table = memory + comparison->count * image->cluster_size;
+    if (offset == 0) {
+        memset(table, 0, image->cluster_size);
+    } else {
+        disk_queue_read(&image->disk, offset, table, image->cluster_size);
+    }
+}
+
+u64 mapping_differences(struct qcow2 *image, const struct mapping *a, const struct mapping *b) {
+    void *mark = heap_mark();
+    u32 room = (u32)min64(4 * MIB / image->cluster_size, DOORBELL_BATCH / 2);
+    struct comparison comparison = {.image = image, .room = room};
+    comparison.a = heap_take(room * image->cluster_size);
+    comparison.b = heap_take(room * image->cluster_size);
+    for (u32 i = 0; i < max64(a->entries, b->entries); i++) {
+        u64 offset_a = i < a->entries ? a->l1[i] & ENTRY_OFFSET : 0;
+        u64 offset_b = i < b->entries ? b->l1[i] & ENTRY_OFFSET : 0;
+        if (offset_a == offset_b) {
+            continue;
+        }
+        compare_read(&comparison, comparison.a, offset_a);
+        compare_read(&comparison, comparison.b, offset_b);
+        if (++comparison.count == room) {
+            compare_run(&comparison);
+        }
+    }
+    compare_run(&comparison);
+    heap_release(mark);
+    return comparison.differences;
+}

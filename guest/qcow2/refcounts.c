@@ -1,0 +1,424 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "qcow2/refcounts.h"
+
+#include "qcow2/header.h"
+
+#define LOADED_BYTES (16 * MIB)
+#define HOOKED_ROOM 4096
+#define FREED_ROOM 65536
+
+void ranges_open(struct range_list *list, u32 room) {
+    list->ranges = heap_take(room * sizeof(struct range));
+    list->count = 0;
+    list->room = room;
+}
+
+bool ranges_full(const struct range_list *list) { return list->count == list->room; }
+
+void ranges_add(struct range_list *list, u64 offset, u64 length) {
+    if (list->count > 0) {
+        struct range *last = &list->ranges[list->count - 1];
+        if (last->offset + last->length == offset) {
+            last->length += length;
+            return;
+        }
+        if (offset + length == last->offset) {
+            last->offset = offset;
+            last->length += length;
+            return;
+        }
+    }
+    list->ranges[list->count++] = (struct range){offset, length};
+}
+
+/* An allocated cluster will be written in full or was punched in vain: it must not be punched later. */
+static void ranges_remove(struct range_list *list, u64 offset, u64 length) {
+    for (u32 i = 0; i < list->count; i++) {
+        struct range *range = &list->ranges[i];
+        u64 start = max64(offset, range->offset);
+        u64 end = min64(offset + length, range->offset + range->length);
+        if (start >= end) {
+            continue;
+        }
+        u64 tail = range->offset + range->length - end;
+        range->length = start - range->offset;
+        if (tail > 0 && list->count < list->room) {
+            list->ranges[list->count++] = (struct range){end, tail};
+        }
+    }
+}
+
+static u64 block_size(const struct refcounts *refcounts) { return 1ull << refcounts->block_bits; }
+
+void refcounts_open(struct refcounts *refcounts, struct qcow2 *image) {
+    u64 bytes = image->refcount_table_clusters * image->cluster_size;
+    *refcounts = (struct refcounts){.image = image, .table_entries = (u32)(bytes / 8)};
+    refcounts->block_bits = image->cluster_bits + 3 - image->refcount_order;
+    refcounts->max = image->refcount_order == 6 ? UINT64_MAX : (1ull << (1u << image->refcount_order)) - 1;
+    refcounts->table = heap_take(bytes);
+    disk_read(&image->disk, image->refcount_table_offset, refcounts->table, bytes);
+    for (u32 i = 0; i < refcounts->table_entries; i++) {
+        refcounts->table[i] = swap64(refcounts->table[i]);
+    }
+    refcounts->loaded_room = (u32)max64(LOADED_BYTES / image->cluster_size, 6);
+    refcounts->loaded_room = (u32)min64(refcounts->loaded_room, 4096);
+    refcounts->loaded = heap_take_zeroed(refcounts->loaded_room * sizeof(struct loaded_block));
+    refcounts->hooked = heap_take(HOOKED_ROOM * sizeof(u32));
+    ranges_open(&refcounts->freed, FREED_ROOM);
+}
+
+/* Writes every changed block; no order among them is needed. */
+static void write_blocks(struct refcounts *refcounts) {
+    struct qcow2 *image = refcounts->image;
+    for (u32 i = 0; i < refcounts->loaded_count; i++) {
+        struct loaded_block *block = &refcounts->loaded[i];
+        if (block->dirty) {
+            disk_queue_write(&image->disk, refcounts->table[block->table_index], block->data, image->cluster_size);
+            block->dirty = false;
+        }
+    }
+    disk_run(&image->disk);
+}
+
+static void write_hooked(struct refcounts *refcounts) {
+    struct qcow2 *image = refcounts->image;
+    if (refcounts->hooked_count == 0) {
+        return;
+    }
+    disk_flush(&image->disk);
+    for (u32 i = 0; i < refcounts->hooked_count; i++) {
+        u8 entry[8];
+        store64(entry, refcounts->table[refcounts->hooked[i]]);
+        disk_write(&image->disk, image->refcount_table_offset + 8ull * refcounts->hooked[i], entry, sizeof(entry));
+    }
+    refcounts->hooked_count = 0;
+}
+
+/* A place in memory for a block: a new one, else one that is written already. */
+static struct loaded_block *take_place(struct refcounts *refcounts) {
+    if (refcounts->loaded_count < refcounts->loaded_room) {
+        struct loaded_block *block = &refcounts->loaded[refcounts->loaded_count++];
+        if (block->data == NULL) {
+            block->data = heap_take(refcounts->image->cluster_size);
+        }
+        return block;
+    }
+    for (u32 tries = 0; tries < refcounts->loaded_room; tries++) {
+        refcounts->victim = (refcounts->victim + 1) % refcounts->loaded_room;
+        if (!refcounts->loaded[refcounts->victim].dirty) {
+            return &refcounts->loaded[refcounts->victim];
+        }
+    }
+    write_blocks(refcounts);
+    write_hooked(refcounts);
+    return &refcounts->loaded[refcounts->victim];
+}
+
+static bool has_block(const struct refcounts *refcounts, u64 table_index) {
+    return table_index < refcounts->table_entries && refcounts->table[table_index] != 0;
+}
+
+static struct loaded_block *find_loaded(struct refcounts *refcounts, u32 table_index) {
+    for (u32 n = 0; n < refcounts->loaded_count; n++) {
+        u32 i = (refcounts->last + n) % refcounts->loaded_count;
+        if (refcounts->loaded[i].table_index == table_index) {
+            refcounts->last = i;
+            return &refcounts->loaded[i];
+        }
+    }
+    return NULL;
+}
+
+static struct loaded_block *load_block(struct refcounts *refcounts, u32 table_index) {
+    struct loaded_block *block = find_loaded(refcounts, table_index);
+    if (block == NULL) {
+        block = take_place(refcounts);
+        block->table_index = table_index;
+        refcounts->last = (u32)(block - refcounts->loaded);
+        struct qcow2 *image = refcounts->image;
+        disk_read(&image->disk, refcounts->table[table_index], block->data, image->cluster_size);
+    }
+    return block;
+}
+
+/* An empty block in memory for table entry table_index, to lie at `offset`. */
+static struct loaded_block *new_block(struct refcounts *refcounts, u32 table_index, u64 offset) {
+    struct loaded_block *block = take_place(refcounts);
+    refcounts->table[table_index] = offset;
+    block->table_index = table_index;
+    block->dirty = true;
+    memset(block->data, 0, refcounts->image->cluster_size);
+    return block;
+}
+
+u64 refcounts_get(struct refcounts *refcounts, u64 cluster) {
+    u64 table_index = cluster >> refcounts->block_bits;
+    if (!has_block(refcounts, table_index)) {
+        return 0;
+    }
+    const struct loaded_block *block = load_block(refcounts, (u32)table_index);
+    return block_get(block->data, refcounts->image->refcount_order, cluster & (block_size(refcounts) - 1));
+}
+
+static void set_refcount(struct refcounts *refcounts, u64 cluster, u64 value) {
+    struct loaded_block *block = load_block(refcounts, (u32)(cluster >> refcounts->block_bits));
+    block_set(block->data, refcounts->image->refcount_order, cluster & (block_size(refcounts) - 1), value);
+    block->dirty = true;
+}
+
+/* alloc_clusters_noref(): the first run of free clusters from the cursor on. */
+static u64 find_free(struct refcounts *refcounts, u64 count) {
+    for (u64 run = 0; run < count;) {
+        run = refcounts_get(refcounts, refcounts->cursor++) == 0 ? run + 1 : 0;
+    }
+    u64 first = refcounts->cursor - count;
+    if (count > 0 && refcounts->cursor - 1 > HOST_OFFSET_MAX >> refcounts->image->cluster_bits) {
+        refuse_plain(REFUSAL_FILE_TOO_BIG);
+    }
+    ranges_remove(&refcounts->freed, first << refcounts->image->cluster_bits, count << refcounts->image->cluster_bits);
+    return first;
+}
+
+/* qcow2_refcount_metadata_size(): how many blocks cover `clusters` clusters, themselves and a table. */
+static u64 blocks_for(const struct refcounts *refcounts, u64 clusters) {
+    u64 per_table_cluster = refcounts->image->cluster_size / 8;
+    u64 table = 0;
+    u64 blocks = 0;
+    u64 sum = 0;
+    u64 last;
+    bool generous = true;
+    do {
+        last = sum;
+        blocks = divide_up(clusters + table + blocks, block_size(refcounts));
+        table = divide_up(blocks, per_table_cluster);
+        sum = clusters + blocks + table;
+        if (sum == last && generous) {
+            clusters += divide_up(table, 2);
+            sum = 0;
+            generous = false;
+        }
+    } while (sum != last);
+    return blocks;
+}
+
+/* A larger table in memory, with the entries of the old one and of the block just made. */
+static u64 *larger_table(struct refcounts *refcounts, u64 entries, u64 block_index, u64 block_offset) {
+    u64 *table = heap_take_zeroed(entries * 8);
+    memcpy(table, refcounts->table, min64(refcounts->table_entries, entries) * 8);
+    table[block_index] = block_offset;
+    return table;
+}
+
+/* qcow2_refcount_area(): the table is too small, so new blocks and a new table are put behind
+ * everything, in clusters that they count themselves; then the header is switched to them. */
+static void grow_table(struct refcounts *refcounts, u64 cluster, u64 block_index, u64 block_offset) {
+    struct qcow2 *image = refcounts->image;
+    u64 used = divide_up(max64(cluster, block_offset >> image->cluster_bits) + 1, block_size(refcounts));
+    u64 start = used << refcounts->block_bits; /* a cluster index */
+    u64 blocks = blocks_for(refcounts, start);
+    u64 entries = round_up(blocks + divide_up(blocks, 2), image->cluster_size / 8);
+    if (entries > REFCOUNT_TABLE_BYTES_MAX / 8) {
+        refuse_plain(REFUSAL_FILE_TOO_BIG);
+    }
+    u64 old_offset = image->refcount_table_offset;
+    u64 old_bytes = 8ull * refcounts->table_entries;
+    refcounts->table = larger_table(refcounts, entries, block_index, block_offset);
+    refcounts->table_entries = (u32)entries;
+    u64 missing = 0;
+    for (u64 i = used; i < blocks; i++) {
+        missing += refcounts->table[i] == 0;
+    }
+    u64 table_clusters = entries * 8 / image->cluster_size;
+    u64 end = start + missing + table_clusters;
+    disk_queue_reserve(&image->disk, start << image->cluster_bits, (end - start) << image->cluster_bits);
+    disk_run(&image->disk);
+    for (u64 i = used, next = start; i < blocks; i++) {
+        if (refcounts->table[i] == 0) {
+            new_block(refcounts, (u32)i, next++ << image->cluster_bits);
+        }
+    }
+    for (u64 i = start; i < end; i++) {
+        set_refcount(refcounts, i, 1);
+    }
+    write_blocks(refcounts);
+    refcounts->hooked_count = 0; /* all of them are in the new table */
+    u8 *raw = heap_take(entries * 8);
+    for (u64 i = 0; i < entries; i++) {
+        store64(raw + 8 * i, refcounts->table[i]);
+    }
+    disk_write(&image->disk, (start + missing) << image->cluster_bits, raw, entries * 8);
+    disk_flush(&image->disk);
+    image->refcount_table_offset = (start + missing) << image->cluster_bits;
+    image->refcount_table_clusters = (u32)table_clusters;
+    header_write_refcount_table(image);
+    disk_flush(&image->disk);
+    refcounts_free(refcounts, old_offset, old_bytes, false);
+}
+
+static bool add_reference(struct refcounts *refcounts, u64 first, u64 count);
+
+/* alloc_refcount_block(): makes the block that counts `cluster`. The caller has to look for its
+ * clusters again, for the block may have taken them. */
+static void make_block(struct refcounts *refcounts, u64 cluster) {
+    struct qcow2 *image = refcounts->image;
+    u64 index = cluster >> refcounts->block_bits;
+    u64 at = find_free(refcounts, 1);
+    bool counts_itself = at >> refcounts->block_bits == index;
+    if (!counts_itself && !add_reference(refcounts, at, 1)) {
+        return; /* made the block that counts the new one; the search starts again */
+    }
+    u64 offset = at << image->cluster_bits;
+    disk_queue_reserve(&image->disk, offset, image->cluster_size);
+    disk_run(&image->disk);
+    if (index < refcounts->table_entries) {
+        new_block(refcounts, (u32)index, offset);
+        if (counts_itself) {
+            set_refcount(refcounts, at, 1);
+        }
+        if (refcounts->hooked_count == HOOKED_ROOM) {
+            write_blocks(refcounts);
+            write_hooked(refcounts);
+        }
+        refcounts->hooked[refcounts->hooked_count++] = (u32)index;
+        return;
+    }
+    u8 *block = heap_take_zeroed(image->cluster_size);
+    if (counts_itself) {
+        block_set(block, image->refcount_order, at & (block_size(refcounts) - 1), 1);
+    }
+    disk_write(&image->disk, offset, block, image->cluster_size);
+    grow_table(refcounts, cluster, index, offset);
+}
+
+/* update_refcount() with +1. False: a block had to be made, nothing is counted, start again. */
+static bool add_reference(struct refcounts *refcounts, u64 first, u64 count) {
+    for (u64 i = first; i < first + count; i++) {
+        if (!has_block(refcounts, i >> refcounts->block_bits)) {
+            for (u64 done = first; done < i; done++) {
+                set_refcount(refcounts, done, 0);
+            }
+            make_block(refcounts, i);
+            refcounts->cursor = min64(refcounts->cursor, first);
+            return false;
+        }
+        set_refcount(refcounts, i, 1);
+    }
+    return true;
+}
+
+u64 refcounts_allocate(struct refcounts *refcounts, u64 bytes) {
+    u64 count = clusters_of(refcounts->image, bytes);
+    u64 first;
+    if (count == 0) {
+        return 0; /* qemu's cursor, which is still at 0 wherever this happens */
+    }
+    do {
+        first = find_free(refcounts, count);
+    } while (!add_reference(refcounts, first, count));
+    return first << refcounts->image->cluster_bits;
+}
+
+void refcounts_free(struct refcounts *refcounts, u64 offset, u64 bytes, bool punch) {
+    struct qcow2 *image = refcounts->image;
+    if (bytes == 0) {
+        return;
+    }
+    u64 last = (offset + bytes - 1) >> image->cluster_bits;
+    for (u64 i = offset >> image->cluster_bits; i <= last; i++) {
+        u64 refcount = refcounts_get(refcounts, i);
+        if (refcount == 0) {
+            refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, 0, i << image->cluster_bits, 1);
+        }
+        set_refcount(refcounts, i, refcount - 1);
+        if (refcount > 1) {
+            continue;
+        }
+        refcounts->cursor = min64(refcounts->cursor, i);
+        if (punch) {
+            if (ranges_full(&refcounts->freed)) {
+                write_blocks(refcounts);
+                disk_flush(&image->disk);
+                refcounts_discard(refcounts);
+            }
+            ranges_add(&refcounts->freed, i << image->cluster_bits, image->cluster_size);
+        }
+    }
+}
+
+static bool is_empty(struct refcounts *refcounts, u32 index) {
+    u64 own = refcounts->table[index] >> refcounts->image->cluster_bits;
+    bool counts_itself = own >> refcounts->block_bits == index;
+    for (u64 i = 0; i < block_size(refcounts); i++) {
+        u64 cluster = ((u64)index << refcounts->block_bits) + i;
+        if (refcounts_get(refcounts, cluster) != 0 && !(counts_itself && cluster == own)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void refcounts_shrink(struct refcounts *refcounts) {
+    struct qcow2 *image = refcounts->image;
+    u64 *dropped = heap_take_zeroed(8ull * refcounts->table_entries);
+    u8 *raw = heap_take(8ull * refcounts->table_entries);
+    for (u32 i = 0; i < refcounts->table_entries; i++) {
+        if (refcounts->table[i] != 0 && is_empty(refcounts, i)) {
+            dropped[i] = refcounts->table[i];
+        }
+        store64(raw + 8ull * i, dropped[i] != 0 ? 0 : refcounts->table[i]);
+    }
+    write_blocks(refcounts);
+    write_hooked(refcounts);
+    disk_flush(&image->disk);
+    disk_write(&image->disk, image->refcount_table_offset, raw, 8ull * refcounts->table_entries);
+    disk_flush(&image->disk);
+    for (u32 i = 0; i < refcounts->table_entries; i++) {
+        if (dropped[i] == 0) {
+            continue;
+        }
+        /* A block that counted only itself goes with its table entry; there is nothing left to lower. */
+        bool counts_itself = dropped[i] >> image->cluster_bits >> refcounts->block_bits == i;
+        if (counts_itself) {
+            u64 cluster = dropped[i] >> image->cluster_bits;
+            refcounts->cursor = min64(refcounts->cursor, cluster);
+            ranges_add(&refcounts->freed, dropped[i], image->cluster_size);
+        } else {
+            refcounts_free(refcounts, dropped[i], image->cluster_size, true);
+        }
+        struct loaded_block *block = find_loaded(refcounts, i);
+        if (block != NULL) {
+            block->dirty = false;
+            block->table_index = UINT32_MAX;
+        }
+        refcounts->table[i] = 0;
+    }
+}
+
+void refcounts_reserve(struct refcounts *refcounts) {
+    struct qcow2 *image = refcounts->image;
+    for (u32 i = 0; i < refcounts->loaded_count; i++) {
+        if (refcounts->loaded[i].dirty) {
+            disk_queue_reserve(&image->disk, refcounts->table[refcounts->loaded[i].table_index], image->cluster_size);
+        }
+    }
+    disk_run(&image->disk);
+}
+
+void refcounts_write_back(struct refcounts *refcounts) {
+    write_blocks(refcounts);
+    write_hooked(refcounts);
+    refcounts->loaded_count = 0; /* who changes blocks in bulk must not meet an old copy here */
+    refcounts->last = 0;
+}
+
+void refcounts_discard(struct refcounts *refcounts) {
+    struct disk *disk = &refcounts->image->disk;
+    for (u32 i = 0; i < refcounts->freed.count; i++) {
+        disk_queue_discard(disk, refcounts->freed.ranges[i].offset, refcounts->freed.ranges[i].length);
+    }
+    disk_run(disk);
+    refcounts->freed.count = 0;
+}

@@ -1,0 +1,614 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "qcow2/verify.h"
+
+#include "qcow2/bitmaps.h"
+#include "qcow2/counters.h"
+#include "qcow2/snapshots.h"
+#include "qcow2/tables.h"
+
+/* Flags of a counter. An L2 table that the active L1 names has both of the first two. */
+#define EXCLUSIVE (1u << 31)   /* metadata: exactly one reference */
+#define TABLE (1u << 30)       /* an L2 table */
+#define COPIED_SEEN (1u << 29) /* an active entry says that it is the only one */
+#define CLEAR_SEEN (1u << 28)  /* an active entry was the only one, and did not say so */
+#define KIND (EXCLUSIVE | TABLE)
+
+#define L1_BATCH_BYTES (1 * MIB)
+#define NOTHING UINT64_MAX
+
+struct verifier {
+    struct qcow2 *image;
+    struct refcounts *refcounts;
+    struct verification *result;
+    struct counters counters;
+    struct bitmap *bitmaps;
+    u8 *visited; /* a bit for each cluster: L2 tables done; only when one window holds all */
+    struct table_batch l2;
+    u64 clusters; /* of the file */
+    u64 hunted;   /* the cluster whose first reference is to be named; NOTHING: none */
+    enum refusal hunted_for;
+    u64 hunted_refcount;
+};
+
+/* The entry that refers to a cluster, for messages. */
+struct origin {
+    enum table table;
+    u64 offset;
+    u64 index;
+    u64 entry;
+};
+
+static _Noreturn void blame(const struct origin *origin, enum refusal code, u64 cluster_offset, u64 value) {
+    refuse(code, origin->table, origin->offset, origin->index, origin->entry, cluster_offset, value);
+}
+
+static u64 byte_offset(const struct verifier *v, u64 cluster) { return cluster << v->image->cluster_bits; }
+
+static bool covers(const struct qcow2 *image, u64 offset, u64 bytes, u64 cluster) {
+    return bytes > 0 && cluster >= offset >> image->cluster_bits &&
+           cluster <= (offset + bytes - 1) >> image->cluster_bits;
+}
+
+/* What the metadata cluster is in use for already. */
+static enum table metadata_kind(const struct verifier *v, u64 cluster) {
+    const struct qcow2 *image = v->image;
+    if (cluster == 0) {
+        return TABLE_HEADER;
+    }
+    if (covers(image, image->refcount_table_offset, image->refcount_table_clusters * image->cluster_size, cluster)) {
+        return TABLE_REFCOUNT_TABLE;
+    }
+    if (covers(image, image->l1_offset, 8ull * image->l1_entries, cluster)) {
+        return TABLE_L1;
+    }
+    if (covers(image, image->snapshots_offset, image->snapshots_size, cluster)) {
+        return TABLE_SNAPSHOT_TABLE;
+    }
+    if (covers(image, image->crypto_offset, image->crypto_length, cluster)) {
+        return TABLE_CRYPTO_HEADER;
+    }
+    for (u32 i = 0; i < v->refcounts->table_entries; i++) {
+        if (v->refcounts->table[i] == byte_offset(v, cluster)) {
+            return TABLE_REFCOUNT_BLOCK;
+        }
+    }
+    for (u32 i = 0; i < image->snapshot_count; i++) {
+        if (covers(image, image->snapshots[i].l1_offset, 8ull * image->snapshots[i].l1_entries, cluster)) {
+            return TABLE_SNAPSHOT_L1;
+        }
+    }
+    return covers(image, image->bitmap_directory_offset, image->bitmap_directory_size, cluster)
+               ? TABLE_BITMAP_DIRECTORY
+               : TABLE_BITMAP_DATA;
+}
+
+static enum table kind_of(const struct verifier *v, u64 cluster, u32 counter) {
+    return (counter & TABLE) != 0 ? TABLE_L2 : (counter & EXCLUSIVE) != 0 ? metadata_kind(v, cluster) : TABLE_DATA;
+}
+
+static void check_hunted(const struct verifier *v, u64 cluster, const struct origin *origin) {
+    if (cluster == v->hunted && v->hunted_for == REFUSAL_REFCOUNT_TOO_LOW) {
+        struct origin found = *origin;
+        found.entry = v->hunted_refcount;
+        blame(&found, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), counter_get(&v->counters, cluster) & COUNT_MASK);
+    }
+}
+
+static void check_inside(const struct verifier *v, u64 cluster, const struct origin *origin) {
+    if (cluster >= v->clusters) {
+        blame(origin, REFUSAL_OUTSIDE_FILE, byte_offset(v, cluster), v->image->disk.size);
+    }
+}
+
+/* A run of clusters that nothing else may use. */
+static void add_exclusive(struct verifier *v, u64 offset, u64 bytes, const struct origin *origin) {
+    if (bytes == 0) {
+        return;
+    }
+    u64 last = (offset + bytes - 1) >> v->image->cluster_bits;
+    check_inside(v, last, origin);
+    for (u64 cluster = offset >> v->image->cluster_bits; cluster <= last; cluster++) {
+        if (!in_window(&v->counters, cluster)) {
+            continue;
+        }
+        check_hunted(v, cluster, origin);
+        u32 counter = counter_get(&v->counters, cluster);
+        if (counter != 0 && v->hunted == NOTHING) {
+            blame(origin, REFUSAL_OVERLAP, byte_offset(v, cluster), kind_of(v, cluster, counter));
+        }
+        counter_set(&v->counters, cluster, EXCLUSIVE | 1);
+    }
+}
+
+/* The COPIED flag of an active entry, which has just been counted. Without the flag the answer waits
+ * for the refcount: a cluster that leaked a reference rightly has none. */
+static u32 check_copied(const struct verifier *v, u64 cluster, u32 counter, const struct origin *origin) {
+    bool only = (counter & COUNT_MASK) == 1;
+    if ((origin->entry & ENTRY_COPIED) != 0) {
+        if (!only) {
+            blame(origin, REFUSAL_COPIED_FLAG, byte_offset(v, cluster), counter & COUNT_MASK);
+        }
+        return counter | COPIED_SEEN;
+    }
+    if (cluster == v->hunted && v->hunted_for == REFUSAL_COPIED_FLAG) {
+        blame(origin, REFUSAL_COPIED_FLAG, byte_offset(v, cluster), v->hunted_refcount);
+    }
+    return only ? counter | CLEAR_SEEN : counter;
+}
+
+static void add_table(struct verifier *v, u64 cluster, const struct origin *origin, bool active) {
+    check_inside(v, cluster, origin);
+    if (!in_window(&v->counters, cluster)) {
+        return;
+    }
+    check_hunted(v, cluster, origin);
+    u32 counter = counter_get(&v->counters, cluster);
+    if ((counter & KIND) == EXCLUSIVE) {
+        blame(origin, REFUSAL_OVERLAP, byte_offset(v, cluster), kind_of(v, cluster, counter));
+    }
+    if ((active && (counter & KIND) == KIND) || (counter & COPIED_SEEN) != 0) {
+        blame(origin, REFUSAL_SHARED_CLUSTER, byte_offset(v, cluster), counter & COUNT_MASK);
+    }
+    counter = (counter + 1) | TABLE;
+    if (active) {
+        counter = check_copied(v, cluster, counter | EXCLUSIVE, origin);
+    }
+    counter_set(&v->counters, cluster, counter);
+}
+
+static void add_data(struct verifier *v, u64 cluster, u32 weight, const struct origin *origin, bool active,
+                     bool compressed) {
+    check_inside(v, cluster, origin);
+    if (!in_window(&v->counters, cluster)) {
+        return;
+    }
+    check_hunted(v, cluster, origin);
+    u32 counter = counter_get(&v->counters, cluster);
+    if ((counter & KIND) != 0) {
+        blame(origin, REFUSAL_OVERLAP, byte_offset(v, cluster), kind_of(v, cluster, counter));
+    }
+    bool sole = !compressed && v->image->snapshot_count == 0;
+    if ((counter & COPIED_SEEN) != 0 || (sole && counter != 0)) {
+        blame(origin, REFUSAL_SHARED_CLUSTER, byte_offset(v, cluster), counter & COUNT_MASK);
+    }
+    if ((counter & COUNT_MASK) + weight > COUNT_MASK) {
+        blame(origin, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), COUNT_MASK);
+    }
+    counter += weight;
+    if (active && !compressed) {
+        counter = check_copied(v, cluster, counter, origin);
+    }
+    counter_set(&v->counters, cluster, counter);
+}
+
+static void add_compressed(struct verifier *v, u32 weight, const struct origin *origin, bool active) {
+    struct qcow2 *image = v->image;
+    u64 offset;
+    u64 length;
+    if ((origin->entry & ENTRY_COPIED) != 0) {
+        blame(origin, REFUSAL_COPIED_FLAG, 0, 0);
+    }
+    compressed_range(image, origin->entry, &offset, &length);
+    u64 last = (offset + length - 1) >> image->cluster_bits;
+    for (u64 cluster = offset >> image->cluster_bits; cluster <= last; cluster++) {
+        add_data(v, cluster, weight, origin, active, true);
+    }
+}
+
+/* Subclusters cannot be allocated and zero at once, nor allocated in no cluster. */
+static void check_subclusters(const struct origin *origin, u64 bitmap) {
+    u64 allocated = bitmap & 0xffffffffu;
+    bool no_cluster = (origin->entry & ENTRY_OFFSET) == 0;
+    if ((allocated & (bitmap >> 32)) != 0 || (no_cluster && allocated != 0)) {
+        struct origin wrong = *origin;
+        wrong.entry = bitmap;
+        blame(&wrong, REFUSAL_SUBCLUSTERS, origin->entry & ENTRY_OFFSET, 0);
+    }
+}
+
+static void add_l2_entry(struct verifier *v, u32 weight, const struct origin *origin, bool active, u64 bitmap) {
+    struct qcow2 *image = v->image;
+    u64 entry = origin->entry;
+    if ((entry & ENTRY_COMPRESSED) != 0) {
+        if (has_extended_l2(image) && bitmap != 0) {
+            check_subclusters(&(struct origin){origin->table, origin->offset, origin->index, 0}, bitmap);
+        }
+        add_compressed(v, weight, origin, active);
+        return;
+    }
+    bool no_zero_flag = image->version < 3 || has_extended_l2(image);
+    if ((entry & (L2_RESERVED | (no_zero_flag ? ENTRY_ZERO : 0))) != 0) {
+        blame(origin, REFUSAL_RESERVED_BITS, entry & ENTRY_OFFSET, 0);
+    }
+    if (has_extended_l2(image)) {
+        check_subclusters(origin, bitmap);
+    }
+    u64 offset = entry & ENTRY_OFFSET;
+    if (offset == 0) {
+        return;
+    }
+    if (offset_in_cluster(image, offset) != 0) {
+        blame(origin, REFUSAL_UNALIGNED, offset, 0);
+    }
+    add_data(v, offset >> image->cluster_bits, weight, origin, active, false);
+}
+
+/* The usual case without a call: an ordinary entry that fits a narrow counter. False: not usual. */
+static inline bool add_quickly(struct verifier *v, u64 entry, u32 weight, bool active, u64 unusual_bits) {
+    u64 cluster = (entry & ENTRY_OFFSET) >> v->image->cluster_bits;
+    if ((entry & unusual_bits) != 0 || cluster >= v->counters.count) {
+        return false;
+    }
+    u32 cell = v->counters.narrow_cells[cluster];
+    u32 sum = cell + weight;
+    if (sum > NARROW_COUNT) {
+        return false;
+    }
+    if (active) {
+        bool copied = (entry & ENTRY_COPIED) != 0;
+        if (copied ? sum != 1 : sum == 1) {
+            return false;
+        }
+        if (copied) {
+            sum |= COPIED_SEEN >> FLAGS_SHIFT << NARROW_SHIFT;
+        }
+    }
+    v->counters.narrow_cells[cluster] = (u16)sum;
+    return true;
+}
+
+static bool visit_l2(void *context, const struct table_item *item, u8 *table) {
+    struct verifier *v = context;
+    struct qcow2 *image = v->image;
+    u32 step = l2_entry_size(image);
+    bool active = item->owner != 0;
+    bool quick = step == 8 && !v->counters.wide && v->counters.first == 0 && v->hunted == NOTHING &&
+                 (active || image->snapshot_count != 0);
+    u64 unusual_bits = ENTRY_COMPRESSED | L2_RESERVED | (image->version < 3 ? ENTRY_ZERO : 0) |
+                       ((image->cluster_size - 1) & ENTRY_OFFSET);
+    for (u64 i = 0; i < l2_entries(image); i++) {
+        u64 entry = load64(table + i * step);
+        if ((entry | (step == 16 ? load64(table + i * step + 8) : 0)) == 0) {
+            continue;
+        }
+        if (quick && (entry & ENTRY_OFFSET) != 0 && add_quickly(v, entry, item->weight, active, unusual_bits)) {
+            continue;
+        }
+        const struct origin origin = {TABLE_L2, item->offset, i, entry};
+        add_l2_entry(v, item->weight, &origin, active, step == 16 ? load64(table + i * step + 8) : 0);
+    }
+    return false;
+}
+
+static void count_refcount_structures(struct verifier *v) {
+    struct qcow2 *image = v->image;
+    struct origin header = {TABLE_HEADER, 0, 0, 0};
+    add_exclusive(v, 0, image->cluster_size, &header);
+    header.entry = image->refcount_table_offset;
+    add_exclusive(v, image->refcount_table_offset, image->refcount_table_clusters * image->cluster_size, &header);
+    for (u32 i = 0; i < v->refcounts->table_entries; i++) {
+        u64 entry = v->refcounts->table[i];
+        const struct origin origin = {TABLE_REFCOUNT_TABLE, image->refcount_table_offset, i, entry};
+        if ((entry & REFCOUNT_TABLE_RESERVED) != 0) {
+            blame(&origin, REFUSAL_RESERVED_BITS, entry, 0);
+        }
+        if (offset_in_cluster(image, entry) != 0) {
+            blame(&origin, REFUSAL_UNALIGNED, entry, 0);
+        }
+        add_exclusive(v, entry, entry != 0 ? image->cluster_size : 0, &origin);
+    }
+}
+
+static void count_other_metadata(struct verifier *v) {
+    struct qcow2 *image = v->image;
+    struct origin header = {TABLE_HEADER, 0, 0, image->l1_offset};
+    add_exclusive(v, image->l1_offset, 8ull * image->l1_entries, &header);
+    header.entry = image->snapshots_offset;
+    add_exclusive(v, image->snapshots_offset, image->snapshots_size, &header);
+    header.entry = image->crypto_offset;
+    if (image->crypto_length > image->disk.size) {
+        blame(&header, REFUSAL_OUTSIDE_FILE, image->crypto_offset, image->disk.size);
+    }
+    add_exclusive(v, image->crypto_offset, image->crypto_length, &header);
+    for (u32 i = 0; i < image->snapshot_count; i++) {
+        const struct snapshot *snapshot = &image->snapshots[i];
+        const struct origin origin = {TABLE_SNAPSHOT_TABLE, image->snapshots_offset, i, snapshot->l1_offset};
+        if (offset_in_cluster(image, snapshot->l1_offset) != 0) {
+            blame(&origin, REFUSAL_UNALIGNED, snapshot->l1_offset, 0);
+        }
+        if (snapshot->l1_offset > image->disk.size || 8ull * snapshot->l1_entries > L1_BYTES_MAX) {
+            blame(&origin, REFUSAL_OUTSIDE_FILE, snapshot->l1_offset, image->disk.size);
+        }
+        add_exclusive(v, snapshot->l1_offset, 8ull * snapshot->l1_entries, &origin);
+    }
+}
+
+static void count_bitmap_table(struct verifier *v, const struct bitmap *bitmap) {
+    struct qcow2 *image = v->image;
+    void *mark = heap_mark();
+    u64 room = L1_BATCH_BYTES / 8;
+    u64 *table = heap_take(8 * room);
+    for (u64 first = 0; first < bitmap->table_entries; first += room) {
+        u64 count = min64(room, bitmap->table_entries - first);
+        disk_read(&image->disk, bitmap->table_offset + 8 * first, table, 8 * count);
+        for (u64 i = 0; i < count; i++) {
+            u64 entry = swap64(table[i]);
+            const struct origin origin = {TABLE_BITMAP_TABLE, bitmap->table_offset, first + i, entry};
+            u64 offset = entry & ENTRY_OFFSET;
+            if ((entry & ~(ENTRY_OFFSET | 1)) != 0 || (offset != 0 && (entry & 1) != 0)) {
+                blame(&origin, REFUSAL_RESERVED_BITS, offset, 0);
+            }
+            if (offset_in_cluster(image, offset) != 0) {
+                blame(&origin, REFUSAL_UNALIGNED, offset, 0);
+            }
+            add_exclusive(v, offset, offset != 0 ? image->cluster_size : 0, &origin);
+        }
+    }
+    heap_release(mark);
+}
+
+static void count_bitmaps(struct verifier *v) {
+    struct qcow2 *image = v->image;
+    if (!bitmaps_present(image)) {
+        return;
+    }
+    const struct origin header = {TABLE_HEADER, 0, 0, image->bitmap_directory_offset};
+    add_exclusive(v, image->bitmap_directory_offset, image->bitmap_directory_size, &header);
+    for (u32 i = 0; i < image->bitmap_count; i++) {
+        const struct bitmap *bitmap = &v->bitmaps[i];
+        const struct origin origin = {TABLE_BITMAP_DIRECTORY, image->bitmap_directory_offset, i, bitmap->table_offset};
+        if (bitmap->table_offset > image->disk.size) {
+            blame(&origin, REFUSAL_OUTSIDE_FILE, bitmap->table_offset, image->disk.size);
+        }
+        add_exclusive(v, bitmap->table_offset, 8ull * bitmap->table_entries, &origin);
+        count_bitmap_table(v, bitmap);
+    }
+}
+
+/* A part of an L1 table, entries in host byte order. */
+typedef void visit_l1(struct verifier *v, const struct origin *origin, const u64 *entries, u32 count, bool active);
+
+static void visit_references_to_l2(struct verifier *v, const struct origin *at, const u64 *entries, u32 count,
+                                   bool active) {
+    for (u32 i = 0; i < count; i++) {
+        const struct origin origin = {at->table, at->offset, at->index + i, entries[i]};
+        u64 offset = entries[i] & ENTRY_OFFSET;
+        if ((entries[i] & L1_RESERVED) != 0) {
+            blame(&origin, REFUSAL_RESERVED_BITS, offset, 0);
+        }
+        if (offset_in_cluster(v->image, offset) != 0) {
+            blame(&origin, REFUSAL_UNALIGNED, offset, 0);
+        }
+        if (offset != 0) {
+            add_table(v, offset >> v->image->cluster_bits, &origin, active);
+        }
+    }
+}
+
+/* With all counters in one window a table that several L1 tables name is read once, and counts as
+ * often as it is named; else it is read for each of them. */
+static void visit_l2_tables(struct verifier *v, const struct origin *at, const u64 *entries, u32 count, bool active) {
+    for (u32 i = 0; i < count; i++) {
+        u64 offset = entries[i] & ENTRY_OFFSET;
+        u64 cluster = offset >> v->image->cluster_bits;
+        struct table_item item = {.offset = offset, .index = at->index + i, .weight = 1, .owner = active};
+        if (offset == 0) {
+            continue;
+        }
+        if (v->visited != NULL) {
+            u8 bit = (u8)(1u << (cluster % 8));
+            if ((v->visited[cluster / 8] & bit) != 0) {
+                continue;
+            }
+            v->visited[cluster / 8] |= bit;
+            u32 counter = counter_get(&v->counters, cluster);
+            item.weight = counter & COUNT_MASK;
+            item.owner = (counter & KIND) == KIND;
+        }
+        tables_add(&v->l2, &item);
+    }
+}
+
+/* The L1 tables of all snapshots, small ones many at a time. */
+static void walk_snapshots(struct verifier *v, visit_l1 *visit) {
+    struct qcow2 *image = v->image;
+    void *mark = heap_mark();
+    u64 room = L1_BATCH_BYTES / 8;
+    u64 *memory = heap_take(8 * room);
+    struct {
+        u32 snapshot;
+        u32 first;
+        u32 count;
+    } parts[DOORBELL_BATCH];
+    u32 part_count = 0;
+    u64 used = 0;
+    for (u32 i = 0, first = 0; i < image->snapshot_count || part_count > 0;) {
+        bool more = i < image->snapshot_count && part_count < DOORBELL_BATCH && used < room;
+        if (more) {
+            const struct snapshot *snapshot = &image->snapshots[i];
+            u32 count = (u32)min64(room - used, snapshot->l1_entries - first);
+            disk_queue_read(&image->disk, snapshot->l1_offset + 8ull * first, memory + used, 8ull * count);
+            parts[part_count].snapshot = i;
+            parts[part_count].first = first;
+            parts[part_count++].count = count;
+            used += count;
+            first += count;
+            if (first == snapshot->l1_entries) {
+                i++;
+                first = 0;
+            }
+            continue;
+        }
+        disk_run(&image->disk);
+        u64 *at = memory;
+        for (u32 n = 0; n < part_count; at += parts[n++].count) {
+            for (u32 k = 0; k < parts[n].count; k++) {
+                at[k] = swap64(at[k]);
+            }
+            u64 offset = image->snapshots[parts[n].snapshot].l1_offset;
+            visit(v, &(struct origin){TABLE_SNAPSHOT_L1, offset, parts[n].first, 0}, at, parts[n].count, false);
+        }
+        part_count = 0;
+        used = 0;
+    }
+    heap_release(mark);
+}
+
+static void walk_l1_tables(struct verifier *v, visit_l1 *visit) {
+    struct qcow2 *image = v->image;
+    walk_snapshots(v, visit);
+    visit(v, &(struct origin){TABLE_L1, image->l1_offset, 0, 0}, image->l1, image->l1_entries, true);
+}
+
+static void count_references(struct verifier *v) {
+    if (v->visited != NULL) {
+        memset(v->visited, 0, divide_up(v->clusters, 8));
+    }
+    count_refcount_structures(v);
+    count_other_metadata(v);
+    count_bitmaps(v);
+    walk_l1_tables(v, visit_references_to_l2);
+    walk_l1_tables(v, visit_l2_tables);
+    tables_run(&v->l2);
+}
+
+/* Counts once more, up to the first reference to the cluster, which names itself. */
+static _Noreturn void hunt(struct verifier *v, u64 cluster, enum refusal code, u64 refcount) {
+    u32 references = counter_get(&v->counters, cluster) & COUNT_MASK;
+    v->hunted = cluster;
+    v->hunted_for = code;
+    v->hunted_refcount = refcount;
+    counters_window(&v->counters, v->counters.first, v->clusters);
+    count_references(v);
+    refuse(code, TABLE_DATA, 0, 0, refcount, byte_offset(v, cluster), references);
+}
+
+static void compare_one(struct verifier *v, u64 cluster, u64 refcount) {
+    u32 counter = counter_get(&v->counters, cluster);
+    u64 references = counter & COUNT_MASK;
+    if (refcount < references && !v->counters.overflowed) {
+        hunt(v, cluster, REFUSAL_REFCOUNT_TOO_LOW, refcount);
+    }
+    if ((counter & CLEAR_SEEN) != 0 && refcount == 1) {
+        hunt(v, cluster, REFUSAL_COPIED_FLAG, refcount);
+    }
+    v->result->leaked_clusters += refcount > references;
+}
+
+/* The refcounts of the clusters from `first` to `end`, which one block counts; NULL: there is none. */
+static void compare_block(struct verifier *v, u64 first, u64 end, const u8 *block, u64 block_first) {
+    struct verification *result = v->result;
+    u32 order = v->image->refcount_order;
+    bool quick = order == 4 && !v->counters.wide;
+    u64 max = result->max_refcount;
+    for (u64 cluster = first; cluster < end; cluster++) {
+        u64 refcount = block != NULL ? block_get(block, quick ? 4 : order, cluster - block_first) : 0;
+        max = max64(max, refcount);
+        if (refcount == 0 && result->first_free == NOTHING) {
+            result->first_free = cluster;
+        }
+        if (quick) {
+            u32 cell = v->counters.narrow_cells[cluster - v->counters.first];
+            const u32 clear_seen = CLEAR_SEEN >> FLAGS_SHIFT << NARROW_SHIFT;
+            if ((cell & NARROW_COUNT) == refcount && (cell & clear_seen) == 0) {
+                continue;
+            }
+        }
+        compare_one(v, cluster, refcount);
+    }
+    result->max_refcount = max;
+}
+
+static bool visit_block(void *context, const struct table_item *item, u8 *block) {
+    struct verifier *v = context;
+    u64 first = item->index << v->refcounts->block_bits;
+    u64 end = first + (1ull << v->refcounts->block_bits);
+    u64 window_end = v->counters.first + v->counters.count;
+    compare_block(v, max64(first, v->counters.first), min64(end, window_end), block, first);
+    if (window_end < v->clusters) {
+        return false;
+    }
+    for (u64 cluster = max64(first, v->clusters); cluster < end; cluster++) { /* behind the end: nothing refers there */
+        u64 refcount = block_get(block, v->image->refcount_order, cluster - first);
+        v->result->leaked_clusters += refcount != 0;
+        if (refcount == 0 && v->result->first_free == NOTHING) {
+            v->result->first_free = cluster;
+        }
+    }
+    return false;
+}
+
+/* All blocks that count a cluster of the window; in the last window those behind the file as well. */
+static void compare(struct verifier *v) {
+    struct refcounts *refcounts = v->refcounts;
+    struct table_batch batch;
+    void *mark = heap_mark();
+    tables_open(&batch, v->image, visit_block, v);
+    u64 window_end = v->counters.first + v->counters.count;
+    u64 end = window_end == v->clusters ? max64(refcounts->table_entries << refcounts->block_bits, window_end) : window_end;
+    for (u64 at = v->counters.first; at < end;) {
+        u64 index = at >> refcounts->block_bits;
+        u64 next = (index + 1) << refcounts->block_bits;
+        if (index < refcounts->table_entries && refcounts->table[index] != 0) {
+            tables_add(&batch, &(struct table_item){.offset = refcounts->table[index], .index = index});
+        } else {
+            tables_run(&batch);
+            compare_block(v, at, min64(next, max64(at, window_end)), NULL, at);
+            if (at >= window_end && v->result->first_free == NOTHING) {
+                v->result->first_free = at;
+            }
+        }
+        at = next;
+    }
+    tables_run(&batch);
+    heap_release(mark);
+}
+
+static bool pass(struct verifier *v, bool wide) {
+    void *mark = heap_mark();
+    *v->result = (struct verification){.first_free = NOTHING, .wide_counters = wide};
+    tables_open(&v->l2, v->image, visit_l2, v);
+    v->visited = NULL;
+    void *before_visited = heap_mark();
+    u8 *visited = heap_left() > divide_up(v->clusters, 8) + 64 * MIB ? heap_take(divide_up(v->clusters, 8)) : NULL;
+    counters_open(&v->counters, v->clusters, wide);
+    if (counters_hold_all(&v->counters, v->clusters)) {
+        v->visited = visited;
+    } else {
+        heap_release(before_visited);
+        counters_open(&v->counters, v->clusters, wide);
+    }
+    for (u64 first = 0; first < v->clusters; first += v->counters.room) {
+        counters_window(&v->counters, first, v->clusters);
+        count_references(v);
+        compare(v);
+    }
+    bool enough = !v->counters.overflowed;
+    heap_release(mark);
+    return enough;
+}
+
+void verify(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification) {
+    void *mark = heap_mark();
+    struct verifier v = {.image = image, .refcounts = refcounts, .result = verification, .hunted = NOTHING};
+    v.clusters = clusters_of(image, image->disk.size);
+    if (bitmaps_present(image)) {
+        v.bitmaps = bitmaps_read(image);
+    }
+    if (!pass(&v, false)) {
+        pass(&v, true);
+    }
+    if (verification->first_free == NOTHING) {
+        verification->first_free = max64(v.clusters, refcounts->table_entries << refcounts->block_bits);
+    }
+    refcounts->cursor = 0;
+    if (verification->first_free != NOTHING) {
+        refcounts->cursor = verification->first_free;
+    }
+    struct result_header *result = result_memory();
+    result->leaked_clusters = verification->leaked_clusters;
+    heap_release(mark);
+}
