@@ -82,6 +82,12 @@ class NoCffiError(AirlockError):
     code = "no_cffi"
 
 
+class HostError(AirlockError):
+    """The system is out of processes, descriptors or memory."""
+
+    code = "host"
+
+
 class NotBuiltError(AirlockError):
     """A generated file is missing."""
 

@@ -301,7 +301,13 @@ def _run(
     if changes and not image.disk.writable:
         raise errors.ArgumentError(f"{errors.clean(image.path)} was opened for reading. Open it writable to change it.")
     call = calls.build(operation, [image.disk.size], fields or {})
-    answer = machine.run(_FAMILY, call, [image.disk], limits or Limits(), image.journal if changes else None)
+    try:
+        answer = machine.run(_FAMILY, call, [image.disk], limits, image.journal if changes else None)
+    except OSError as error:
+        raise errors.HostError(
+            f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. Look at the limits of processes, "
+            "descriptors and memory (ulimit -a)."
+        ) from error
     result = calls.result(operation, answer.result)
     header = result.header
     if header.modified and not changes:

@@ -199,8 +199,8 @@ WORDINGS: dict[int, Wording] = {
     ),
     81: _broken(
         "overlap",
-        "Entry {c} of the {table} at {b_hex} ({d_hex}) points at the cluster at offset {e_hex}, which is in use as "
-        "{target} already.",
+        "Entry {c} of the {table} at {b_hex} ({d_hex}) points at the cluster at offset {e_hex}, which is taken already "
+        "({target}).",
     ),
     82: _broken(
         "outside_file",

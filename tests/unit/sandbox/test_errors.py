@@ -1,0 +1,195 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every refusal has words, whatever its arguments are."""
+
+from __future__ import annotations
+
+import errno
+import pathlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox import errors, refusals
+
+HEADERS = pathlib.Path(__file__).parents[3] / "guest" / "abi"
+WORST = (1 << 64) - 1
+
+
+def enumerators(name: str, header: str = "refusals.h") -> dict[str, int]:
+    """The names and values of an enum in guest/abi."""
+    text = re.sub(r"/\*.*?\*/", "", (HEADERS / header).read_text(), flags=re.DOTALL)
+    found = re.search(r"enum %s \{(.*?)\}" % name, text, re.DOTALL)
+    assert found is not None
+    values: dict[str, int] = {}
+    following = 0
+    for entry in found[1].split(","):
+        if entry.strip():
+            key, _equals, value = (part.strip() for part in entry.partition("="))
+            following = int(value, 0) if value else following
+            values[key] = following
+            following += 1
+    return values
+
+
+REFUSALS = enumerators("refusal")
+
+
+def header(code: int, arguments: tuple[int, ...] = (), text: bytes = b"", modified: int = 0) -> errors.ResultHeader:
+    padded = text + bytes(1024 - len(text))
+    return errors.ResultHeader(code, modified, len(text), 0, (*arguments, *(0,) * (6 - len(arguments))), padded)
+
+
+def test_every_code_of_the_contract_has_words_under_its_own_name() -> None:
+    assert len(REFUSALS) > 50
+    named = {f"REFUSAL_{wording.code.upper()}": number for number, wording in refusals.WORDINGS.items()}
+    assert {"REFUSAL_NONE": 0, **named} == REFUSALS
+
+
+@pytest.mark.parametrize(("enum", "names"), [("table", refusals.TABLES), ("bitmaps_fault", refusals.BITMAPS_FAULTS)])
+def test_every_table_and_fault_has_a_name(enum: str, names: dict[int, str]) -> None:
+    assert sorted(enumerators(enum).values()) == sorted(names)
+
+
+@pytest.mark.parametrize("code", sorted(refusals.WORDINGS))
+@pytest.mark.parametrize("operation", ["open", "create", "apply", "delete"])
+@pytest.mark.parametrize("arguments", [(0,) * 6, (WORST,) * 6, (1, 0x30000, 7, 0x8000000000050000, 0x50000, 2)])
+def test_message_is_bounded_and_says_what_to_do(code: int, operation: str, arguments: tuple[int, ...]) -> None:
+    text = b"\x1b[31m{a}\n|\xff\xe2\x80\xae" * 90
+    error = errors.from_refusal(header(code, arguments, text[:1024]), "/images/a b.qcow2", operation, "s{1}")
+    assert error.code == refusals.WORDINGS[code].code
+    assert error.message.startswith("/images/a b.qcow2: ")
+    assert error.message.isprintable()
+    assert len(error.message.encode()) <= errors.MESSAGE_LIMIT
+    advice = r"Run|Use |restore|Repair|repair|Look|Free|Name |Delete|Drop|List|Convert|converting|Make|Remove|Allow|no internal"
+    assert re.search(advice, error.message)
+    assert error.qemu_reports
+    assert sum(map(len, error.qemu_reports)) <= 8192
+    assert "\x1b" not in error.qemu_message
+
+
+def test_verification_names_table_entry_and_offsets() -> None:
+    error = errors.from_refusal(header(81, (3, 0x40000, 17, 0x8000000000050000, 0x50000, 2)), "d.qcow2", "create", "s")
+    assert isinstance(error, errors.InconsistentImageError)
+    assert error.message == (
+        "d.qcow2: Entry 17 of the L2 table at 0x40000 (0x8000000000050000) points at the cluster at offset 0x50000, which "
+        'is taken already (active L1 table). Run "qemu-img check d.qcow2"; then restore the image from a backup, or '
+        'repair a copy of it with "qemu-img check -r all d.qcow2". Nothing was changed.'
+    )
+
+
+QEMU_TEXTS = [
+    (21, (4,), "open", "Could not open 'F': Unsupported qcow2 version 4"),
+    (22, (8,), "create", "Could not open 'F': Unsupported cluster size: 2^8"),
+    (27, (32,), "open", "Could not open 'F': Unsupported qcow2 feature(s): Unknown incompatible feature: 20"),
+    (
+        42,
+        (3,),
+        "open",
+        "Could not open 'F': Too much extra metadata in snapshot table entry 3\n"
+        "You can force-remove this extra metadata with qemu-img check -r all",
+    ),
+    (
+        49,
+        (4, 65536),
+        "open",
+        "Could not open 'F': bitmaps_ext: Image has 65536 bitmaps, exceeding the QEMU supported maximum of 65535",
+    ),
+    (4, (errno.EIO,), "create", "Could not create snapshot 'x': Input/output error"),
+    (5, (), "create", "Could not create snapshot 'x': No space left on device"),
+    (120, (), "delete", "Could not delete snapshot 'x': snapshot not found"),
+    (120, (), "apply", "Could not apply snapshot 'x': Failed to load snapshot: No such file or directory"),
+    (121, (), "create", "Could not create snapshot 'x': File too large"),
+    (123, (), "create", "Could not create snapshot 'x': Operation not supported"),
+    (123, (), "delete", "Could not delete snapshot 'x': snapshot not found"),
+    (123, (), "apply", "Could not apply snapshot 'x': Failed to load snapshot: Operation not supported"),
+    (124, (), "apply", "Could not apply snapshot 'x': Device has active dirty bitmaps"),
+    (125, (), "delete", "Could not delete snapshot 'x': Snapshot L1 table too large"),
+    (
+        126,
+        (),
+        "apply",
+        "Snapshot L1 table offset invalid\nCould not apply snapshot 'x': Failed to load snapshot: Invalid argument",
+    ),
+    (
+        127,
+        (),
+        "apply",
+        "Can't resize a v2 image which has snapshots\n"
+        "Could not apply snapshot 'x': Failed to load snapshot: Operation not supported",
+    ),
+    (131, (), "delete", "Could not delete snapshot 'x': Can't find the snapshot"),
+]
+
+
+@pytest.mark.parametrize(("code", "arguments", "operation", "text"), QEMU_TEXTS)
+def test_qemu_text(code: int, arguments: tuple[int, ...], operation: str, text: str) -> None:
+    assert errors.from_refusal(header(code, arguments), "F", operation, "x").qemu_message == text
+
+
+def test_what_the_operator_gave_stands_in_qemu_text_unchanged() -> None:
+    error = errors.from_refusal(header(120), "a|{b}", "delete", "n|{c}\x1b\udcff")
+    assert error.qemu_reports == ("Could not delete snapshot 'n|{c}\x1b\udcff': snapshot not found",)
+    assert "'n|{c}\ufffd\ufffd'" in error.message
+
+
+def test_a_write_that_had_begun_is_told() -> None:
+    assert "Nothing was changed" in errors.from_refusal(header(4, (5,)), "F", "create", "x").message
+    begun = errors.from_refusal(header(4, (5,), modified=1), "F", "create", "x")
+    assert begun.modified
+    assert "was written to before this" in begun.message
+
+
+@pytest.mark.parametrize("code", [999, (1 << 32) - 1, 6])
+def test_an_unknown_code_is_a_protocol_error(code: int) -> None:
+    error = errors.from_refusal(header(code), "F")
+    assert isinstance(error, errors.GuestProtocolError)
+    assert str(code) in error.message
+
+
+@given(st.one_of(st.binary(), st.text()))
+def test_clean_text_is_printable_and_short(text: str | bytes) -> None:
+    cleaned = errors.clean(text, 20) if isinstance(text, bytes) else errors.clean(text.encode("utf-8", "replace"), 20)
+    assert cleaned.isprintable()
+    assert len(cleaned) <= 20
+
+
+def test_clean_shows_that_something_was_there() -> None:
+    assert errors.clean(b"a\x1b[2J\xe2\x80\xaeb\xff") == "a\ufffd[2J\ufffdb\ufffd"
+    assert errors.clean("Zürich 日本") == "Zürich 日本"
+
+
+@pytest.mark.parametrize(
+    ("path", "quoted"), [("a.qcow2", "a.qcow2"), ("a b", "'a b'"), ("a'b", "'a'\"'\"'b'"), ("", "''")]
+)
+def test_quote(path: str, quoted: str) -> None:
+    assert errors.quote(path) == quoted
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOENT, "not_found"),
+        (errno.EACCES, "permission_denied"),
+        (errno.EROFS, "read_only"),
+        (errno.ELOOP, "symlink_loop"),
+        (errno.EIO, "open_failed"),
+    ],
+)
+def test_open_errors_have_codes_and_advice(number: int, code: str) -> None:
+    error = errors.open_error("F", OSError(number, "x"), writable=True)
+    assert error.code == code
+    assert error.qemu_message.startswith("Could not open 'F': Could not open 'F': ")
+    assert error.message.count(". ") == 1
+
+
+def test_codes_of_classes_are_distinct() -> None:
+    classes = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.AirlockError)
+    ]
+    codes = [kind.code for kind in classes if not issubclass(kind, errors.RefusalError)]
+    assert len(codes) == len(set(codes))
+    assert all(re.fullmatch(r"[a-z0-9_]+", code) for code in codes)

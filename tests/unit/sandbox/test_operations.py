@@ -1,0 +1,324 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The typed face in front of a guest that says what the test wants it to say."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import typing as t
+
+import pytest
+
+from sandbox import errors, kvm, machine, operations
+from sandbox.operations import Image, Selector, Transaction
+
+from .guest_answers import Guest, records
+from .snapshot_tables import snapshot
+
+OLD = b"old content"
+
+
+@pytest.fixture
+def guest(monkeypatch: pytest.MonkeyPatch) -> Guest:
+    guest = Guest()
+    monkeypatch.setattr(machine, "run", guest.run)
+    return guest
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> str:
+    file = tmp_path / "disk.qcow2"
+    file.write_bytes(OLD)
+    return str(file)
+
+
+@pytest.fixture
+def image(path: str) -> t.Iterator[Image]:
+    with Image.open(path, writable=True) as image:
+        yield image
+
+
+def call_of(guest: Guest, operation: str) -> t.Any:
+    """The struct of the guest's last call; the caller keeps it alive."""
+    ffi, _library = kvm.bindings()
+    call = guest.calls[-1][0]
+    struct = ffi.new(f"struct call_{operation} *")
+    assert ffi.sizeof(struct[0]) == len(call)
+    ffi.memmove(struct, call, len(call))
+    return struct
+
+
+def test_list(guest: Guest, image: Image) -> None:
+    wanted = (snapshot(b"1", b"a"), snapshot(b"2", b"\x1b"))
+    guest.answers("list", records(wanted), snapshot_count=2, virtual_size=1 << 30)
+    found = operations.list_snapshots(image)
+    assert found == (wanted, 1 << 30, guest.report)
+    call = call_of(guest, "list")
+    assert call.header.disk_size[0] == len(OLD)
+    assert guest.calls[-1][1:] == ([image.disk], None, None)
+
+
+def test_info(guest: Guest, image: Image) -> None:
+    guest.answers(
+        "info",
+        records([snapshot()]),
+        snapshot_count=1,
+        version=3,
+        cluster_bits=16,
+        refcount_order=4,
+        encryption=2,
+        compression_type=1,
+        virtual_size=123,
+        incompatible_features=1 | 16,
+        compatible_features=1,
+        file_size=456,
+        backing_name=b"base.qcow2",
+        backing_name_length=10,
+        backing_format=b"qcow2",
+        backing_format_length=5,
+        bitmap_count=3,
+    )
+    info = operations.image_info(image)
+    assert (info.version, info.cluster_size, info.refcount_bits, info.virtual_size) == (3, 65536, 16, 123)
+    assert (info.encryption, info.compression_type, info.file_size) == ("luks", "zstd", 456)
+    assert (info.backing_name, info.backing_format, info.data_file) == (b"base.qcow2", b"qcow2", b"")
+    assert (info.dirty, info.corrupt, info.extended_l2, info.lazy_refcounts) == (True, False, True, True)
+    assert (info.snapshots, info.bitmap_count) == ((snapshot(),), 3)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"version": 4},
+        {"cluster_bits": 8},
+        {"cluster_bits": (1 << 32) - 1},
+        {"refcount_order": 7},
+        {"encryption": 3},
+        {"compression_type": 2},
+        {"backing_name_length": 1024},
+        {"backing_format_length": 16},
+        {"data_file_length": (1 << 32) - 1},
+        {"backing_name": b"a\0b", "backing_name_length": 3},
+        {"snapshot_count": 1},
+        {"header_modified": 1},
+        {"header_abi_version": 2},
+        {"header_text_length": 1025},
+        {"header_code": 7},
+    ],
+)
+def test_lies_about_an_image_are_found(guest: Guest, image: Image, lie: dict[str, t.Any]) -> None:
+    guest.answers("info", **{"version": 3, "cluster_bits": 16, "refcount_order": 4, **lie})
+    with pytest.raises(errors.GuestProtocolError):
+        operations.image_info(image)
+
+
+def test_compare(guest: Guest, image: Image) -> None:
+    guest.answers("compare", equal=0, same_size=1, disk_size=99, differing_clusters=5)
+    found = operations.compare_snapshot(image, Selector.by_id(b"3", b"name"))
+    assert found == (False, True, 99, 5, guest.report)
+    selector = call_of(guest, "compare").snapshot
+    assert (selector.kind, selector.id_length, selector.name_length) == (3, 1, 4)
+
+
+@pytest.mark.parametrize("name", [b"", b"before-upgrade", b"n" * 255, b"\xff\x1b\n"])
+def test_create(guest: Guest, image: Image, name: bytes) -> None:
+    guest.answers("create", id=b"12", id_length=2, header_leaked_clusters=7)
+    limits = operations.Limits(seconds=3)
+    assert operations.create_snapshot(image, name, (1_700_000_000, 5), limits) == (b"12", 7, guest.report)
+    call = call_of(guest, "create")
+    assert (call.date_seconds, call.date_nanoseconds, call.name_length) == (1_700_000_000, 5, len(name))
+    assert bytes(kvm.bindings()[0].buffer(call.name))[: len(name) + 1] == (name + b"\0")[:256]
+    assert guest.calls[-1][2] is limits
+
+
+@pytest.mark.parametrize(
+    ("name", "date", "code"),
+    [
+        (b"n" * 256, (0, 0), "name_too_long"),
+        (b"a\0b", (0, 0), "argument"),
+        (b"a", (-1, 0), "argument"),
+        (b"a", (1 << 32, 0), "argument"),
+        (b"a", (0, 10**9), "argument"),
+    ],
+)
+def test_impossible_snapshots_start_no_guest(
+    guest: Guest, image: Image, name: bytes, date: tuple[int, int], code: str
+) -> None:
+    with pytest.raises(errors.ArgumentError) as caught:
+        operations.create_snapshot(image, name, date)
+    assert caught.value.code == code
+    assert guest.calls == []
+
+
+@pytest.mark.parametrize("length", [128, (1 << 32) - 1])
+def test_an_id_that_is_too_long_is_refused(guest: Guest, image: Image, length: int) -> None:
+    guest.answers("create", id_length=length)
+    with pytest.raises(errors.GuestProtocolError):
+        operations.create_snapshot(image, b"a", (0, 0))
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_apply(guest: Guest, image: Image, allowed: bool) -> None:
+    guest.answers("apply", virtual_size=1 << 20, resized=1)
+    found = operations.apply_snapshot(image, Selector.by_id_or_name(b"5"), allow_resize=allowed)
+    assert found == (1 << 20, True, 0, guest.report)
+    call = call_of(guest, "apply")
+    assert (call.snapshot.kind, call.snapshot.id_length, call.resize_allowed) == (2, 1, int(allowed))
+
+
+def test_delete(guest: Guest, image: Image) -> None:
+    guest.answers("delete", freed_clusters=9, header_leaked_clusters=1)
+    assert operations.delete_snapshot(image, Selector.by_name(b"x")) == (9, 1, guest.report)
+    assert call_of(guest, "delete").snapshot.kind == 1
+
+
+def test_a_name_that_is_too_long_is_not_found_once_the_image_was_read(guest: Guest, image: Image) -> None:
+    guest.answers("list")
+    with pytest.raises(errors.SnapshotNotFoundError) as caught:
+        operations.delete_snapshot(image, Selector.by_name(b"n" * 256))
+    assert caught.value.qemu_message == f"Could not delete snapshot '{'n' * 256}': snapshot not found"
+    guest.answers("list", header_code=20)
+    with pytest.raises(errors.NotQcow2Error):
+        operations.apply_snapshot(image, Selector.by_id_or_name(b"n" * 256), allow_resize=True)
+
+
+def test_a_refusal_is_raised(guest: Guest, image: Image, path: str) -> None:
+    guest.answers("create", header_code=80, header_arguments=[3, 65536, 1, 0, 131072, 2], header_leaked_clusters=4)
+    with pytest.raises(errors.InconsistentImageError) as caught:
+        operations.create_snapshot(image, b"x", (0, 0))
+    assert caught.value.code == "refcount_too_low"
+    assert caught.value.leaked_clusters == 4
+    assert not caught.value.modified
+    assert caught.value.message.startswith(f"{path}: The cluster at 0x20000 has refcount 0 but 2 references")
+
+
+def test_nothing_is_changed_through_an_image_opened_for_reading(guest: Guest, path: str) -> None:
+    with Image.open(path) as image, pytest.raises(errors.ArgumentError, match="opened for reading"):
+        operations.create_snapshot(image, b"x", (0, 0))
+    assert guest.calls == []
+
+
+def test_a_system_without_means_is_told(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> t.NoReturn:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(machine, "run", fail)
+    with pytest.raises(errors.HostError, match="no means to start a guest: Resource temporarily unavailable"):
+        operations.list_snapshots(image)
+
+
+def test_open_locks_before_anything_else_and_close_unlocks(path: str) -> None:
+    with Image.open(path, writable=True) as image:
+        assert image.lock.held == (100, 101, 103, 201, 203)
+        with pytest.raises(errors.ImageInUseError):
+            Image.open(path)
+    with Image.open(os.fsencode(path)) as image:
+        assert image.path == path
+        assert image.lock.held == (100, 201, 203)
+
+
+def test_a_failed_open_leaves_no_descriptor(path: str) -> None:
+    before = os.listdir("/proc/self/fd")
+    with Image.open(path, writable=True), pytest.raises(errors.ImageInUseError):
+        Image.open(path, writable=True)
+    with pytest.raises(errors.ForceShareError):
+        Image.open(path, writable=True, force_share=True)
+    with pytest.raises(errors.ImageOpenError):
+        Image.open(path + "x")
+    assert os.listdir("/proc/self/fd") == before
+
+
+class Changer:
+    """Stands in for machine.run: overwrites the image as the child would, with a journal kept."""
+
+    def __init__(self, fail_at: int = 0) -> None:
+        self.runs = 0
+        self.fail_at = fail_at
+
+    def run(self, _family: str, _call: bytes, disks: t.Any, _limits: t.Any, journal: t.Any) -> machine.Answer:
+        self.runs += 1
+        disk = disks[0]
+        old = os.pread(disk.descriptor, 3, 0)
+        os.write(journal.descriptor, journal.HEADER.pack(2, 0, 3, 3, disk.size) + old)
+        os.pwrite(disk.descriptor, b"new", 0)
+        if self.runs == self.fail_at:
+            raise errors.GuestCrashError("crash")
+        guest = Guest()
+        guest.answers("create", id=b"1", id_length=1)
+        return guest.run("snapshot", _call, disks, None, None)
+
+
+@pytest.fixture
+def images(tmp_path: pathlib.Path) -> t.Iterator[list[Image]]:
+    opened = []
+    for number in range(3):
+        (tmp_path / f"{number}.qcow2").write_bytes(OLD)
+        opened.append(Image.open(str(tmp_path / f"{number}.qcow2"), writable=True))
+    yield opened
+    for image in opened:
+        image.close()
+
+
+def contents(images: list[Image]) -> list[bytes]:
+    return [pathlib.Path(image.path).read_bytes() for image in images]
+
+
+def test_a_transaction_keeps_all(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "run", Changer().run)
+    with Transaction(images) as transaction:
+        for image in images:
+            operations.create_snapshot(image, b"x", (0, 0))
+        transaction.keep()
+    assert contents(images) == [b"new content"] * 3
+    assert all(image.journal is None for image in images)
+
+
+def test_a_transaction_undoes_all_when_one_fails(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "run", Changer(fail_at=2).run)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(errors.GuestCrashError), Transaction(images):
+        for image in images:
+            operations.create_snapshot(image, b"x", (0, 0))
+    assert contents(images) == [OLD] * 3
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_transaction_that_nobody_keeps_is_undone(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "run", Changer().run)
+    with Transaction(images):
+        operations.create_snapshot(images[1], b"x", (0, 0))
+        assert contents(images)[1] == b"new content"
+    assert contents(images) == [OLD] * 3
+
+
+def test_what_cannot_be_undone_is_named_and_the_rest_undone(
+    images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "run", Changer().run)
+    with pytest.raises(errors.TransactionError) as caught, Transaction(images):
+        for image in images:
+            operations.create_snapshot(image, b"x", (0, 0))
+        readable = os.open(images[1].path, os.O_RDONLY)
+        os.dup2(readable, images[1].disk.descriptor)
+        os.close(readable)
+    assert contents(images) == [OLD, b"new content", OLD]
+    assert images[1].path in caught.value.message
+    assert images[0].path not in caught.value.message
+
+
+def test_without_room_for_a_journal_nothing_begins(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def journal(disk: t.Any) -> t.Any:
+        if made:
+            raise OSError(28, "No space left on device")
+        made.append(real(disk))
+        return made[0]
+
+    real = operations.disks.UndoJournal
+    monkeypatch.setattr(operations.disks, "UndoJournal", journal)
+    with pytest.raises(errors.NoJournalError, match="No space left on device"), Transaction(images):
+        raise AssertionError("the body must not be reached")
+    assert all(image.journal is None for image in images)
