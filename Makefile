@@ -79,7 +79,7 @@ dist: $(GENERATED) ## build/dist: the collection as an installable archive
 	@ansible-galaxy collection build --force --output-path build/dist
 
 demo: build cli | packages-demo ## a playbook that snapshots, changes and rolls back a real image
-	@ansible-playbook playbooks/demo.yml
+	@ansible-playbook -i localhost, playbooks/demo.yml
 
 # ---- what is checked ------------------------------------------------------------------------------------
 
