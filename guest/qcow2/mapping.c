@@ -11,8 +11,9 @@
 #define TABLE (1u << 31)      /* an L2 table */
 #define COMPRESSED (1u << 30) /* compressed clusters share it: more than one reference is in order */
 
-/* After the refcount blocks are done a counter holds its cluster's refcount, cut to this. */
+/* After the refcount blocks are done a counter holds its cluster's refcount, cut to MANY; or this: */
 #define MANY 2
+#define FREED 3 /* refcount 0 since now, and not an L2 table */
 
 #define L1_FREED (1ull << 0) /* a reserved bit, set in memory only: the L2 table is free now */
 
@@ -135,24 +136,12 @@ static void count_mapping(struct walk *walk, const struct mapping *mapping) {
     visit_tables(walk, mapping, NULL, count_l2);
 }
 
-static void free_cluster(struct walk *walk, u64 cluster, u32 counter) {
-    struct refcounts *refcounts = walk->refcounts;
-    walk->freed++;
-    if ((counter & TABLE) != 0) {
-        return; /* is still read for its other windows: punch_tables() */
-    }
-    ranges_add(&refcounts->freed, cluster << walk->image->cluster_bits, walk->image->cluster_size);
-}
-
 /* One cluster's refcount by the mapping's references; returns the new one. */
 static u64 change_one(struct walk *walk, u64 cluster, u64 refcount, u32 counter) {
     u64 references = counter & COUNT_MASK;
     if (walk->change == DROP) {
         if (refcount < references) {
             refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, refcount, cluster << walk->image->cluster_bits, references);
-        }
-        if (references != 0 && refcount == references) {
-            free_cluster(walk, cluster, counter);
         }
         return refcount - references;
     }
@@ -194,43 +183,49 @@ static bool change_block(void *context, const struct table_item *item, u8 *block
             continue;
         }
         u64 refcount = block_get(block, order, cluster - block_first);
+        bool becomes_free = false;
         if (counter != 0) {
             refcount = change_one(walk, cluster, refcount, counter);
             if (walk->change != CHECK_ROOM) {
                 block_set(block, order, cluster - block_first, refcount);
                 changed = true;
             }
+            becomes_free = refcount == 0;
         }
         if (walk->change == DROP) {
-            counter_set(&walk->counters, cluster, (u32)min64(refcount, MANY));
+            walk->freed += becomes_free;
+            bool punch = becomes_free && (counter & TABLE) == 0; /* tables are still read: punch_tables() */
+            counter_set(&walk->counters, cluster, punch ? FREED : (u32)min64(refcount, MANY));
         }
     }
     return changed;
 }
 
-/* All blocks of the window, in order. Whenever much has become free the blocks are made stable and
- * the clusters are punched. */
 static void change_blocks(struct walk *walk) {
     struct refcounts *refcounts = walk->refcounts;
     struct table_batch batch;
     void *mark = heap_mark();
     tables_open(&batch, walk->image, change_block, walk);
     u64 end = walk->counters.first + walk->counters.count;
-    u64 per_block = 1ull << refcounts->block_bits;
     for (u64 index = walk->counters.first >> refcounts->block_bits; index << refcounts->block_bits < end; index++) {
-        if (index >= refcounts->table_entries || refcounts->table[index] == 0) {
-            continue;
+        if (index < refcounts->table_entries && refcounts->table[index] != 0) {
+            tables_add(&batch, &(struct table_item){.offset = refcounts->table[index], .index = index});
         }
-        u64 may_become_free = (batch.count + 1) * per_block / 2 + 1;
-        if (walk->change == DROP && refcounts->freed.count + may_become_free > refcounts->freed.room) {
-            tables_run(&batch);
-            disk_flush(&walk->image->disk);
-            refcounts_discard(refcounts);
-        }
-        tables_add(&batch, &(struct table_item){.offset = refcounts->table[index], .index = index});
     }
     tables_run(&batch);
     heap_release(mark);
+}
+
+/* Punches what change_blocks() has found free. */
+static void punch_freed(const struct walk *walk) {
+    u32 bits = walk->image->cluster_bits;
+    u64 end = walk->counters.first + walk->counters.count;
+    for (u64 cluster = walk->counters.first; cluster < end && walk->freed > 0; cluster++) {
+        if (counter_get(&walk->counters, cluster) == FREED) {
+            disk_queue_discard(&walk->image->disk, cluster << bits, walk->image->cluster_size);
+        }
+    }
+    disk_run(&walk->image->disk);
 }
 
 static void walk_open(struct walk *walk, struct qcow2 *image, struct refcounts *refcounts,
@@ -369,6 +364,7 @@ bool mapping_drop_references(struct qcow2 *image, struct refcounts *refcounts, c
         change_blocks(&walk);
         disk_flush(&image->disk); /* a flag must not say COPIED before the refcount does */
         refcounts_discard(refcounts);
+        punch_freed(&walk);
         mark_freed_tables(&walk, gone);
         visit_tables(&walk, gone, NULL, refresh_l2);
         if (kept != NULL) {

@@ -66,6 +66,10 @@ void refcounts_open(struct refcounts *refcounts, struct qcow2 *image) {
     refcounts->loaded_room = (u32)max64(LOADED_BYTES / image->cluster_size, 6);
     refcounts->loaded_room = (u32)min64(refcounts->loaded_room, 4096);
     refcounts->loaded = heap_take_zeroed(refcounts->loaded_room * sizeof(struct loaded_block));
+    u8 *memory = heap_take(refcounts->loaded_room * image->cluster_size);
+    for (u32 i = 0; i < refcounts->loaded_room; i++) {
+        refcounts->loaded[i].data = memory + i * image->cluster_size;
+    }
     refcounts->hooked = heap_take(HOOKED_ROOM * sizeof(u32));
     ranges_open(&refcounts->freed, FREED_ROOM);
 }
@@ -100,11 +104,7 @@ static void write_hooked(struct refcounts *refcounts) {
 /* A place in memory for a block: a new one, else one that is written already. */
 static struct loaded_block *take_place(struct refcounts *refcounts) {
     if (refcounts->loaded_count < refcounts->loaded_room) {
-        struct loaded_block *block = &refcounts->loaded[refcounts->loaded_count++];
-        if (block->data == NULL) {
-            block->data = heap_take(refcounts->image->cluster_size);
-        }
-        return block;
+        return &refcounts->loaded[refcounts->loaded_count++];
     }
     for (u32 tries = 0; tries < refcounts->loaded_room; tries++) {
         refcounts->victim = (refcounts->victim + 1) % refcounts->loaded_room;

@@ -1,0 +1,166 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "qcow2/resize.h"
+
+#include "qcow2/header.h"
+
+void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
+    if (entries <= image->l1_entries) {
+        return;
+    }
+    if (entries > L1_BYTES_MAX / 8) {
+        refuse_plain(REFUSAL_SNAPSHOT_L1_LARGE);
+    }
+    u64 *l1 = heap_take_zeroed(8 * entries);
+    u64 *raw = heap_take_zeroed(8 * entries);
+    memcpy(l1, image->l1, 8ull * image->l1_entries);
+    for (u32 i = 0; i < image->l1_entries; i++) {
+        raw[i] = swap64(l1[i]);
+    }
+    u64 old_offset = image->l1_offset;
+    u64 old_bytes = 8ull * image->l1_entries;
+    image->l1_offset = refcounts_allocate(refcounts, 8 * entries);
+    disk_queue_reserve(&image->disk, image->l1_offset, 8 * entries);
+    refcounts_reserve(refcounts);
+    disk_write(&image->disk, image->l1_offset, raw, 8 * entries);
+    refcounts_write_back(refcounts);
+    disk_flush(&image->disk);
+    image->l1 = l1;
+    image->l1_entries = (u32)entries;
+    header_write_l1(image);
+    disk_flush(&image->disk);
+    refcounts_free(refcounts, old_offset, old_bytes, false);
+}
+
+static void free_data(struct qcow2 *image, struct refcounts *refcounts, u64 entry) {
+    u64 offset = entry & ENTRY_OFFSET;
+    u64 length = image->cluster_size;
+    switch (cluster_type(image, entry)) {
+    case CLUSTER_COMPRESSED:
+        compressed_range(image, entry, &offset, &length);
+        refcounts_free(refcounts, offset, length, true);
+        break;
+    case CLUSTER_NORMAL:
+    case CLUSTER_ZERO_ALLOCATED:
+        refcounts_free(refcounts, offset, length, true);
+        break;
+    default:
+        break;
+    }
+}
+
+/* get_cluster_table(): an L2 table that is shared, or missing, is replaced by one of the disk's own. */
+static void own_l2(struct qcow2 *image, struct refcounts *refcounts, u64 index, u8 *table) {
+    u64 old = image->l1[index] & ENTRY_OFFSET;
+    memset(table, 0, image->cluster_size);
+    if (old != 0) {
+        disk_read(&image->disk, old, table, image->cluster_size);
+    }
+    if ((image->l1[index] & ENTRY_COPIED) != 0) {
+        return;
+    }
+    u64 offset = refcounts_allocate(refcounts, image->cluster_size);
+    disk_write(&image->disk, offset, table, image->cluster_size);
+    image->l1[index] = offset | ENTRY_COPIED;
+    if (index < l1_entries_for(image, image->virtual_size)) { /* stays in use: it must be named first */
+        u8 entry[8];
+        refcounts_write_back(refcounts);
+        disk_flush(&image->disk);
+        store64(entry, image->l1[index]);
+        disk_write(&image->disk, image->l1_offset + 8 * index, entry, sizeof(entry));
+        disk_flush(&image->disk);
+    }
+    if (old != 0) {
+        refcounts_free(refcounts, old, image->cluster_size, false);
+    }
+}
+
+/* discard_in_l2_slice() for the guest clusters from `first` to `end`, of one L2 table; room for two at `table`. */
+static void drop_clusters(struct qcow2 *image, struct refcounts *refcounts, u64 first, u64 end, u8 *table) {
+    u64 per_table = l2_entries(image);
+    u64 index = first / per_table;
+    u32 step = l2_entry_size(image);
+    u8 *entries = table + image->cluster_size; /* a copy of those that go */
+    own_l2(image, refcounts, index, table);
+    u8 *at = table + (first % per_table) * step;
+    memcpy(entries, at, (end - first) * step);
+    memset(at, 0, (end - first) * step);
+    if (index < l1_entries_for(image, image->virtual_size)) {
+        disk_write(&image->disk, image->l1[index] & ENTRY_OFFSET, table, image->cluster_size);
+        disk_flush(&image->disk);
+    }
+    for (u64 i = 0; i < end - first; i++) {
+        free_data(image, refcounts, load64(entries + i * step));
+    }
+}
+
+/* From here on nothing names the L2 tables behind the end any more. */
+static void clear_l1_tail(struct qcow2 *image, u64 entries) {
+    void *mark = heap_mark();
+    u64 bytes = 8 * (image->l1_entries - entries);
+    disk_write(&image->disk, image->l1_offset + 8 * entries, heap_take_zeroed(bytes), bytes);
+    disk_flush(&image->disk);
+    heap_release(mark);
+}
+
+static void write_back_and_discard(struct qcow2 *image, struct refcounts *refcounts) {
+    disk_flush(&image->disk);
+    refcounts_write_back(refcounts);
+    disk_flush(&image->disk);
+    refcounts_discard(refcounts);
+}
+
+/* Cuts the file behind the last cluster in use. */
+static void cut_file(struct qcow2 *image, struct refcounts *refcounts) {
+    u64 size = round_up(image->disk.size, 512);
+    u64 clusters = clusters_of(image, size);
+    while (clusters > 0 && refcounts_get(refcounts, clusters - 1) == 0) {
+        clusters--;
+    }
+    if (clusters << image->cluster_bits < size) {
+        disk_resize(&image->disk, clusters << image->cluster_bits);
+    }
+}
+
+static void shrink_disk(struct qcow2 *image, struct refcounts *refcounts, u64 old_size) {
+    u64 per_table = l2_entries(image);
+    u64 entries = l1_entries_for(image, image->virtual_size);
+    u8 *table = heap_take(2 * image->cluster_size);
+    if (entries < image->l1_entries) {
+        clear_l1_tail(image, entries);
+    }
+    u64 end = clusters_of(image, old_size);
+    for (u64 first = clusters_of(image, image->virtual_size); first < end;) {
+        u64 next = min64((first / per_table + 1) * per_table, end);
+        drop_clusters(image, refcounts, first, next, table);
+        first = next;
+    }
+    for (u64 i = image->l1_entries; i-- > entries;) {
+        u64 offset = image->l1[i] & ENTRY_OFFSET;
+        if (offset != 0) {
+            refcounts_free(refcounts, offset, image->cluster_size, true);
+            image->l1[i] = 0;
+        }
+    }
+    write_back_and_discard(image, refcounts);
+    refcounts_shrink(refcounts);
+    write_back_and_discard(image, refcounts);
+    cut_file(image, refcounts);
+}
+
+void resize_disk(struct qcow2 *image, struct refcounts *refcounts, u64 size) {
+    u64 old_size = image->virtual_size;
+    bool grows = size > old_size;
+    if (grows) {
+        resize_l1(image, refcounts, l1_entries_for(image, size));
+        refcounts_write_back(refcounts);
+    }
+    image->virtual_size = size;
+    header_write_size(image);
+    disk_flush(&image->disk);
+    if (!grows) {
+        shrink_disk(image, refcounts, old_size);
+    }
+}
