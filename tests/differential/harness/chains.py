@@ -82,6 +82,7 @@ class Arena:
         self.verbs = verbs  # what is compared; the rest is left to qemu-img
         self.oracle = QemuDriver()
         self.self_test = isinstance(driver, QemuDriver)
+        self.last_code = 0  # the exit code of the last compared call
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
@@ -99,6 +100,7 @@ class Arena:
         got = self.driver.run(ours, call)
         qemu.copy(ours, disk)
         report = self._verdict(call, (before, theirs, ours), expected, got)
+        self.last_code = got.code
         self.tally.compared[call.verb] += 1
         self.tally.events.update(_events(before, theirs))
         if expected.code and got.code:

@@ -75,7 +75,8 @@ class PythonDriver:
         try:
             with operations.Image.open(path, writable=True) as image:
                 if call.verb == "create":
-                    operations.create_snapshot(image, call.argument, call.date)
+                    # The typed face takes no longer name; our command line cuts it here, as qemu-img does.
+                    operations.create_snapshot(image, call.argument[:255], call.date)
                 elif call.verb == "apply":
                     selector = operations.Selector.by_id_or_name(call.argument)
                     operations.apply_snapshot(image, selector, allow_resize=True)

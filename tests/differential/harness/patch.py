@@ -131,14 +131,14 @@ class Patch:
 
     def snapshot_table(self, entries: Sequence[Entry], count: int | None = None) -> int:
         """Writes a new snapshot table and points the header at it; an old one is freed. Returns its offset."""
-        data = b""
+        data = bytearray()
         for entry in entries:
             data += bytes(-len(data) % 8) + entry.encode()
         with self.image() as image:
             old = [c for clusters, kind, _ in image.references() if kind == "snapshot table" for c in clusters]
         for cluster in old:
             self.refcount(cluster, 0)
-        offset = self.append(data)
+        offset = self.append(bytes(data))
         self.header(nb_snapshots=len(entries) if count is None else count, snapshots_offset=offset)
         return offset
 

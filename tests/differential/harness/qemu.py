@@ -36,7 +36,10 @@ def _faketime_library() -> str:
 
 
 def environment(date: tuple[int, int] = DATE) -> dict[str, str]:
-    """The environment of a qemu tool whose clock stands still at `date` (seconds, nanoseconds since 1970, UTC)."""
+    """The environment of a qemu tool whose clock stands still at `date` (seconds, nanoseconds since 1970, UTC).
+
+    faketime reads that as a double, so only nanoseconds that are a binary fraction of a second come out exactly.
+    """
     return {
         "PATH": os.environ["PATH"],
         "LC_ALL": "C",

@@ -169,7 +169,8 @@ class _Drawing:
     def call(self) -> SnapshotCall:
         """A snapshot operation; one in ten names a snapshot that is not there."""
         rng = self.rng
-        date = (qemu.DATE[0] + rng.randrange(1 << 20), rng.choice((0, 0, rng.randrange(10**6) * 1000)))
+        # faketime reads its time as a double: 64ths of a second come through exactly.
+        date = (qemu.DATE[0] + rng.randrange(1 << 20), rng.choice((0, rng.randrange(64) * 15_625_000)))
         kind = rng.random()
         highest = max((number for number, _ in self.live), default=0)
         if kind < 0.4 or not self.live:

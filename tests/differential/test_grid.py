@@ -1,0 +1,41 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The grid: a chain for every cell, and random chains over all of it, byte for byte. run.py does the same at length."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.differential.harness.cells import Cell, every_axis
+from tests.differential.harness.chains import Arena, Tally
+from tests.differential.harness.drivers import Driver
+from tests.differential.harness.steps import make_chain
+
+CELLS = list(every_axis())
+LONG = os.environ.get("AIRLOCK_LONG") == "1"
+SEEDS = range(5000, 5400 if LONG else 5030)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_every_cell(arena: Arena, cell: Cell) -> None:
+    mismatch = arena.run(make_chain(CELLS.index(cell), cell))
+    assert mismatch is None, f"{mismatch.chain}\nstep {mismatch.step}\n{mismatch.report}"
+    assert arena.tally.operations > 0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_chain(arena: Arena, seed: int) -> None:
+    mismatch = arena.run(make_chain(seed))
+    assert mismatch is None, f"{mismatch.chain}\nstep {mismatch.step}\n{mismatch.report}"
+
+
+def test_on_a_disk_file_system(driver: Driver, tmp_path: os.PathLike[str]) -> None:
+    """Holes in memory and holes on a disk are two implementations."""
+    arena = Arena(os.path.join(tmp_path, "chain"), driver, Tally())
+    for seed in range(6000, 6005):
+        mismatch = arena.run(make_chain(seed))
+        assert mismatch is None, f"{mismatch.chain}\nstep {mismatch.step}\n{mismatch.report}"
