@@ -32,6 +32,7 @@ _HIDDEN = _PRESENT | _ACCESSED | _NO_EXECUTE  # supervisor's, and there is no su
 # Intel SDM volume 3, chapters 2.5 and 8.7.
 _CR0 = 0x80050033  # paging, write protection, x87, protected mode
 _CR4 = 0x624  # SSE, physical address extension; and no reading of the time stamp in user mode
+_APIC_BASE = 0xFEE00900  # as after a reset
 _EFER = 0xD00  # long mode, no-execute; and no SYSCALL
 _TASK_STATE_SIZE = 104
 _TASK_STATE_TYPE = 11  # 64-bit, busy
@@ -52,8 +53,11 @@ _CPUID = (
 
 _MADV_HUGEPAGE = 14
 
+# Bytes of address space that booting and serving a guest takes, generously: its memory, KVM's shared pages, buffers.
+ADDRESS_SPACE = (128 << 20) + (8 << 20)
 
-@functools.lru_cache(maxsize=None)
+
+@functools.cache
 def system_pages() -> bytes:
     """What lies from _PML4 to the end of the task state segment's page."""
     library = kvm.bindings()[1]
@@ -84,6 +88,12 @@ def _task_state(port: int) -> bytes:
     """A task state segment whose I/O bitmap permits one port, below 56: the processor reads two bytes of it."""
     permitted = ((1 << 64) - 1 - (1 << port)).to_bytes(8, "little")
     return bytes(_TASK_STATE_SIZE - 2) + struct.pack("<H", _TASK_STATE_SIZE) + permitted
+
+
+def prepare() -> None:
+    """Make what is the same for every machine, once, in the parent."""
+    system_pages()
+    processor_state()
 
 
 def map_guest_memory() -> t.Any:
@@ -120,11 +130,24 @@ def check_sizes(text: bytes, data: bytes, call: bytes) -> None:
             raise ValueError(f"the guest's {what} is larger than {end - start} bytes")
 
 
-def set_processor(vcpu: kvm.Vcpu) -> None:
-    """Long mode, user mode, at the guest's first instruction. Raises OSError."""
-    library = kvm.bindings()[1]
-    vcpu.set_cpuid(_CPUID)
-    special = vcpu.special_registers()
+class ProcessorState(t.NamedTuple):
+    """struct kvm_cpuid2 *, kvm_sregs * and kvm_regs *: long mode, user mode, at the guest's first instruction."""
+
+    cpuid: t.Any
+    special: t.Any
+    general: t.Any
+
+
+@functools.cache
+def processor_state() -> ProcessorState:
+    """Always the same: made once, set in each machine."""
+    ffi, library = kvm.bindings()
+    cpuid = ffi.new("struct kvm_cpuid2 *")
+    cpuid.nent = len(_CPUID)
+    for entry, (function, eax, ebx, ecx, edx) in zip(cpuid.entries, _CPUID):
+        entry.function, entry.eax, entry.ebx, entry.ecx, entry.edx = function, eax, ebx, ecx, edx
+    special = ffi.new("struct kvm_sregs *")
+    special.apic_base = _APIC_BASE
     special.cr0, special.cr3, special.cr4, special.efer = _CR0, _PML4, _CR4, _EFER
     for segment in (special.cs, special.ds, special.es, special.fs, special.gs, special.ss):
         segment.base, segment.limit, segment.g = 0, 0xFFFFFFFF, 1
@@ -135,6 +158,16 @@ def set_processor(vcpu: kvm.Vcpu) -> None:
     task = special.tr
     task.base, task.limit = _TASK_STATE, _TASK_STATE_SIZE + 7
     task.present, task.s, task.type, task.unusable = 1, 0, _TASK_STATE_TYPE, 0
-    special.idt.limit = special.gdt.limit = 0
-    vcpu.set_special_registers(special)
-    vcpu.set_registers(rip=library.TEXT_ADDRESS, rsp=library.STACK_TOP - 8, rflags=_RFLAGS)
+    # The tables of interrupts, descriptors and local descriptors stay empty.
+    special.ldt.unusable = 1
+    general = ffi.new("struct kvm_regs *")
+    general.rip, general.rsp, general.rflags = library.TEXT_ADDRESS, library.STACK_TOP - 8, _RFLAGS
+    return ProcessorState(cpuid, special, general)
+
+
+def set_processor(vcpu: kvm.Vcpu) -> None:
+    """Raises OSError."""
+    state = processor_state()
+    kvm.call(vcpu.descriptor, kvm.SET_CPUID2, state.cpuid)
+    kvm.call(vcpu.descriptor, kvm.SET_SREGS, state.special)
+    kvm.call(vcpu.descriptor, kvm.SET_REGS, state.general)

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 import signal
 import typing as t
 
-from . import answers, boot, jail, kvm
+from . import answers, boot, jail, kvm, seccomp
 from .answers import Limits
-from .doorbell import BytesExhausted, File, RuleBroken, Server
+from .doorbell import BytesError, File, RuleError, Server
 from .journal import Recorder, UndoJournal
 
 # A signal that is really pending interrupts every time; the machine's own suspend does it once.
@@ -25,7 +26,11 @@ _INTERRUPTIONS = 3
 
 
 class Job(t.NamedTuple):
-    """What the child needs. device: of /dev/kvm; answer: the pipe's writing end; parent: process id."""
+    """What the child needs, all made by the parent: what the child computes itself costs it copies of pages.
+
+    device: of /dev/kvm; answer: the pipe's writing end; parent: process id. vcpu: the number that the processor's
+    descriptor is to have. appended: descriptors for write(2). address_space: bytes. filter: packed seccomp program.
+    """
 
     text: bytes
     data: bytes
@@ -35,12 +40,52 @@ class Job(t.NamedTuple):
     device: int
     answer: int
     parent: int
-    journal: t.Optional[UndoJournal] = None
-    recorder: t.Optional[Recorder] = None
-    wants_progress: bool = False
+    journal: UndoJournal | None
+    recorder: Recorder | None
+    wants_progress: bool
+    vcpu: int
+    appended: t.Sequence[int]
+    address_space: int
+    filter: bytes
 
 
-class _Over(Exception):
+def plan(
+    program: tuple[bytes, bytes],
+    call: bytes,
+    files: t.Sequence[File],
+    limits: Limits,
+    device: int,
+    answer: int,
+    journal: UndoJournal | None,
+    recorder: Recorder | None,
+    wants_progress: bool,
+) -> Job:
+    """The job, with what can be known before the fork. Raises OSError."""
+    appended = [holder.descriptor for holder in (journal, recorder) if holder] + [answer]
+    taken = {device, *appended, *(file.descriptor for file in files)}
+    # 0, 1 and 2 are not taken: the machine and the processor are born there.
+    vcpu = next(number for number in itertools.count(3) if number not in taken)
+    allowed = jail.rules(vcpu, files, appended, journal.disk.descriptor if journal else -1)
+    boot.prepare()
+    return Job(
+        *program,
+        call,
+        files,
+        limits,
+        device,
+        answer,
+        os.getpid(),
+        journal,
+        recorder,
+        wants_progress,
+        vcpu,
+        appended,
+        jail.mapped_memory() + boot.ADDRESS_SPACE + jail.SPARE_MEMORY,
+        seccomp.packed(seccomp.program(allowed)),
+    )
+
+
+class _StopError(Exception):
     """The guest is to be stopped. args: kind of message, a, b, c."""
 
 
@@ -53,7 +98,7 @@ def main(job: Job) -> t.NoReturn:
             session.prepare()
             finish = session.serve()
             session.send_answer(finish.memory, finish.length)
-        except _Over as over:
+        except _StopError as over:
             session.send(*over.args)
         except BaseException as error:
             session.send_failure(error)
@@ -71,14 +116,13 @@ class _Session:
         self._step = "start"
         self._thousandths = -1
         self._memory: t.Any = None
-        self._server: t.Optional[Server] = None
+        self._server: Server | None = None
 
     def prepare(self) -> None:
         """From a copy of the parent to a process that can do next to nothing. Raises OSError, JailError."""
         job = self._job
-        appended = [holder.descriptor for holder in (job.journal, job.recorder) if holder] + [job.answer]
         self._step = "descriptors"
-        jail.close_others([*(file.descriptor for file in job.files), *appended, job.device])
+        jail.close_others([*(file.descriptor for file in job.files), *job.appended, job.device])
         self._up("descriptors")
         # Before the first KVM_RUN: KVM may start a thread of its own, and unshare wants to be alone.
         if jail.leave_namespaces():
@@ -90,8 +134,6 @@ class _Session:
         # Before the filter, so that it need not allow it. SIGALRM is blocked but inside KVM_RUN: it cannot be lost.
         jail.start_timer(job.limits.seconds)
         self._up("timer")
-        self._step = "address space"
-        mapped = jail.mapped_memory()
         self._step = "credentials"
         if jail.drop_credentials():
             self._up("credentials")
@@ -103,11 +145,11 @@ class _Session:
         if self._landlock:
             self._up("landlock")
         self._step = "rlimits"
-        jail.limit_resources(job.limits.seconds, max([1 << 20, *(file.limit for file in job.files)]), mapped)
+        jail.limit_resources(job.limits.seconds, max([1 << 20, *(file.limit for file in job.files)]), job.address_space)
         self._up("rlimits")
         self._step = "seccomp"
-        journaled = job.journal.disk.descriptor if job.journal else -1
-        jail.filter_system_calls(jail.rules(self._vcpu.descriptor, job.files, appended, journaled))
+        # From here on: no import, no open, no traceback.
+        seccomp.install(job.filter)
         self._up("seccomp")
         self._step = "guest"
 
@@ -120,7 +162,7 @@ class _Session:
         memory = boot.map_guest_memory()
         boot.load_guest(memory, job.text, job.data, job.call)
         machine = kvm.create_machine(job.device, memory, self._library.MEMORY_SIZE)
-        vcpu = kvm.Vcpu(job.device, machine)
+        vcpu = kvm.Vcpu(job.device, machine, job.vcpu)
         boot.set_processor(vcpu)
         vcpu.set_open_signals((signal.SIGALRM, signal.SIGXCPU))
         # Without a first KVM_RUN now, a limit of no processes makes it fail later: KVM may start a worker thread.
@@ -135,7 +177,7 @@ class _Session:
         self._server = Server(memory, job.files, job.limits.bytes, job.journal, job.recorder, progress)
 
     def serve(self) -> t.Any:
-        """Run the guest until it finishes. Raises _Over when it does not."""
+        """Run the guest until it finishes. Raises _StopError when it does not."""
         serve = t.cast(Server, self._server).serve
         enter = self._vcpu.enter
         run = self._vcpu.run
@@ -149,7 +191,7 @@ class _Session:
                     raise OSError(failure, "KVM_RUN")
                 interruptions += 1
                 if interruptions == _INTERRUPTIONS:
-                    raise _Over(answers.TIME_OVER)
+                    raise _StopError(answers.TIME_OVER)
                 continue
             interruptions = 0
             if (
@@ -162,18 +204,18 @@ class _Session:
                 self._crashed(run.exit_reason)
             self._exits += 1
             if self._exits > self._job.limits.exits:
-                raise _Over(answers.BUDGET_EXITS)
+                raise _StopError(answers.BUDGET_EXITS)
             try:
                 finish = serve()
-            except RuleBroken as broken:
-                raise _Over(answers.RULE_BROKEN, *broken.args) from None
-            except BytesExhausted:
-                raise _Over(answers.BUDGET_BYTES) from None
+            except RuleError as broken:
+                raise _StopError(answers.RULE_BROKEN, *broken.args) from None
+            except BytesError:
+                raise _StopError(answers.BUDGET_BYTES) from None
             if finish:
                 return finish
 
     def _crashed(self, exit_reason: int) -> t.NoReturn:
-        raise _Over(answers.CRASHED, exit_reason, 0)
+        raise _StopError(answers.CRASHED, exit_reason, 0)
 
     def send_answer(self, memory: int, length: int) -> None:
         """FINISHED: the result area, then the payload, straight from guest memory."""

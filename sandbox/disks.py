@@ -10,7 +10,6 @@ import fcntl
 import os
 import stat
 import struct
-import typing as t
 
 from . import errors
 from .journal import Recorder, UndoJournal, beyond_standard
@@ -92,7 +91,7 @@ def open_disk(path: str, writable: bool) -> Disk:
     return disk
 
 
-def _open_error(path: str, error: t.Union[OSError, ValueError], writable: bool) -> errors.ImageOpenError:
+def _open_error(path: str, error: OSError | ValueError, writable: bool) -> errors.ImageOpenError:
     if isinstance(error, OSError):
         return errors.open_error(path, error, writable)
     # A NUL byte in the path: no such file can exist.

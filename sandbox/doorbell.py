@@ -25,6 +25,7 @@ FALLOCATE_MODES = (FALLOCATE_RESERVE, FALLOCATE_DISCARD, FALLOCATE_ZERO)
 REQUEST = struct.Struct("<IIQQQIIQqQ")
 BATCH_HEAD = 64  # bytes in front of the first request
 STATUS_OFFSET = 48  # of `status` in a request
+STATUS_STRIDE = 8  # int64_t from one status to the next
 
 # The rules that a guest can break, by the number that the child reports.
 RULES = (
@@ -44,11 +45,11 @@ _COPY_ELSEWHERE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, er
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class RuleBroken(Exception):
+class RuleError(Exception):
     """The guest broke a rule. args: the index in RULES, the request's index in its batch, the offending value."""
 
 
-class BytesExhausted(Exception):
+class BytesError(Exception):
     """The guest asked for more bytes than its budget holds."""
 
 
@@ -105,11 +106,9 @@ class Server:
         at = memory + library.DOORBELL_ADDRESS
         self._count = ffi.cast("uint32_t *", at)
         self._requests = ffi.buffer(at + BATCH_HEAD, library.DOORBELL_BATCH * REQUEST.size)
-        self._status = [
-            ffi.cast("int64_t *", at + BATCH_HEAD + index * REQUEST.size + STATUS_OFFSET)
-            for index in range(library.DOORBELL_BATCH)
-        ]
-        self._operations = {
+        self._batch_limit = library.DOORBELL_BATCH
+        self._status = ffi.cast("int64_t *", at + BATCH_HEAD + STATUS_OFFSET)
+        self._operations: dict[int, t.Callable[..., int]] = {
             library.DOORBELL_READ: self._read,
             library.DOORBELL_WRITE: self._write,
             library.DOORBELL_COPY: self._copy,
@@ -133,20 +132,22 @@ class Server:
     def serve(self) -> Finish | None:
         """Run the batch that the guest has laid out; the Finish when it was the last one.
 
-        Raises RuleBroken or BytesExhausted before anything of the batch is done.
+        Raises RuleError or BytesError before anything of the batch is done.
         """
         count = self._count[0]
-        if not 0 < count <= len(self._status):
-            raise RuleBroken(BAD_BATCH, 0, count)
+        if not 0 < count <= self._batch_limit:
+            raise RuleError(BAD_BATCH, 0, count)
         # Copied out once: what is checked is what is done.
         batch = list(REQUEST.iter_unpack(self._requests[0 : count * REQUEST.size]))
         self._left -= self._check(batch)
         if self._left < 0:
-            raise BytesExhausted
+            raise BytesError
         failed = False
-        for status, request in zip(self._status, batch):
+        at = -STATUS_STRIDE
+        for request in batch:
+            at += STATUS_STRIDE
             if failed:
-                status[0] = -errno.ECANCELED
+                self._status[at] = -errno.ECANCELED
                 continue
             operation, disk, offset, length, memory, source, _, source_offset, _, _ = request
             if operation == self._finish:
@@ -155,7 +156,7 @@ class Server:
                 done = self._observe(operation, disk, offset, length, memory, source, source_offset)
             else:
                 done = self._operations[operation](disk, offset, length, memory, source, source_offset)
-            status[0] = done
+            self._status[at] = done
             failed = done < 0
         return None
 
@@ -240,7 +241,7 @@ class Server:
         """length, or -errno."""
         moved = 0
         while moved < length:
-            done = self._library.pwrite(target, address + moved, length - moved, offset + moved)
+            done: int = self._library.pwrite(target, address + moved, length - moved, offset + moved)
             if done <= 0:
                 return -int(self._ffi.errno) if done < 0 else -errno.EIO
             moved += done
@@ -379,54 +380,87 @@ class _Checker:
         self._files = files
         self._first = library.DATA_ADDRESS
         self._end = library.MEMORY_SIZE
-        self._read = library.DOORBELL_READ
-        self._write = library.DOORBELL_WRITE
-        self._copy = library.DOORBELL_COPY
-        self._resize = library.DOORBELL_RESIZE
-        self._flush = library.DOORBELL_FLUSH
-        self._progress = library.DOORBELL_PROGRESS
-        self._finish = library.DOORBELL_FINISH
+        self._checks = {
+            library.DOORBELL_READ: self._read,
+            library.DOORBELL_WRITE: self._write,
+            library.DOORBELL_COPY: self._copy,
+            library.DOORBELL_ZERO: self._extent,
+            library.DOORBELL_DISCARD: self._extent,
+            library.DOORBELL_RESIZE: self._resize,
+            library.DOORBELL_RESERVE: self._extent,
+            library.DOORBELL_FLUSH: self._flush,
+            library.DOORBELL_PROGRESS: self._nothing,
+            library.DOORBELL_FINISH: self._finish,
+        }
+        self._last = library.DOORBELL_FINISH
 
     def __call__(self, batch: t.Sequence[tuple[int, ...]]) -> int:
-        """The bytes that the batch wants to move. Raises RuleBroken."""
-        files = self._files
+        """The bytes that the batch wants to move. Raises RuleError."""
         moved = 0
         for index, (operation, disk, offset, length, memory, source, _, source_offset, _, _) in enumerate(batch):
-            if operation <= self._write or operation == self._finish:
-                nothing = operation == self._finish and length == 0
-                if not (self._first <= memory <= memory + length <= self._end or nothing):
-                    raise RuleBroken(BAD_MEMORY, index, memory)
-                if operation == self._finish:
-                    if index != len(batch) - 1:
-                        raise RuleBroken(BAD_FINISH, index, operation)
-                    continue
-            if not self._read <= operation <= self._finish:
-                raise RuleBroken(BAD_OPERATION, index, operation)
-            if operation == self._progress:
-                continue
-            if disk >= len(files):
-                raise RuleBroken(BAD_DISK, index, disk)
-            if operation == self._read:
-                if offset + length > OFFSET_MAX:
-                    raise RuleBroken(BAD_RANGE, index, offset)
-                moved += length
-                continue
-            file = files[disk]
-            if not file.writable:
-                raise RuleBroken(BAD_WRITE, index, disk)
-            if operation == self._flush:
-                continue
-            end = length if operation == self._resize else offset + length
-            if end > OFFSET_MAX:
-                raise RuleBroken(BAD_RANGE, index, offset)
-            if end > file.limit:
-                raise RuleBroken(BAD_SIZE, index, end)
-            if operation == self._copy:
-                if source >= len(files):
-                    raise RuleBroken(BAD_DISK, index, source)
-                if source_offset + length > OFFSET_MAX:
-                    raise RuleBroken(BAD_RANGE, index, source_offset)
-                moved += length
-            elif operation == self._write:
-                moved += length
+            check = self._checks.get(operation)
+            if check is None:
+                raise RuleError(BAD_OPERATION, index, operation)
+            if operation == self._last and index != len(batch) - 1:
+                raise RuleError(BAD_FINISH, index, operation)
+            moved += check(index, disk, offset, length, memory, source, source_offset)
         return moved
+
+    def _memory(self, index: int, memory: int, length: int) -> None:
+        # Python's integers do not overflow: the sum is the sum.
+        if not self._first <= memory <= memory + length <= self._end:
+            raise RuleError(BAD_MEMORY, index, memory)
+
+    def _source(self, index: int, disk: int, offset: int, length: int) -> None:
+        if disk >= len(self._files):
+            raise RuleError(BAD_DISK, index, disk)
+        if offset + length > OFFSET_MAX:
+            raise RuleError(BAD_RANGE, index, offset)
+
+    def _target(self, index: int, disk: int, end: int) -> None:
+        if disk >= len(self._files):
+            raise RuleError(BAD_DISK, index, disk)
+        file = self._files[disk]
+        if not file.writable:
+            raise RuleError(BAD_WRITE, index, disk)
+        if end > OFFSET_MAX:
+            raise RuleError(BAD_RANGE, index, end)
+        if end > file.limit:
+            raise RuleError(BAD_SIZE, index, end)
+
+    def _read(self, index: int, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
+        self._memory(index, memory, length)
+        self._source(index, disk, offset, length)
+        return length
+
+    def _write(self, index: int, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
+        self._memory(index, memory, length)
+        self._target(index, disk, offset + length)
+        return length
+
+    def _copy(
+        self, index: int, disk: int, offset: int, length: int, _memory: int, source: int, source_offset: int
+    ) -> int:
+        self._source(index, source, source_offset, length)
+        self._target(index, disk, offset + length)
+        return length
+
+    def _extent(self, index: int, disk: int, offset: int, length: int, *_unused: int) -> int:
+        self._target(index, disk, offset + length)
+        return 0
+
+    def _resize(self, index: int, disk: int, _offset: int, length: int, *_unused: int) -> int:
+        self._target(index, disk, length)
+        return 0
+
+    def _flush(self, index: int, disk: int, *_unused: int) -> int:
+        self._target(index, disk, 0)
+        return 0
+
+    def _nothing(self, *_unused: int) -> int:
+        return 0
+
+    def _finish(self, index: int, _disk: int, _offset: int, length: int, memory: int, *_unused: int) -> int:
+        if length:
+            self._memory(index, memory, length)
+        return 0

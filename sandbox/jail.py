@@ -15,7 +15,7 @@ import typing as t
 
 from . import errors, kvm
 from .doorbell import FALLOCATE_MODES, File
-from .seccomp import OneOf, Rule, Without, install, program
+from .seccomp import OneOf, Rule, Without
 
 # Nobody's: Debian reserves 65000..65533, and no service has this one.
 JAIL_ID = 65533
@@ -124,9 +124,9 @@ def restrict_with_landlock() -> int:
     """No file, no TCP port, no abstract socket or signal outside may be reached: Landlock's ABI version in use, 0
     where there is none."""
     ffi, library = kvm.bindings()
-    version = library.syscall(_SYS_LANDLOCK_CREATE_RULESET, ffi.NULL, ffi.cast("long", 0), ffi.cast("long", 1))
+    newest = library.syscall(_SYS_LANDLOCK_CREATE_RULESET, ffi.NULL, ffi.cast("long", 0), ffi.cast("long", 1))
     # Some kernels report a version that they then refuse: go down.
-    for version in range(min(int(version), 7), 0, -1):
+    for version in range(min(int(newest), 7), 0, -1):
         attributes = ffi.new("struct landlock_ruleset_attr *")
         attributes.handled_access_fs = _landlock_file_rights(version)
         attributes.handled_access_net = 3 if version >= 4 else 0
@@ -155,17 +155,17 @@ def _landlock_file_rights(version: int) -> int:
 
 
 def mapped_memory() -> int:
-    """Bytes of address space in use. Before Landlock, which forbids to ask. Raises OSError."""
+    """Bytes of address space in use. Raises OSError."""
     with open("/proc/self/statm", "rb") as statm:
         return int(statm.read().split()[0]) * resource.getpagesize()
 
 
-def limit_resources(seconds: float, file_size: int, mapped: int) -> None:
+def limit_resources(seconds: float, file_size: int, address_space: int) -> None:
     """seconds: of CPU time, a little more than the timer gives. file_size: bytes that any file may reach.
-    mapped: of mapped_memory(). After Landlock, which needs a descriptor. Raises OSError, ValueError."""
+    address_space: bytes. After Landlock, which needs a descriptor. Raises OSError, ValueError."""
     processor = int(seconds) + 2
     for limit, soft, hard in (
-        (resource.RLIMIT_AS, mapped + SPARE_MEMORY, mapped + SPARE_MEMORY),
+        (resource.RLIMIT_AS, address_space, address_space),
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_CPU, processor, processor + 1),
         (resource.RLIMIT_FSIZE, file_size, file_size),
@@ -176,9 +176,10 @@ def limit_resources(seconds: float, file_size: int, mapped: int) -> None:
         (resource.RLIMIT_SIGPENDING, 4, 4),
     ):
         ceiling = resource.getrlimit(limit)[1]
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(limit, (soft, hard))
+        if ceiling == resource.RLIM_INFINITY or ceiling >= hard:
+            resource.setrlimit(limit, (soft, hard))
+        else:
+            resource.setrlimit(limit, (min(soft, ceiling), ceiling))
 
 
 def rules(vcpu: int, files: t.Sequence[File], appended: t.Sequence[int], journal: int = -1) -> list[Rule]:
@@ -211,11 +212,6 @@ def rules(vcpu: int, files: t.Sequence[File], appended: t.Sequence[int], journal
             Rule("ftruncate", (OneOf(0, writable),)),
         ]
     return allowed
-
-
-def filter_system_calls(allowed: t.Sequence[Rule]) -> None:
-    """The last layer. From here on: no import, no open, no traceback. Raises OSError."""
-    install(program(allowed))
 
 
 def _must(result: int, what: str) -> None:

@@ -88,13 +88,9 @@ class UndoJournal:
         records = self.records()
         target = self.disk.descriptor
         for _operation, offset, _length, saved, _before, position in reversed(records):
-            while saved > 0:
-                step = min(saved, CHUNK)
-                # The tail first: a file that had been cut grows only once.
-                _write_exactly(
-                    target, _read_exactly(self.descriptor, step, position + saved - step), offset + saved - step
-                )
-                saved -= step
+            for done in range(0, saved, CHUNK):
+                old = _read_exactly(self.descriptor, min(saved - done, CHUNK), position + done)
+                _write_exactly(target, old, offset + done)
         if records:
             if not self.disk.is_block:
                 os.ftruncate(target, records[0][4])

@@ -25,7 +25,6 @@ SET_USER_MEMORY_REGION = 0x4020AE46
 RUN = 0xAE80
 GET_REGS = 0x8090AE81
 SET_REGS = 0x4090AE82
-GET_SREGS = 0x8138AE83
 SET_SREGS = 0x4138AE84
 SET_SIGNAL_MASK = 0x4004AE8B
 SET_CPUID2 = 0x4008AE90
@@ -99,10 +98,12 @@ class Vcpu:
     descriptor: for KVM_RUN. run: struct kvm_run *, shared with the kernel.
     """
 
-    def __init__(self, device: int, machine: int) -> None:
-        """Raises OSError."""
+    def __init__(self, device: int, machine: int, number: int) -> None:
+        """number: what the descriptor shall be. Raises OSError."""
         ffi, library = bindings()
-        self.descriptor = call(machine, CREATE_VCPU)
+        born = call(machine, CREATE_VCPU)
+        self.descriptor = os.dup2(born, number, inheritable=False)
+        os.close(born)
         size = call(device, GET_VCPU_MMAP_SIZE)
         mapped = map_memory(size, MAP_SHARED, self.descriptor)
         self.run = ffi.cast("struct kvm_run *", mapped)
@@ -121,27 +122,6 @@ class Vcpu:
         registers = self._ffi.new("struct kvm_regs *")
         call(self.descriptor, GET_REGS, registers)
         return registers
-
-    def set_registers(self, **values: int) -> None:
-        """Set the named general registers; all others become 0."""
-        call(self.descriptor, SET_REGS, self._ffi.new("struct kvm_regs *", values))
-
-    def special_registers(self) -> t.Any:
-        """struct kvm_sregs *."""
-        registers = self._ffi.new("struct kvm_sregs *")
-        call(self.descriptor, GET_SREGS, registers)
-        return registers
-
-    def set_special_registers(self, registers: t.Any) -> None:
-        call(self.descriptor, SET_SREGS, registers)
-
-    def set_cpuid(self, leaves: t.Sequence[tuple[int, int, int, int, int]]) -> None:
-        """leaves: (function, eax, ebx, ecx, edx), at most 8."""
-        table = self._ffi.new("struct kvm_cpuid2 *")
-        table.nent = len(leaves)
-        for entry, (function, eax, ebx, ecx, edx) in zip(table.entries, leaves):
-            entry.function, entry.eax, entry.ebx, entry.ecx, entry.edx = function, eax, ebx, ecx, edx
-        call(self.descriptor, SET_CPUID2, table)
 
     def set_open_signals(self, signals: t.Iterable[int]) -> None:
         """Only these signals interrupt the guest; the process may block them everywhere else."""

@@ -20,7 +20,7 @@ from . import answers, boot, child, errors, kvm
 from .answers import Answer, Limits, Message, Report
 from .disks import Disk
 from .doorbell import File
-from .journal import Recorder, UndoJournal
+from .journal import Recorder, UndoJournal, beyond_standard
 
 __all__ = ["Answer", "Limits", "Program", "Report", "run"]
 
@@ -50,13 +50,13 @@ def load_program(family: str) -> Program:
 
 
 def run(
-    guest: t.Union[str, Program],
+    guest: str | Program,
     call: bytes,
     disks: t.Sequence[Disk],
-    limits: t.Optional[Limits] = None,
-    journal: t.Optional[UndoJournal] = None,
-    recorder: t.Optional[Recorder] = None,
-    progress: t.Optional[t.Callable[[int, int], None]] = None,
+    limits: Limits | None = None,
+    journal: UndoJournal | None = None,
+    recorder: Recorder | None = None,
+    progress: t.Callable[[int, int], None] | None = None,
 ) -> Answer:
     """Run one guest to its end and return its answer.
 
@@ -72,23 +72,16 @@ def run(
     started = time.monotonic()
     program = load_program(guest) if isinstance(guest, str) else guest
     worker = _Worker()
-    device = kvm.open_device()
+    device = beyond_standard(kvm.open_device())
     try:
         _check(program, call, disks, journal)
-        receiving, sending = os.pipe2(os.O_CLOEXEC)
+        receiving, sending = map(beyond_standard, os.pipe2(os.O_CLOEXEC))
         try:
-            job = child.Job(
-                program.text,
-                program.data,
-                call,
-                [File(disk.descriptor, disk.writable, disk.is_block, disk.size + limits.file_growth) for disk in disks],
-                limits,
-                device,
-                sending,
-                os.getpid(),
-                journal,
-                recorder,
-                progress is not None,
+            files = [
+                File(disk.descriptor, disk.writable, disk.is_block, disk.size + limits.file_growth) for disk in disks
+            ]
+            job = child.plan(
+                program, call, files, limits, device, sending, journal, recorder, wants_progress=progress is not None
             )
             try:
                 worker.start(job)
@@ -114,7 +107,11 @@ class _Worker:
     def start(self, job: child.Job) -> None:
         """Raises OSError."""
         # A handler that raises between fork and assignment would lose the child; and none may run in the child.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        # By the C library itself: signal.pthread_sigmask() makes an object for each signal, twice.
+        ffi, library = kvm.bindings()
+        everything = ffi.new("uint64_t[16]", [(1 << 64) - 1] * 16)
+        before = ffi.new("uint64_t[16]")
+        library.pthread_sigmask(signal.SIG_BLOCK, everything, before)
         try:
             with warnings.catch_warnings():
                 # Python 3.12 warns of forks in programs with threads. The child takes no lock of theirs.
@@ -123,7 +120,7 @@ class _Worker:
             if self._process == 0:
                 child.main(job)
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+            library.pthread_sigmask(signal.SIG_SETMASK, before, ffi.NULL)
 
     def end(self) -> None:
         """Whatever it is doing, it stops; an answer that has come is complete by then."""
@@ -139,7 +136,7 @@ class _Worker:
         self._process = 0
 
 
-class _TimeOver(Exception):
+class _DeadlineError(Exception):
     """The parent's deadline has passed."""
 
 
@@ -152,7 +149,7 @@ class _Pipe:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
 
-    def outcome(self, progress: t.Optional[t.Callable[[int, int], None]]) -> t.Optional[_Outcome]:
+    def outcome(self, progress: t.Callable[[int, int], None] | None) -> _Outcome | None:
         """The last message and what belongs to it; None when the deadline passed, a message without a body when the
         child ended without one."""
         try:
@@ -168,17 +165,17 @@ class _Pipe:
                     return _Outcome(message, body) if len(body) == message.length else _Outcome(None, b"")
                 if progress:
                     progress(message.a, message.b)
-        except _TimeOver:
+        except _DeadlineError:
             return None
 
     def _read(self, length: int) -> bytes:
-        """Fewer bytes when the child is gone. Raises _TimeOver."""
+        """Fewer bytes when the child is gone. Raises _DeadlineError."""
         buffer = bytearray(length)
         view = memoryview(buffer)
         while view:
             left = self._deadline - time.monotonic()
             if left <= 0 or not self._poll.poll(left * 1000):
-                raise _TimeOver
+                raise _DeadlineError
             done = os.readv(self._descriptor, [view])
             if done == 0:
                 break
@@ -187,17 +184,16 @@ class _Pipe:
 
 
 class _Outcome(t.NamedTuple):
-    message: t.Optional[Message]
+    message: Message | None
     body: bytes
 
 
 _BODY_LIMIT = 256 << 20  # above what a guest's memory holds
 
 
-def _check(program: Program, call: bytes, disks: t.Sequence[Disk], journal: t.Optional[UndoJournal]) -> None:
+def _check(program: Program, call: bytes, disks: t.Sequence[Disk], journal: UndoJournal | None) -> None:
     """Raises ValueError for what no guest could be given."""
     boot.check_sizes(program.text, program.data, call)
-    boot.system_pages()  # made once, here, and inherited by every child
     if len(disks) > kvm.bindings()[1].DISKS_MAX:
         raise ValueError("too many disks")
     if journal is not None and all(journal.disk is not disk for disk in disks):
@@ -205,7 +201,7 @@ def _check(program: Program, call: bytes, disks: t.Sequence[Disk], journal: t.Op
 
 
 def _answer(
-    outcome: t.Optional[_Outcome], worker: _Worker, limits: Limits, journal: t.Optional[UndoJournal], started: float
+    outcome: _Outcome | None, worker: _Worker, limits: Limits, journal: UndoJournal | None, started: float
 ) -> Answer:
     """The answer, or the exception that the outcome means."""
     if outcome and outcome.message and outcome.message.kind == answers.FINISHED:

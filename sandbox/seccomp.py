@@ -108,12 +108,17 @@ def _checks(condition: Condition) -> list[Instruction]:
     return [*code, (RETURN, 0, 0, KILL_PROCESS)]
 
 
-def install(instructions: t.Sequence[Instruction]) -> None:
-    """Put the calling thread under the filter; no_new_privs must be set. Raises OSError."""
+def packed(instructions: t.Sequence[Instruction]) -> bytes:
+    """The instructions as an array of struct sock_filter."""
+    return b"".join(struct.pack("=HBBI", *line) for line in instructions)
+
+
+def install(code_bytes: bytes) -> None:
+    """Put the calling thread under a packed filter; no_new_privs must be set. Raises OSError."""
     ffi, library = kvm.bindings()
-    code = ffi.from_buffer(b"".join(struct.pack("=HBBI", *line) for line in instructions))
+    code = ffi.from_buffer(code_bytes)
     filters = ffi.new("struct sock_fprog *")
-    filters.len = len(instructions)
+    filters.len = len(code_bytes) // ffi.sizeof("struct sock_filter")
     filters.filter = ffi.cast("struct sock_filter *", code)
     if library.syscall(_SECCOMP, ffi.cast("long", _SET_MODE_FILTER), ffi.cast("long", 0), filters) != 0:
         raise OSError(ffi.errno, "seccomp")

@@ -120,6 +120,7 @@ int fallocate(int fd, int mode, long offset, long length);
 ssize_t copy_file_range(int in, int64_t *in_offset, int out, int64_t *out_offset, size_t length, unsigned int flags);
 int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 int setitimer(int which, struct interval_timer *value, struct interval_timer *old);
+int pthread_sigmask(int how, const uint64_t *set, uint64_t *old);
 int setgroups(size_t size, void *list);
 int setresgid(unsigned int real, unsigned int effective, unsigned int saved);
 int setresuid(unsigned int real, unsigned int effective, unsigned int saved);
