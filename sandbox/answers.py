@@ -15,7 +15,7 @@ import typing as t
 from dataclasses import dataclass
 
 from . import errors, kvm
-from .doorbell import RULES
+from .rules import RULES
 
 RESULT_SIZE = 8192  # bytes of the result area that are handed over; every struct result_* fits
 TEXT_LIMIT = 1024

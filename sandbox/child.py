@@ -18,8 +18,9 @@ import typing as t
 
 from . import answers, boot, jail, kvm, seccomp
 from .answers import Limits
-from .doorbell import BytesError, File, RuleError, Server
+from .doorbell import BytesError, Server
 from .journal import Recorder, UndoJournal
+from .rules import File, RuleError
 
 # A signal that is really pending interrupts every time; the machine's own suspend does it once.
 _INTERRUPTIONS = 3
@@ -215,7 +216,7 @@ class _Session:
                 return finish
 
     def _crashed(self, exit_reason: int) -> t.NoReturn:
-        raise _StopError(answers.CRASHED, exit_reason, 0)
+        raise _StopError(answers.CRASHED, exit_reason, self._vcpu.address())
 
     def send_answer(self, memory: int, length: int) -> None:
         """FINISHED: the result area, then the payload, straight from guest memory."""

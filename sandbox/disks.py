@@ -76,7 +76,7 @@ def open_disk(path: str, writable: bool) -> Disk:
         status = os.fstat(handle)
         for matches, what, code in _KINDS:
             if matches(status.st_mode):
-                raise errors.not_regular(path, what, code)
+                raise errors.not_regular(path, what, code, writable)
         descriptor = _reopen(path, handle, status, writable)
     except OSError as error:
         raise errors.open_error(path, error, writable) from error

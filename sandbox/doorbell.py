@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Serving the doorbell (guest/abi/doorbell.h): check every field of a batch, then do it.
+"""Serving the doorbell (guest/abi/doorbell.h): hold a batch against the rules (rules.py), then do it.
 
 Runs in the jailed child. Bytes go straight between a file and guest memory and are never looked at.
 """
@@ -10,56 +10,28 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 import typing as t
 
 from . import kvm
 from .journal import FALLOCATE_DISCARD, Recorder, UndoJournal
+from .rules import BAD_BATCH, REQUEST, Checker, File, RuleError
 
-OFFSET_MAX = (1 << 63) - 1  # off_t
 CHUNK = 1 << 20
 FALLOCATE_RESERVE = 0x01  # keep size
 FALLOCATE_ZERO = 0x10
 FALLOCATE_MODES = (FALLOCATE_RESERVE, FALLOCATE_DISCARD, FALLOCATE_ZERO)
 
-REQUEST = struct.Struct("<IIQQQIIQqQ")
 BATCH_HEAD = 64  # bytes in front of the first request
 STATUS_OFFSET = 48  # of `status` in a request
 STATUS_STRIDE = 8  # int64_t from one status to the next
-
-# The rules that a guest can break, by the number that the child reports.
-RULES = (
-    "batch size",
-    "operation",
-    "disk index",
-    "file range",
-    "memory range",
-    "disk opened for reading",
-    "size limit",
-    "request after finish",
-)
-BAD_BATCH, BAD_OPERATION, BAD_DISK, BAD_RANGE, BAD_MEMORY, BAD_WRITE, BAD_SIZE, BAD_FINISH = range(len(RULES))
 
 # copy_file_range does not do these two files; reading and writing will.
 _COPY_ELSEWHERE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.ETXTBSY)
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
-class RuleError(Exception):
-    """The guest broke a rule. args: the index in RULES, the request's index in its batch, the offending value."""
-
-
 class BytesError(Exception):
     """The guest asked for more bytes than its budget holds."""
-
-
-class File(t.NamedTuple):
-    """One disk as the child knows it. limit: bytes that the file may reach."""
-
-    descriptor: int
-    writable: bool
-    is_block: bool
-    limit: int
 
 
 class Finish(t.NamedTuple):
@@ -120,7 +92,7 @@ class Server:
             library.DOORBELL_PROGRESS: self._report_progress,
         }
         self._finish = library.DOORBELL_FINISH
-        self._check = _Checker(library, files)
+        self._check = Checker(library, files)
         self._changes = {
             library.DOORBELL_WRITE,
             library.DOORBELL_COPY,
@@ -208,33 +180,29 @@ class Server:
         return moved
 
     def _copy_range(self, source: int, source_offset: int, target: int, offset: int, length: int) -> int:
-        """Copy between files in the kernel, or through the bounce buffer where it will not."""
+        """Copy between files in the kernel, and through the bounce buffer what it will not."""
         moved = 0
-        in_kernel = True
         while moved < length:
-            if in_kernel:
-                self._in_offset[0] = source_offset + moved
-                self._out_offset[0] = offset + moved
-                step = min(length - moved, 1 << 30)
-                done = self._library.copy_file_range(source, self._in_offset, target, self._out_offset, step, 0)
-                if done < 0 and self._ffi.errno not in _COPY_ELSEWHERE:
-                    return -int(self._ffi.errno)
-                if done > 0:
-                    moved += done
-                    continue
+            self._in_offset[0] = source_offset + moved
+            self._out_offset[0] = offset + moved
+            step = min(length - moved, 1 << 30)
+            done = self._library.copy_file_range(source, self._in_offset, target, self._out_offset, step, 0)
+            if done < 0 and self._ffi.errno not in _COPY_ELSEWHERE:
+                return -int(self._ffi.errno)
+            if done <= 0:
                 # 0 is the end of the source, or a file system that does not tell: read() tells.
-                in_kernel = False
-            step = min(length - moved, CHUNK)
-            done = self._library.pread(source, self._bounce, step, source_offset + moved)
-            if done > 0:
-                done = self._write_all(target, self._bounce, done, offset + moved)
-            elif done < 0:
-                done = -int(self._ffi.errno)
+                break
+            moved += int(done)
+        while moved < length:
+            done = self._library.pread(source, self._bounce, min(length - moved, CHUNK), source_offset + moved)
             if done < 0:
-                return done
+                return -int(self._ffi.errno)
             if done == 0:
                 break
-            moved += done
+            written = self._write_all(target, self._bounce, int(done), offset + moved)
+            if written < 0:
+                return written
+            moved += written
         return moved
 
     def _write_all(self, target: int, address: t.Any, length: int, offset: int) -> int:
@@ -370,97 +338,4 @@ class Server:
                 return int(self._ffi.errno) if done < 0 else errno.EIO
             address += done
             length -= done
-        return 0
-
-
-class _Checker:
-    """Holds every request of a batch against the rules."""
-
-    def __init__(self, library: t.Any, files: t.Sequence[File]) -> None:
-        self._files = files
-        self._first = library.DATA_ADDRESS
-        self._end = library.MEMORY_SIZE
-        self._checks = {
-            library.DOORBELL_READ: self._read,
-            library.DOORBELL_WRITE: self._write,
-            library.DOORBELL_COPY: self._copy,
-            library.DOORBELL_ZERO: self._extent,
-            library.DOORBELL_DISCARD: self._extent,
-            library.DOORBELL_RESIZE: self._resize,
-            library.DOORBELL_RESERVE: self._extent,
-            library.DOORBELL_FLUSH: self._flush,
-            library.DOORBELL_PROGRESS: self._nothing,
-            library.DOORBELL_FINISH: self._finish,
-        }
-        self._last = library.DOORBELL_FINISH
-
-    def __call__(self, batch: t.Sequence[tuple[int, ...]]) -> int:
-        """The bytes that the batch wants to move. Raises RuleError."""
-        moved = 0
-        for index, (operation, disk, offset, length, memory, source, _, source_offset, _, _) in enumerate(batch):
-            check = self._checks.get(operation)
-            if check is None:
-                raise RuleError(BAD_OPERATION, index, operation)
-            if operation == self._last and index != len(batch) - 1:
-                raise RuleError(BAD_FINISH, index, operation)
-            moved += check(index, disk, offset, length, memory, source, source_offset)
-        return moved
-
-    def _memory(self, index: int, memory: int, length: int) -> None:
-        # Python's integers do not overflow: the sum is the sum.
-        if not self._first <= memory <= memory + length <= self._end:
-            raise RuleError(BAD_MEMORY, index, memory)
-
-    def _source(self, index: int, disk: int, offset: int, length: int) -> None:
-        if disk >= len(self._files):
-            raise RuleError(BAD_DISK, index, disk)
-        if offset + length > OFFSET_MAX:
-            raise RuleError(BAD_RANGE, index, offset)
-
-    def _target(self, index: int, disk: int, end: int) -> None:
-        if disk >= len(self._files):
-            raise RuleError(BAD_DISK, index, disk)
-        file = self._files[disk]
-        if not file.writable:
-            raise RuleError(BAD_WRITE, index, disk)
-        if end > OFFSET_MAX:
-            raise RuleError(BAD_RANGE, index, end)
-        if end > file.limit:
-            raise RuleError(BAD_SIZE, index, end)
-
-    def _read(self, index: int, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
-        self._memory(index, memory, length)
-        self._source(index, disk, offset, length)
-        return length
-
-    def _write(self, index: int, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
-        self._memory(index, memory, length)
-        self._target(index, disk, offset + length)
-        return length
-
-    def _copy(
-        self, index: int, disk: int, offset: int, length: int, _memory: int, source: int, source_offset: int
-    ) -> int:
-        self._source(index, source, source_offset, length)
-        self._target(index, disk, offset + length)
-        return length
-
-    def _extent(self, index: int, disk: int, offset: int, length: int, *_unused: int) -> int:
-        self._target(index, disk, offset + length)
-        return 0
-
-    def _resize(self, index: int, disk: int, _offset: int, length: int, *_unused: int) -> int:
-        self._target(index, disk, length)
-        return 0
-
-    def _flush(self, index: int, disk: int, *_unused: int) -> int:
-        self._target(index, disk, 0)
-        return 0
-
-    def _nothing(self, *_unused: int) -> int:
-        return 0
-
-    def _finish(self, index: int, _disk: int, _offset: int, length: int, memory: int, *_unused: int) -> int:
-        if length:
-            self._memory(index, memory, length)
         return 0

@@ -14,7 +14,8 @@ import resource
 import typing as t
 
 from . import errors, kvm
-from .doorbell import FALLOCATE_MODES, File
+from .doorbell import FALLOCATE_MODES
+from .rules import File
 from .seccomp import OneOf, Rule, Without
 
 # Nobody's: Debian reserves 65000..65533, and no service has this one.

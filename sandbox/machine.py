@@ -19,8 +19,8 @@ import warnings
 from . import answers, boot, child, errors, kvm
 from .answers import Answer, Limits, Message, Report
 from .disks import Disk
-from .doorbell import File
 from .journal import Recorder, UndoJournal, beyond_standard
+from .rules import File
 
 __all__ = ["Answer", "Limits", "Program", "Report", "run"]
 

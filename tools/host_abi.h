@@ -56,7 +56,7 @@ struct kvm_signal_mask {
     uint8_t sigset[8];
 };
 
-/* The start of struct kvm_run, with the io member of its union. */
+/* The start of struct kvm_run, with the io member of its union and the registers of its other one. */
 struct kvm_run {
     uint8_t request_interrupt_window;
     uint8_t immediate_exit;
@@ -74,6 +74,10 @@ struct kvm_run {
         uint32_t count;
         uint64_t data_offset;
     } io;
+    uint8_t rest_of_union[240];
+    uint64_t kvm_valid_regs;
+    uint64_t kvm_dirty_regs;
+    struct kvm_regs regs;
 };
 
 struct sock_filter {

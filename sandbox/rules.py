@@ -1,0 +1,131 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a guest may ask for: the rules of guest/abi/doorbell.h, field by field."""
+
+from __future__ import annotations
+
+import struct
+import typing as t
+
+OFFSET_MAX = (1 << 63) - 1  # off_t
+REQUEST = struct.Struct("<IIQQQIIQqQ")  # struct doorbell_request
+
+# The rules that a guest can break, by the number that the child reports.
+RULES = (
+    "batch size",
+    "operation",
+    "disk index",
+    "file range",
+    "memory range",
+    "disk opened for reading",
+    "size limit",
+    "request after finish",
+)
+BAD_BATCH, BAD_OPERATION, BAD_DISK, BAD_RANGE, BAD_MEMORY, BAD_WRITE, BAD_SIZE, BAD_FINISH = range(len(RULES))
+
+
+class RuleError(Exception):
+    """The guest broke a rule. args: the index in RULES, the request's index in its batch, the offending value."""
+
+
+class File(t.NamedTuple):
+    """One disk as the child knows it. limit: bytes that the file may reach."""
+
+    descriptor: int
+    writable: bool
+    is_block: bool
+    limit: int
+
+
+class Checker:
+    """Holds every request of a batch against the rules."""
+
+    def __init__(self, library: t.Any, files: t.Sequence[File]) -> None:
+        self._files = files
+        self._first = library.DATA_ADDRESS
+        self._end = library.MEMORY_SIZE
+        self._checks: dict[int, t.Callable[..., int]] = {
+            library.DOORBELL_READ: self._read,
+            library.DOORBELL_WRITE: self._write,
+            library.DOORBELL_COPY: self._copy,
+            library.DOORBELL_ZERO: self._extent,
+            library.DOORBELL_DISCARD: self._extent,
+            library.DOORBELL_RESIZE: self._resize,
+            library.DOORBELL_RESERVE: self._extent,
+            library.DOORBELL_FLUSH: self._flush,
+            library.DOORBELL_PROGRESS: self._nothing,
+            library.DOORBELL_FINISH: self._finish,
+        }
+        self._last = library.DOORBELL_FINISH
+
+    def __call__(self, batch: t.Sequence[tuple[int, ...]]) -> int:
+        """The bytes that the batch wants to move. Raises RuleError."""
+        moved = 0
+        for index, (operation, disk, offset, length, memory, source, _, source_offset, _, _) in enumerate(batch):
+            check = self._checks.get(operation)
+            if check is None:
+                raise RuleError(BAD_OPERATION, index, operation)
+            if operation == self._last and index != len(batch) - 1:
+                raise RuleError(BAD_FINISH, index, operation)
+            moved += check(index, disk, offset, length, memory, source, source_offset)
+        return moved
+
+    def _memory(self, index: int, memory: int, length: int) -> None:
+        # Python's integers do not overflow: the sum is the sum.
+        if not self._first <= memory <= memory + length <= self._end:
+            raise RuleError(BAD_MEMORY, index, memory)
+
+    def _source(self, index: int, disk: int, offset: int, length: int) -> None:
+        if disk >= len(self._files):
+            raise RuleError(BAD_DISK, index, disk)
+        if offset + length > OFFSET_MAX:
+            raise RuleError(BAD_RANGE, index, offset)
+
+    def _target(self, index: int, disk: int, end: int) -> None:
+        if disk >= len(self._files):
+            raise RuleError(BAD_DISK, index, disk)
+        file = self._files[disk]
+        if not file.writable:
+            raise RuleError(BAD_WRITE, index, disk)
+        if end > OFFSET_MAX:
+            raise RuleError(BAD_RANGE, index, end)
+        if end > file.limit:
+            raise RuleError(BAD_SIZE, index, end)
+
+    def _read(self, index: int, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
+        self._memory(index, memory, length)
+        self._source(index, disk, offset, length)
+        return length
+
+    def _write(self, index: int, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
+        self._memory(index, memory, length)
+        self._target(index, disk, offset + length)
+        return length
+
+    def _copy(
+        self, index: int, disk: int, offset: int, length: int, _memory: int, source: int, source_offset: int
+    ) -> int:
+        self._source(index, source, source_offset, length)
+        self._target(index, disk, offset + length)
+        return length
+
+    def _extent(self, index: int, disk: int, offset: int, length: int, *_unused: int) -> int:
+        self._target(index, disk, offset + length)
+        return 0
+
+    def _resize(self, index: int, disk: int, _offset: int, length: int, *_unused: int) -> int:
+        self._target(index, disk, length)
+        return 0
+
+    def _flush(self, index: int, disk: int, *_unused: int) -> int:
+        self._target(index, disk, 0)
+        return 0
+
+    def _nothing(self, *_unused: int) -> int:
+        return 0
+
+    def _finish(self, index: int, _disk: int, _offset: int, length: int, memory: int, *_unused: int) -> int:
+        if length:
+            self._memory(index, memory, length)
+        return 0
