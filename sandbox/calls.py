@@ -49,6 +49,8 @@ class Selector(t.NamedTuple):
     @classmethod
     def by_id_or_name(cls, text: bytes) -> Selector:
         """The one with this id, else the first with this name: qemu-img snapshot -a."""
+        if len(text) > ID_MAX:
+            return cls.by_name(text)
         return cls("SELECT_BY_ID_OR_NAME", text, text)
 
     @classmethod
@@ -58,9 +60,7 @@ class Selector(t.NamedTuple):
 
     def can_match(self) -> bool:
         """Whether any snapshot can be meant: longer texts are in no snapshot's id or name."""
-        if self.kind == "SELECT_BY_ID":
-            return len(self.id) <= ID_MAX and len(self.name) <= NAME_MAX
-        return len(self.name) <= NAME_MAX
+        return len(self.id) <= ID_MAX and len(self.name) <= NAME_MAX
 
     def shown(self) -> str:
         """The text that the operator gave, for messages."""
@@ -90,11 +90,9 @@ def build(operation: str, disk_sizes: t.Sequence[int], fields: t.Mapping[str, t.
 
 def _select(ffi: t.Any, target: t.Any, selector: Selector) -> None:
     target.kind = ffi.integer_const(selector.kind)
-    # An id of 128 bytes matches nothing, which is right for a text that is too long to be one.
-    identifier = selector.id[: ID_MAX + 1]
-    target.id_length = len(identifier)
+    target.id_length = len(selector.id)
     target.name_length = len(selector.name)
-    ffi.memmove(target.id, identifier, len(identifier))
+    ffi.memmove(target.id, selector.id, len(selector.id))
     ffi.memmove(target.name, selector.name, len(selector.name))
 
 

@@ -92,13 +92,13 @@ Arguments:
 _TOP_OPTIONS = ((b"help", b"h", False), (b"version", b"V", False))
 _SNAPSHOT_OPTIONS = (
     (b"help", b"h", False),
+    (b"quiet", b"q", False),
     (b"format", b"f", True),
+    (b"force-share", b"U", False),
     (b"list", b"l", False),
     (b"apply", b"a", True),
     (b"create", b"c", True),
     (b"delete", b"d", True),
-    (b"force-share", b"U", False),
-    (b"quiet", b"q", False),
     (b"no-resize", b"", False),
     (b"output", b"", True),
 )

@@ -261,11 +261,14 @@ def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
     )
 
 
-def not_regular(path: str, what: str, code: str = "not_regular") -> ImageOpenError:
+def not_regular(path: str, what: str, code: str = "not_regular", writable: bool = False) -> ImageOpenError:
     """The exception for a path that is neither a regular file nor a block device. what: "a FIFO", "a directory"."""
+    reason = f"'file' driver requires '{path}' to be a regular file"
+    if writable and code == "is_directory":
+        reason = f"Could not open '{path}': {os.strerror(errno_codes.EISDIR)}"
     return ImageOpenError(
         f"{clean(path, _PATH_LIMIT)} is {what}. Name a regular file or a block device.",
-        [f"Could not open '{path}': 'file' driver requires '{path}' to be a regular file"],
+        [f"Could not open '{path}': {reason}"],
         code,
     )
 

@@ -305,8 +305,8 @@ def _run(
         answer = machine.run(_FAMILY, call, [image.disk], limits, image.journal if changes else None)
     except OSError as error:
         raise errors.HostError(
-            f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. Look at the limits of processes, "
-            "descriptors and memory (ulimit -a)."
+            f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. Look at its limits of "
+            "processes, descriptors and memory (ulimit -a)."
         ) from error
     result = calls.result(operation, answer.result)
     header = result.header

@@ -11,9 +11,11 @@ Python make the same bytes.
 
 from __future__ import annotations
 
-import importlib._bootstrap_external as bootstrap
+import argparse
+import importlib.util
 import io
 import marshal
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -32,7 +34,7 @@ def compiled(source: bytes, name: str) -> bytes:
     flags = (1).to_bytes(4, "little")  # hash-based, unchecked
     # Through marshal twice: the first pass's output depends on reference counts.
     data = marshal.dumps(marshal.loads(marshal.dumps(code)))
-    return bootstrap.MAGIC_NUMBER + flags + hash_of_nothing + data
+    return importlib.util.MAGIC_NUMBER + flags + hash_of_nothing + data
 
 
 def archive() -> bytes:
@@ -53,9 +55,11 @@ def archive() -> bytes:
 
 
 def main() -> int:
-    target: Path = TOP / "build" / "airlock"
+    parser = argparse.ArgumentParser(description="Write the command line as one executable file.")
+    parser.add_argument("--output", type=Path, default=TOP / "build" / "airlock")
+    target: Path = parser.parse_args().output
     target.parent.mkdir(exist_ok=True)
-    draft = target.with_name("airlock.draft")
+    draft = target.with_name(f"{target.name}.{os.getpid()}.draft")
     draft.write_bytes(archive())
     draft.chmod(0o755)
     draft.replace(target)

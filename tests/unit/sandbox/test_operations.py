@@ -11,7 +11,7 @@ import typing as t
 
 import pytest
 
-from sandbox import errors, kvm, machine, operations
+from sandbox import disks, errors, kvm, machine, operations
 from sandbox.operations import Image, Selector, Transaction
 
 from .guest_answers import Guest, records
@@ -237,9 +237,9 @@ class Changer:
         self.runs = 0
         self.fail_at = fail_at
 
-    def run(self, _family: str, _call: bytes, disks: t.Any, _limits: t.Any, journal: t.Any) -> machine.Answer:
+    def run(self, _family: str, _call: bytes, targets: t.Any, _limits: t.Any, journal: t.Any) -> machine.Answer:
         self.runs += 1
-        disk = disks[0]
+        disk = targets[0]
         old = os.pread(disk.descriptor, 3, 0)
         os.write(journal.descriptor, journal.HEADER.pack(2, 0, 3, 3, disk.size) + old)
         os.pwrite(disk.descriptor, b"new", 0)
@@ -247,7 +247,7 @@ class Changer:
             raise errors.GuestCrashError("crash")
         guest = Guest()
         guest.answers("create", id=b"1", id_length=1)
-        return guest.run("snapshot", _call, disks, None, None)
+        return guest.run("snapshot", _call, targets, None, None)
 
 
 @pytest.fixture
@@ -259,6 +259,15 @@ def images(tmp_path: pathlib.Path) -> t.Iterator[list[Image]]:
     yield opened
     for image in opened:
         image.close()
+
+
+def create_on(images: list[Image], close_for_writing: Image | None = None) -> None:
+    for image in images:
+        operations.create_snapshot(image, b"x", (0, 0))
+    if close_for_writing is not None:
+        readable = os.open(close_for_writing.path, os.O_RDONLY)
+        os.dup2(readable, close_for_writing.disk.descriptor)
+        os.close(readable)
 
 
 def contents(images: list[Image]) -> list[bytes]:
@@ -279,8 +288,7 @@ def test_a_transaction_undoes_all_when_one_fails(images: list[Image], monkeypatc
     monkeypatch.setattr(machine, "run", Changer(fail_at=2).run)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(errors.GuestCrashError), Transaction(images):
-        for image in images:
-            operations.create_snapshot(image, b"x", (0, 0))
+        create_on(images)
     assert contents(images) == [OLD] * 3
     assert os.listdir("/proc/self/fd") == before
 
@@ -298,18 +306,14 @@ def test_what_cannot_be_undone_is_named_and_the_rest_undone(
 ) -> None:
     monkeypatch.setattr(machine, "run", Changer().run)
     with pytest.raises(errors.TransactionError) as caught, Transaction(images):
-        for image in images:
-            operations.create_snapshot(image, b"x", (0, 0))
-        readable = os.open(images[1].path, os.O_RDONLY)
-        os.dup2(readable, images[1].disk.descriptor)
-        os.close(readable)
+        create_on(images, close_for_writing=images[1])
     assert contents(images) == [OLD, b"new content", OLD]
     assert images[1].path in caught.value.message
     assert images[0].path not in caught.value.message
 
 
 def test_without_room_for_a_journal_nothing_begins(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made: list[t.Any] = []
 
     def journal(disk: t.Any) -> t.Any:
         if made:
@@ -317,8 +321,8 @@ def test_without_room_for_a_journal_nothing_begins(images: list[Image], monkeypa
         made.append(real(disk))
         return made[0]
 
-    real = operations.disks.UndoJournal
-    monkeypatch.setattr(operations.disks, "UndoJournal", journal)
+    real = disks.UndoJournal
+    monkeypatch.setattr(disks, "UndoJournal", journal)
     with pytest.raises(errors.NoJournalError, match="No space left on device"), Transaction(images):
         raise AssertionError("the body must not be reached")
     assert all(image.journal is None for image in images)
