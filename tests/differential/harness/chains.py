@@ -16,7 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from . import compare, qemu
-from .divergences import on_purpose
+from .divergences import EQUAL_IN_EFFECT, REFUSALS, differs_in_effect, explanation
 from .drivers import FLAGS, CliDriver, Driver, QemuDriver, Result, SnapshotCall
 from .qcow2 import Qcow2
 from .steps import Chain
@@ -109,7 +109,7 @@ class Arena:
 
     def _verdict(self, call: SnapshotCall, paths: tuple[str, str, str], expected: Result, got: Result) -> str:
         before, theirs, ours = paths
-        divergence = on_purpose(call, before, expected, got)
+        divergence = explanation(REFUSALS, call, (before, theirs), (expected, got))
         if divergence:
             self.tally.divergences[divergence] += 1
             if self.self_test:
@@ -121,9 +121,15 @@ class Arena:
         if checked.code != 0 and checked.text != qemu.check(before).text:
             return f"qemu-img check of ours, exit {checked.code}:\n{checked.text[:2000]}"
         outcomes = f"qemu-img: exit {expected.code} {expected.message!r}\nours:     exit {got.code} {got.message!r}\n"
-        if expected.code != got.code:
-            return outcomes + compare.explain(theirs, ours, ("qemu", "ours"))
         difference = compare.explain(theirs, ours, ("qemu", "ours"))
+        if difference and not compare.differences(before, ours, 1):
+            difference = "  ours left the file as it was"
+        if expected.code != got.code:
+            return outcomes + difference
+        divergence = explanation(EQUAL_IN_EFFECT, call, (before, theirs), (expected, got)) if difference else ""
+        if divergence:
+            self.tally.divergences[divergence] += 1
+            return differs_in_effect(theirs, ours)
         return outcomes + difference if difference else ""
 
     def run(self, chain: Chain) -> Mismatch | None:
