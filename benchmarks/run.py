@@ -121,7 +121,7 @@ def main() -> None:
 
 def large(directory: pathlib.Path, size: str, repeats: int) -> None:
     show_large(size, large_image.run(directory, size, repeats))
-    print(f"\nOn an image of 8G, {large_image.identical(directory)}.")
+    print("\n" + large_image.identical(directory, "64G" if repeats > 1 else "1G"))
 
 
 if __name__ == "__main__":

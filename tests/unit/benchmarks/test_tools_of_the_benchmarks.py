@@ -1,0 +1,98 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the benchmarks rest on: the metadata of an image, comparison of sparse files, memory of a process tree."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import sys
+
+import pytest
+
+from benchmarks import floor, large_image, measure, run
+
+SIZE = 64 << 20  # of the sparse files, bytes
+
+
+def sparse(path: pathlib.Path, *written: tuple[int, bytes]) -> pathlib.Path:
+    with open(path, "wb") as file:
+        file.truncate(SIZE)
+        for offset, data in written:
+            os.pwrite(file.fileno(), data, offset)
+    return path
+
+
+@pytest.mark.parametrize("offset", [0, 5 << 20, SIZE - 1])
+def test_one_byte_of_difference_is_found(tmp_path: pathlib.Path, offset: int) -> None:
+    common = (9 << 20, b"data")
+    first = sparse(tmp_path / "first", common)
+    assert large_image.same_bytes(first, sparse(tmp_path / "same", common))
+    assert not large_image.same_bytes(first, sparse(tmp_path / "other", common, (offset, b"x")))
+    assert not large_image.same_bytes(sparse(tmp_path / "third", common, (offset, b"x")), first)
+
+
+def test_written_zeros_and_a_hole_are_the_same_bytes(tmp_path: pathlib.Path) -> None:
+    written = sparse(tmp_path / "written", (1 << 20, bytes(1 << 20)))
+    assert large_image.same_bytes(written, sparse(tmp_path / "hole"))
+
+
+def test_another_length_is_a_difference(tmp_path: pathlib.Path) -> None:
+    longer = sparse(tmp_path / "longer")
+    os.truncate(longer, SIZE + 1)
+    assert not large_image.same_bytes(longer, sparse(tmp_path / "file"))
+
+
+def test_the_metadata_of_a_full_image_is_found_and_rewriting_it_changes_nothing(tmp_path: pathlib.Path) -> None:
+    image, copy = tmp_path / "image", tmp_path / "copy"
+    large_image.make_image(image, "4G")
+    measure.run(["cp", "--sparse=auto", str(image), str(copy)])
+    metadata = floor.metadata_of(str(image))
+    assert len(metadata.l2_tables) == 4 << 30 >> 16 >> 13  # 8192 clusters of 64 KiB to an L2 table
+    assert len(metadata.refcount_blocks) == -(-image.stat().st_size // (65536 * 32768))
+    assert metadata.size == 65536 * (len(metadata.l2_tables) + len(metadata.refcount_blocks))
+    floor.rewrite(str(image), metadata)
+    assert large_image.same_bytes(image, copy)
+
+
+def test_no_image_is_an_error(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(512))
+    with pytest.raises(ValueError, match="no qcow2 image"):
+        floor.metadata_of(str(tmp_path / "file"))
+
+
+def test_memory_of_children_counts() -> None:
+    child = "held = bytearray(32 << 20); import time; time.sleep(0.5)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    memory = measure.peak_memory([sys.executable, "-c", parent])
+    assert memory.shared_once > 32 << 20
+    assert memory.each_apart > 32 << 20
+
+
+def test_contenders_take_turns() -> None:
+    order = []
+
+    def contender(name: str, seconds: float) -> float:
+        order.append(name)
+        return seconds * len(order)
+
+    spreads = measure.take_turns({"a": lambda: contender("a", 1), "b": lambda: contender("b", 10)}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert spreads["a"] == (1, 4, 5)
+    assert spreads["b"] == (20, 30, 60)
+
+
+def test_a_command_that_fails_is_an_error_with_its_words() -> None:
+    with pytest.raises(RuntimeError, match=r"exit 3: .*sorry"):
+        measure.run([sys.executable, "-c", "import sys; print('sorry'); sys.exit(3)"])
+
+
+def test_a_table_is_aligned() -> None:
+    assert run.table(["what", "n"], [["long name", "1"], ["x", "234"]]).splitlines() == [
+        "| what      |   n |",
+        "| :-------- | --: |",
+        "| long name |   1 |",
+        "| x         | 234 |",
+    ]
