@@ -326,8 +326,12 @@ def _fields(header: ResultHeader, path: str, name: str) -> dict[str, t.Any]:
     fields["list"] = f'"airlock snapshot -l {shell_path}"'
     fields["errno"] = _system_text(arguments[0])
     fields["table"] = refusals.TABLES.get(arguments[0], f"table of kind {arguments[0]}")
+    fields["entry"] = f"Entry {arguments[2]} of the {fields['table']} at {fields['b_hex']}"
+    if fields["table"] == "header":
+        fields["entry"] = "The header"
     fields["target"] = refusals.TABLES.get(arguments[5], f"table of kind {arguments[5]}")
-    fields["features"] = fields["text"] or f"Unknown incompatible feature: {arguments[0]:x}"
+    nameless = [f"Unknown incompatible feature: {arguments[0]:x}"] if arguments[0] else []
+    fields["features"] = ", ".join([fields["text"], *nameless] if fields["text"] else nameless)
     fields["bitmaps"] = refusals.BITMAPS_FAULTS.get(arguments[0], "unknown fault {a}").format(**fields)
     return fields
 

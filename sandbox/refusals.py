@@ -5,7 +5,8 @@
 
 Data only; errors.from_refusal() fills it in. The fields of both texts are those of errors._fields():
 {a} .. {f} are the arguments as numbers, {b_hex} .. {e_hex} the same in hexadecimal, {text} a name out of the image,
-{errno} what the system says of argument a, {table} and {target} names of tables, {check} and {repair} commands.
+{errno} what the system says of argument a, {table} and {target} names of tables, {entry} an entry's place, {check} and
+{repair} commands.
 """
 
 from __future__ import annotations
@@ -192,37 +193,32 @@ WORDINGS: dict[int, Wording] = {
     51: _header(
         "extended_l2_cluster", "Clusters of 2^{a} bytes are too small for subclusters; 2^14 is the least. " + RESTORE
     ),
-    52: _header("truncated", "The file has {c} bytes, but its {table} at offset {b} ends behind them. " + CHECK),
+    52: _header("truncated", "The file has {c} bytes, but its {table} at offset {b_hex} ends behind them. " + CHECK),
     80: _broken(
         "refcount_too_low",
         "The cluster at {e_hex} has refcount {d} but {f} references; one is entry {c} of the {table} at {b_hex}.",
     ),
     81: _broken(
         "overlap",
-        "Entry {c} of the {table} at {b_hex} ({d_hex}) points at the cluster at offset {e_hex}, which is taken already "
-        "({target}).",
+        "{entry} ({d_hex}) points at the cluster at offset {e_hex}, which is taken already ({target}).",
     ),
     82: _broken(
         "outside_file",
-        "Entry {c} of the {table} at {b_hex} ({d_hex}) points at offset {e_hex}, which is outside the file.",
+        "{entry} ({d_hex}) points at offset {e_hex}, which is outside the file.",
     ),
-    83: _broken("reserved_bits", "Entry {c} of the {table} at {b_hex} ({d_hex}) has reserved bits set."),
-    84: _broken(
-        "unaligned", "Entry {c} of the {table} at {b_hex} ({d_hex}) points at offset {e_hex}, inside a cluster."
-    ),
+    83: _broken("reserved_bits", "{entry} ({d_hex}) has reserved bits set."),
+    84: _broken("unaligned", "{entry} ({d_hex}) points at offset {e_hex}, inside a cluster."),
     85: _broken(
         "copied_flag",
-        "Entry {c} of the {table} at {b_hex} ({d_hex}) has a wrong COPIED flag: the cluster at offset {e_hex} has "
-        "refcount {f}.",
+        "{entry} ({d_hex}) has a wrong COPIED flag: the cluster at offset {e_hex} has refcount {f}.",
     ),
     86: _broken(
         "subclusters",
-        "Entry {c} of the {table} at {b_hex} has the subcluster bitmap {d_hex}, which contradicts itself.",
+        "{entry} has the subcluster bitmap {d_hex}, which contradicts itself.",
     ),
     87: _broken(
         "shared_cluster",
-        "Entry {c} of the {table} at {b_hex} ({d_hex}) maps the cluster at offset {e_hex}, which another entry of the "
-        "same mapping has too.",
+        "{entry} ({d_hex}) maps the cluster at offset {e_hex}, which another entry of the same mapping has too.",
     ),
     120: Wording(
         "snapshot_not_found",

@@ -1,0 +1,203 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images with one wrong field: refused in qemu-img's words, by every operation, with the file untouched."""
+
+from __future__ import annotations
+
+import pathlib
+import struct
+import subprocess
+import typing as t
+
+import pytest
+
+from sandbox import cli
+
+Patch = tuple[int, bytes]
+OPERATIONS = [[b"-l"], [b"-c", b"x"], [b"-d", b"s1"], [b"-a", b"s1"]]
+SNAPSHOTS_AT = 64
+FIRST_EXTENSION = 112
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An image with data and two snapshots."""
+    path = str(tmp_path_factory.mktemp("sound") / "image")
+    for command in (
+        ["qemu-img", "create", "-q", "-f", "qcow2", path, "1M"],
+        ["qemu-io", "-c", "write 0 64k", path],
+        ["qemu-img", "snapshot", "-c", "s1", path],
+        ["qemu-img", "snapshot", "-c", "s2", path],
+    ):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return pathlib.Path(path).read_bytes()
+
+
+def u32(at: int, value: int) -> Patch:
+    return at, struct.pack(">I", value)
+
+
+def u64(at: int, value: int) -> Patch:
+    return at, struct.pack(">Q", value)
+
+
+def extension(kind: int, data: bytes, length: int | None = None) -> Patch:
+    return FIRST_EXTENSION, struct.pack(">II", kind, len(data) if length is None else length) + data + bytes(16)
+
+
+def bitmaps(count: int, reserved: int, size: int, offset: int) -> list[Patch]:
+    return [u64(88, 1), extension(0x23852875, struct.pack(">IIQQ", count, reserved, size, offset))]
+
+
+HEADERS: dict[str, list[Patch]] = {
+    "magic": [(0, b"QFI\xfa")],
+    "version 0": [u32(4, 0)],
+    "version 4": [u32(4, 4)],
+    "clusters of 2^8": [u32(20, 8)],
+    "clusters of 2^22": [u32(20, 22)],
+    "clusters of 2^4294967295": [u32(20, 0xFFFFFFFF)],
+    "header too short": [u32(100, 103)],
+    "header too long": [u32(100, 70000)],
+    "backing name behind the header": [u64(8, 65537), u32(16, 4)],
+    "backing name too long": [u64(8, 2000), u32(16, 1024)],
+    "unknown feature": [u64(72, 1 << 20)],
+    "two unknown features": [u64(72, 1 << 63 | 1 << 5)],
+    "a named feature": [u64(72, 1 << 20), extension(0x6803F857, struct.pack(">BB46s", 0, 20, b"frobnicate"))],
+    "a named and a nameless one": [u64(72, 3 << 20), extension(0x6803F857, struct.pack(">BB46s", 0, 20, b"frob"))],
+    "compression bit without type": [u64(72, 8)],
+    "compression type without bit": [(104, b"\1")],
+    "unknown compression": [(104, b"\2"), u64(72, 8)],
+    "refcounts of 128 bits": [u32(96, 7)],
+    "no refcount table": [u32(56, 0)],
+    "refcount table too large": [u32(56, 1000)],
+    "refcount table unaligned": [u64(48, 65537)],
+    "L1 too large": [u32(36, 0x400001)],
+    "L1 too small": [u32(36, 0)],
+    "L1 unaligned": [u64(40, 0x30001)],
+    "virtual size": [u64(24, 1 << 63)],
+    "too many snapshots": [u32(60, 65537)],
+    "snapshot table unaligned": [u64(SNAPSHOTS_AT, 0x30001)],
+    "encryption 3": [u32(32, 3)],
+    "LUKS without header": [u32(32, 2)],
+    "data file without name": [u64(72, 4)],
+    "extension too large": [extension(0x12345678, b"", 0x7FFFFFFF)],
+    "bitmaps: length": [u64(88, 1), extension(0x23852875, bytes(20))],
+    "bitmaps: reserved": bitmaps(1, 1, 32, 65536),
+    "bitmaps: offset": bitmaps(1, 0, 32, 65537),
+    "bitmaps: count": bitmaps(65536, 0, 32, 65536),
+    "bitmaps: size": bitmaps(1, 0, 1 << 40, 65536),
+    "bitmaps: none": bitmaps(0, 0, 32, 65536),
+}
+
+
+def patched(image: bytes, patches: t.Iterable[Patch]) -> bytes:
+    data = bytearray(image)
+    for at, value in patches:
+        data[at : at + len(value)] = value
+    return bytes(data)
+
+
+def check_refusal(
+    directory: pathlib.Path, data: bytes, operation: list[bytes], capture: pytest.CaptureFixture[bytes]
+) -> None:
+    """Both refuse, in the same words, and ours leaves the file alone."""
+    image = directory / "image"
+    image.write_bytes(data)
+    capture.readouterr()
+    code = cli.main([b"snapshot", *operation, b"image"])
+    ours = capture.readouterr()
+    assert image.read_bytes() == data
+    theirs = subprocess.run(
+        [b"qemu-img", b"snapshot", b"-f", b"qcow2", *operation, b"image"], capture_output=True, check=False
+    )
+    assert theirs.returncode == 1
+    assert (code, ours.out, ours.err) == (1, b"", theirs.stderr.replace(b"qemu-img: ", b"airlock: "))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=["list", "create", "delete", "apply"])
+@pytest.mark.parametrize("case", HEADERS)
+def test_header(
+    case: str,
+    operation: list[bytes],
+    sound: bytes,
+    tmp_path: pathlib.Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_refusal(tmp_path, patched(sound, HEADERS[case]), operation, capfdbinary)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=["list", "create", "delete", "apply"])
+@pytest.mark.parametrize("size", [1025, 0xFFFFFFFF])
+def test_snapshot_extra_data(
+    size: int,
+    operation: list[bytes],
+    sound: bytes,
+    tmp_path: pathlib.Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (table,) = struct.unpack_from(">Q", sound, SNAPSHOTS_AT)
+    check_refusal(tmp_path, patched(sound, [u32(table + 36, size)]), operation, capfdbinary)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS[1:], ids=["create", "delete", "apply"])
+def test_corrupt_bit(
+    operation: list[bytes],
+    sound: bytes,
+    tmp_path: pathlib.Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_refusal(tmp_path, patched(sound, [u64(72, 2)]), operation, capfdbinary)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS[2:], ids=["delete", "apply"])
+@pytest.mark.parametrize("patch", [u32(8, 0x400001), u64(0, 0x30001)], ids=["too large", "unaligned"])
+def test_snapshot_l1(
+    patch: Patch,
+    operation: list[bytes],
+    sound: bytes,
+    tmp_path: pathlib.Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (table,) = struct.unpack_from(">Q", sound, SNAPSHOTS_AT)
+    check_refusal(tmp_path, patched(sound, [(table + patch[0], patch[1])]), operation, capfdbinary)
+
+
+# ---- what differs on purpose: docs/divergences.md --------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", OPERATIONS[1:], ids=["create", "delete", "apply"])
+def test_a_dirty_image_is_not_repaired_but_refused(
+    operation: list[bytes],
+    sound: bytes,
+    tmp_path: pathlib.Path,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = tmp_path / "image"
+    image.write_bytes(patched(sound, [u64(72, 1)]))
+    before = image.read_bytes()
+    assert cli.main([b"snapshot", *operation, b"image"]) == 1
+    assert b'Repair it with "qemu-img check -r all image".' in capfdbinary.readouterr().err
+    assert image.read_bytes() == before
+    assert cli.main([b"snapshot", b"image"]) == 0
+
+
+def test_names_out_of_an_image_are_made_printable_in_messages(
+    sound: bytes, tmp_path: pathlib.Path, capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = extension(0x6803F857, struct.pack(">BB46s", 0, 20, b"\x1b[31m\n\xff"))
+    (tmp_path / "image").write_bytes(patched(sound, [u64(72, 1 << 20), names]))
+    assert cli.main([b"snapshot", b"image"]) == 1
+    wanted = "airlock: Could not open 'image': Unsupported qcow2 feature(s): \ufffd[31m\ufffd\ufffd\n"
+    assert capfdbinary.readouterr().err.decode() == wanted
