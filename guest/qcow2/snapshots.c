@@ -127,7 +127,7 @@ static int64_t find_listed_name(const struct qcow2 *image, const struct selector
 }
 
 int64_t snapshots_find(const struct qcow2 *image, const struct selector *selector) {
-    if (selector->id_length > SNAPSHOT_ID_MAX || selector->name_length > SNAPSHOT_NAME_MAX) {
+    if (selector->id_length > sizeof(selector->id) || selector->name_length > sizeof(selector->name)) {
         refuse_plain(REFUSAL_BAD_CALL);
     }
     switch (selector->kind) {
