@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a run may cost, what it answers, and how the answer comes through the pipe from the jailed child.
 
-The child sends numbers and opaque bytes; the words are found here, in the parent.
+The child sends numbers and opaque bytes; the words are found here, in the parent. Named tuples and not data classes:
+those take 12 ms to import.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import signal
 import struct
 import typing as t
-from dataclasses import dataclass
 
 from . import errors, kvm
 from .rules import RULES
@@ -42,8 +42,7 @@ _EXIT_REASONS = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(t.NamedTuple):
     """What a run may use up. seconds: from the fork. exits: doorbells. bytes: read, written and copied.
     file_growth: bytes that a disk may grow beyond the length it has at the start."""
 
@@ -53,8 +52,7 @@ class Limits:
     file_growth: int = 1 << 34
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(t.NamedTuple):
     """How a run went. layers: what held the guest in. peak_memory: bytes resident in the child, at most."""
 
     layers: tuple[str, ...]
@@ -65,8 +63,7 @@ class Report:
     peak_memory: int
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(t.NamedTuple):
     """result: the first RESULT_SIZE bytes of the result area; payload: what FINISH named. Both untrusted."""
 
     result: bytes

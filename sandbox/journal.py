@@ -13,7 +13,6 @@ import errno
 import fcntl
 import os
 import struct
-import tempfile
 import typing as t
 from bisect import bisect_left
 
@@ -206,6 +205,8 @@ def _unlinked_file(directory: str) -> int:
     try:
         return beyond_standard(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
     except OSError:
+        import tempfile  # costs milliseconds, and is rarely needed
+
         with tempfile.TemporaryFile() as file:
             return beyond_standard(os.dup(file.fileno()))
 
