@@ -18,7 +18,7 @@ import typing as t
 
 from . import answers, boot, jail, kvm, seccomp
 from .answers import Limits
-from .doorbell import BytesError, Server
+from .doorbell import BytesError, Finish, Server
 from .journal import Recorder, UndoJournal
 from .rules import File, RuleError
 
@@ -97,10 +97,7 @@ def main(job: Job) -> t.NoReturn:
         session = _Session(job)
         try:
             session.prepare()
-            finish = session.serve()
-            session.send_answer(finish.memory, finish.length)
-        except _StopError as over:
-            session.send(*over.args)
+            session.work()
         except BaseException as error:
             session.send_failure(error)
     finally:
@@ -177,7 +174,16 @@ class _Session:
         progress = self._send_progress if job.wants_progress else None
         self._server = Server(memory, job.files, job.limits.bytes, job.journal, job.recorder, progress)
 
-    def serve(self) -> t.Any:
+    def work(self) -> None:
+        """Run the guest and send what came of it. Raises OSError."""
+        try:
+            finish = self._serve()
+        except _StopError as stop:
+            self.send(*stop.args)
+        else:
+            self.send_answer(finish.memory, finish.length)
+
+    def _serve(self) -> Finish:
         """Run the guest until it finishes. Raises _StopError when it does not."""
         serve = t.cast(Server, self._server).serve
         enter = self._vcpu.enter

@@ -9,6 +9,7 @@ import struct
 import typing as t
 
 OFFSET_MAX = (1 << 63) - 1  # off_t
+VALUE_MAX = (1 << 64) - 1  # stands for larger ones
 REQUEST = struct.Struct("<IIQQQIIQqQ")  # struct doorbell_request
 
 # The rules that a guest can break, by the number that the child reports.
@@ -89,7 +90,7 @@ class Checker:
         if not file.writable:
             raise RuleError(BAD_WRITE, index, disk)
         if end > OFFSET_MAX:
-            raise RuleError(BAD_RANGE, index, end)
+            raise RuleError(BAD_RANGE, index, VALUE_MAX)
         if end > file.limit:
             raise RuleError(BAD_SIZE, index, end)
 

@@ -1,0 +1,97 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Guests built for these tests, and what each test must leave behind: nothing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.disks import open_disk
+from sandbox.machine import Program, run
+
+HERE = Path(__file__).resolve().parent
+TOP = HERE.parent.parent
+sys.path.insert(0, str(TOP / "tools"))
+
+import build_guest  # noqa: E402
+
+START = [TOP / "guest" / "start" / "start.c", TOP / "guest" / "start" / "memory.c"]
+
+
+def program(source: str) -> Program:
+    return Program(*build_guest.compile_guest([*START, HERE / source]))
+
+
+def modes() -> dict[str, int]:
+    """enum mode of hostile.c: one number after the other."""
+    text = (HERE / "hostile.c").read_text(encoding="ascii")
+    body = re.search(r"enum mode \{(.*?)\};", text, re.DOTALL)
+    return {name: number for number, name in enumerate(re.findall(r"MODE_(\w+)", body[1]), 1)}
+
+
+@pytest.fixture(scope="session")
+def mode_names():
+    return list(modes())
+
+
+@pytest.fixture(scope="session")
+def hostile():
+    """hostile(mode, *arguments, disks=(), **limits of run) runs a hostile guest."""
+    guest = program("hostile.c")
+    numbers = modes()
+
+    def attack(mode, *arguments, disks=(), **options):
+        call = struct.pack("<9Q", numbers[mode], *arguments, *[0] * (8 - len(arguments)))
+        return run(guest, call, disks, **options)
+
+    return attack
+
+
+@pytest.fixture(scope="session")
+def worker():
+    """worker(requests, disks=(), fill=0, payload=0, **options) -> (statuses, payload, answer)."""
+    guest = program("worker.c")
+
+    def work(requests, disks=(), fill=0, payload=0, **options):
+        packed = b"".join(struct.pack("<IIQQQIIQqQ", *request) for request in requests)
+        call = struct.pack("<4Q", len(requests), fill, payload, 0) + packed
+        answer = run(guest, call, disks, **options)
+        size = 8 * len(requests)
+        return struct.unpack(f"<{len(requests)}q", answer.payload[:size]), answer.payload[size:], answer
+
+    return work
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError) as caught:
+        os.waitpid(-1, os.WNOHANG)
+    assert caught.value.errno == errno.ECHILD
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """disk(content, writable=True) is an open disk that is closed at the end."""
+    opened = []
+
+    def make(content=b"", writable=True):
+        path = tmp_path / f"disk{len(opened)}"
+        path.write_bytes(content)
+        opened.append(open_disk(str(path), writable))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()

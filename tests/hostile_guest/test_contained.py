@@ -1,0 +1,210 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Every way in which a guest that was taken over may try to get out, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from sandbox import errors, kvm
+from sandbox.machine import Limits
+
+LIBRARY = kvm.bindings()[1]
+TEXT, DATA, HEAP, SIZE = LIBRARY.TEXT_ADDRESS, LIBRARY.DATA_ADDRESS, LIBRARY.HEAP_ADDRESS, LIBRARY.MEMORY_SIZE
+GUARD = LIBRARY.STACK_BOTTOM - 4096
+READ, WRITE, COPY, ZERO = LIBRARY.DOORBELL_READ, LIBRARY.DOORBELL_WRITE, LIBRARY.DOORBELL_COPY, LIBRARY.DOORBELL_ZERO
+DISCARD, RESIZE, RESERVE = LIBRARY.DOORBELL_DISCARD, LIBRARY.DOORBELL_RESIZE, LIBRARY.DOORBELL_RESERVE
+FLUSH, PROGRESS, FINISH = LIBRARY.DOORBELL_FLUSH, LIBRARY.DOORBELL_PROGRESS, LIBRARY.DOORBELL_FINISH
+HUGE = (1 << 64) - 1
+
+CRASHES = [
+    ("WRITE_CODE",),
+    ("RUN_DATA",),
+    ("RUN_STACK",),
+    ("OVERRUN_STACK",),
+    ("OTHER_PORT",),
+    ("PORT_BEYOND_BITMAP",),
+    ("WIDE_DOORBELL",),
+    ("READ_DOORBELL",),
+    ("READ_CR3",),
+    ("WRITE_CR0",),
+    ("SYSCALL",),
+    ("SYSENTER",),
+    ("INT80",),
+    ("WRMSR",),
+    ("RDMSR",),
+    ("HLT",),
+    ("CLI",),
+    ("LIDT",),
+    ("LGDT",),
+    ("LTR",),
+    ("INVLPG",),
+    ("FAR_JUMP",),
+    ("INTERRUPT_RETURN",),
+    ("DIVIDE",),
+    ("UNDEFINED",),
+    ("BREAKPOINT",),
+    ("SINGLE_STEP",),
+    ("NON_CANONICAL",),
+    # Unmapped: zero, the page tables, the task state segment, the end of what is hidden, the guard page, the end of
+    # memory and far behind it.
+    *(("TOUCH_ADDRESS", address) for address in (0, 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, TEXT - 1, GUARD)),
+    *(("TOUCH_ADDRESS", address) for address in (SIZE, 0x40000000, 1 << 39, 1 << 46)),
+    *(("WRITE_ADDRESS", address) for address in (0x1000, 0x2000, 0x3000, 0x4000, 0x5000, DATA - 1, GUARD + 4095, SIZE)),
+]
+
+
+@pytest.mark.parametrize("attack", CRASHES, ids=lambda attack: "-".join(map(str, attack)))
+def test_crash(hostile, attack):
+    with pytest.raises(errors.GuestCrashError) as caught:
+        hostile(*attack)
+    assert caught.value.code == "guest_crash"
+    assert caught.value.exit_reason in (kvm.EXIT_IO, kvm.EXIT_SHUTDOWN)
+
+
+@pytest.mark.parametrize("mode", ["CPUID", "VMMCALL", "VMCALL", "RDTSC", "SIDT", "XGETBV", "WRFSBASE"])
+def test_unprivileged_instruction(hostile, mode):
+    """The processor or the hypervisor decides whether these fault; neither way do they lead anywhere."""
+    try:
+        answer = hostile(mode)
+    except errors.GuestCrashError:
+        return
+    assert answer.payload == b"survived"
+    result = struct.unpack_from("<Q", answer.result)[0]
+    if mode in ("VMMCALL", "VMCALL"):
+        assert result == HUGE, "a hypercall from user mode is refused with -EPERM"
+
+
+def test_io_privilege_cannot_be_raised(hostile):
+    flags = struct.unpack_from("<Q", hostile("INTERRUPT_FLAG").result)[0]
+    assert flags & 0x3000 == 0
+
+
+def test_string_instruction_on_the_doorbell(hostile):
+    """However the hypervisor cuts it up: more than one byte at once is no doorbell, and an empty batch no batch."""
+    with pytest.raises((errors.GuestCrashError, errors.GuestProtocolError)):
+        hostile("STRING_DOORBELL")
+
+
+def test_endless_loop(hostile):
+    with pytest.raises(errors.TimeLimitError):
+        hostile("SPIN", limits=Limits(seconds=0.2))
+
+
+def test_doorbell_storm(hostile):
+    with pytest.raises(errors.BudgetError, match="1000 times"):
+        hostile("STORM", limits=Limits(exits=1000))
+
+
+def test_doorbell_storm_of_progress(hostile):
+    """It costs the parent one message, not a thousand."""
+    told = []
+    with pytest.raises(errors.BudgetError):
+        hostile("STORM", limits=Limits(exits=1000), progress=lambda *numbers: told.append(numbers))
+    assert told == [(1, 2)]
+
+
+def test_disk_filler_meets_the_size_limit(hostile, disk):
+    target = disk(b"x" * 1000)
+    with pytest.raises(errors.GuestProtocolError, match="size limit"):
+        hostile("FILL_DISK", 65536, disks=[target], limits=Limits(file_growth=1 << 20))
+    assert os.path.getsize(target.path) == 1 << 20
+
+
+def test_disk_filler_meets_the_byte_budget(hostile, disk):
+    target = disk()
+    with pytest.raises(errors.BudgetError, match=str(1 << 20)):
+        hostile("FILL_DISK", 65536, disks=[target], limits=Limits(bytes=1 << 20))
+    assert os.path.getsize(target.path) == 1 << 20
+
+
+def test_all_memory(hostile):
+    """The process stays small even when the guest uses all that it has."""
+    answer = hostile("TOUCH_ALL_MEMORY")
+    assert answer.payload == b"survived"
+    assert 128 << 20 <= answer.report.peak_memory < 160 << 20
+
+
+BAD_REQUESTS = {
+    "no operation": ("operation", 0, 0, 0, 0, HEAP),
+    "unknown operation": ("operation", 99, 0, 0, 0, HEAP),
+    "disk index": ("disk index", READ, 2, 0, 512, HEAP),
+    "largest disk index": ("disk index", WRITE, 0xFFFFFFFF, 0, 512, HEAP),
+    "source disk index": ("disk index", COPY, 0, 0, 512, 0, 2, 0),
+    "write to a disk opened for reading": ("opened for reading", WRITE, 1, 0, 512, HEAP),
+    "copy to a disk opened for reading": ("opened for reading", COPY, 1, 0, 512, 0, 0, 0),
+    "zero on a disk opened for reading": ("opened for reading", ZERO, 1, 0, 512),
+    "discard on a disk opened for reading": ("opened for reading", DISCARD, 1, 0, 512),
+    "resize of a disk opened for reading": ("opened for reading", RESIZE, 1, 0, 512),
+    "reserve on a disk opened for reading": ("opened for reading", RESERVE, 1, 0, 512),
+    "flush of a disk opened for reading": ("opened for reading", FLUSH, 1),
+    "read behind the largest offset": ("file range", READ, 0, 1 << 63, 512, HEAP),
+    "read whose end overflows": ("file range", READ, 0, HUGE - 10, 512, HEAP),
+    "copy whose source overflows": ("file range", COPY, 0, 0, 512, 0, 1, HUGE),
+    "write whose end overflows": ("file range", WRITE, 0, HUGE, 512, HEAP),
+    "discard of everything": ("file range", DISCARD, 0, HUGE, HUGE),
+    "zero of everything": ("file range", ZERO, 0, 1, HUGE),
+    "resize beyond off_t": ("file range", RESIZE, 0, 0, 1 << 63),
+    "write behind the limit": ("size limit", WRITE, 0, 1 << 40, 512, HEAP),
+    "copy behind the limit": ("size limit", COPY, 0, 1 << 40, 512, 0, 1, 0),
+    "zero behind the limit": ("size limit", ZERO, 0, 1 << 40, 512),
+    "resize beyond the limit": ("size limit", RESIZE, 0, 0, 1 << 40),
+    "reserve behind the limit": ("size limit", RESERVE, 0, 0, 1 << 40),
+    "read over the code": ("memory range", READ, 0, 0, 512, TEXT),
+    "read over the end of the code": ("memory range", READ, 0, 0, 512, DATA - 1),
+    "read over the page tables": ("memory range", READ, 0, 0, 512, 0x1000),
+    "read to address 0": ("memory range", READ, 0, 0, 512, 0),
+    "write of the code": ("memory range", WRITE, 0, 0, 512, TEXT),
+    "read behind the memory": ("memory range", READ, 0, 0, 512, SIZE),
+    "read over the end of the memory": ("memory range", READ, 0, 0, 513, SIZE - 512),
+    "read of more than memory": ("memory range", READ, 0, 0, HUGE, HEAP),
+    "read to the last address": ("memory range", READ, 0, 0, 1, HUGE),
+    "empty read to the last address": ("memory range", READ, 0, 0, 0, HUGE),
+    "payload behind the memory": ("memory range", FINISH, 0, 0, 1, SIZE),
+    "payload of absurd length": ("memory range", FINISH, 0, 0, HUGE, HEAP),
+    "payload of more than memory": ("memory range", FINISH, 0, 0, SIZE, HEAP),
+    "payload out of the page tables": ("memory range", FINISH, 0, 0, 4096, 0x1000),
+}
+
+
+@pytest.mark.parametrize("name", BAD_REQUESTS)
+def test_request_that_breaks_a_rule(hostile, disk, name):
+    rule, *request = BAD_REQUESTS[name]
+    target, source = disk(b"target"), disk(b"source", writable=False)
+    with pytest.raises(errors.GuestProtocolError, match=rule):
+        hostile("REQUEST", *request, disks=[target, source], limits=Limits(file_growth=1 << 20))
+    for one, content in ((target, b"target"), (source, b"source")):
+        with open(one.path, "rb") as file:
+            assert file.read() == content
+
+
+@pytest.mark.parametrize("count", [0, 256, 0xFFFFFFFF])
+def test_batch_size(hostile, count):
+    with pytest.raises(errors.GuestProtocolError, match="batch size"):
+        hostile("BATCH", count)
+
+
+def test_request_after_finish(hostile):
+    with pytest.raises(errors.GuestProtocolError, match="after finish"):
+        hostile("FINISH_FIRST")
+
+
+def test_payload_of_all_memory(hostile):
+    """The largest payload there can be arrives whole."""
+    with pytest.raises(errors.GuestProtocolError):
+        hostile("REQUEST", FINISH, 0, 0, SIZE - DATA + 1, DATA)
+    answer = hostile("REQUEST", FINISH, 0, 0, SIZE - DATA, DATA)
+    assert len(answer.payload) == SIZE - DATA
+
+
+def test_every_mode_is_tried(mode_names):
+    """A mode of hostile.c that no test here names would be an attack that nobody looks at."""
+    text = "".join(path.read_text(encoding="ascii") for path in Path(__file__).parent.glob("test_*.py"))
+    assert len(mode_names) > 40
+    assert [name for name in mode_names if f'"{name}"' not in text] == []
