@@ -1,0 +1,179 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Power cuts at every moment of create, apply and delete.
+
+Each file that a cut can leave has to be openable and has to show the old state or the new one (the disk and every
+snapshot, to the byte). It may have leaked clusters, or COPIED flags that say less or more than the refcount while
+nothing is shared. qemu-img check agrees: leaks, or errors of that one kind, all of which its repair removes.
+
+AIRLOCK_LONG=1 asks qemu-img about every state and draws more random subsets.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from sandbox import machine
+from sandbox.journal import Event, Recorder
+from tests.crash import judge, replay
+from tests.differential.harness import qemu
+from tests.differential.harness.drivers import PythonDriver, SnapshotCall
+from tests.differential.harness.patch import Patch
+from tests.differential.harness.qcow2 import Qcow2
+from tests.differential.harness.steps import Fill, trim_l1
+
+LONG = os.environ.get("AIRLOCK_LONG") == "1"
+ASK_QEMU_EVERY = 1 if LONG else 40
+RANDOM_SUBSETS = 2000 if LONG else 30
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An image, what happened to it, and the operation that the power cut interrupts."""
+
+    call: SnapshotCall
+    options: str = "cluster_size=512"
+    size: int = 96 << 10
+    more: Callable[[str], None] | None = None
+
+    def make(self, path: str) -> None:
+        """The image as it is when the operation starts: two snapshots, and writes before, between and after them."""
+        qemu.create(path, self.size, self.options)
+        cluster = 65536 if "65536" in self.options else 4096
+        qemu.io(path, f"write -P 1 0 {2 * cluster}", f"write -P 2 {self.size // 2} {cluster}", "write -c -P 9 32k 16k")
+        qemu.snapshot(path, "-c", "one")
+        qemu.io(path, f"write -P 3 {cluster} {cluster}", f"write -z {self.size // 2} 2k")
+        qemu.snapshot(path, "-c", "two")
+        qemu.io(path, f"write -P 4 0 {cluster}", f"write -P 5 {self.size - 2 * cluster} {cluster}")
+        if self.more:
+            self.more(path)
+
+
+def _resized(size: int) -> Callable[[str], None]:
+    def resize(path: str) -> None:
+        qemu.must(["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", path, str(size)])
+        qemu.io(path, "write -P 6 0 4k", f"write -P 7 {size - 4096} 4k")
+
+    return resize
+
+
+def _trimmed(path: str) -> None:
+    _resized(32 << 10)(path)
+    trim_l1(path)
+    with Patch(path) as patch:  # the same disk size everywhere: only the tables differ
+        with patch.image() as image:
+            places = [s.offset + 48 for s in image.snapshots()]
+        for place in places:
+            patch.u64(place, 32 << 10)
+
+
+def _leaking(path: str) -> None:
+    with Patch(path) as patch:
+        patch.append(b"lost")
+
+
+CREATE, APPLY, DELETE = (
+    SnapshotCall("create", b"three"),
+    SnapshotCall("apply", b"one"),
+    SnapshotCall("delete", b"one"),
+)
+EDGE = "cluster_size=512,refcount_bits=64"
+SCENARIOS = {
+    **{f"{call.verb}": Scenario(call) for call in (CREATE, APPLY, DELETE)},
+    **{f"{call.verb}, version 2": Scenario(call, "compat=0.10,cluster_size=512") for call in (CREATE, APPLY, DELETE)},
+    **{f"{call.verb}, 64 KiB": Scenario(call, "cluster_size=65536", 4 << 20) for call in (CREATE, APPLY, DELETE)},
+    **{
+        f"{call.verb}, extended L2": Scenario(call, "cluster_size=16384,extended_l2=on", 1 << 20)
+        for call in (CREATE, APPLY, DELETE)
+    },
+    **{
+        f"{call.verb}, L1 of many sectors": Scenario(call, "cluster_size=512", 8 << 20)
+        for call in (CREATE, APPLY, DELETE)
+    },
+    "apply the last": Scenario(SnapshotCall("apply", b"two")),
+    "delete the last": Scenario(SnapshotCall("delete", b"two")),
+    "create, refcount block added": Scenario(CREATE, EDGE, 1 << 20, Fill(False, 1, 256 << 10).run),
+    "create, refcount table moved": Scenario(CREATE, EDGE, 4 << 20, Fill(True, 3, 256 << 10).run),
+    "delete, refcount block added": Scenario(DELETE, EDGE, 1 << 20, Fill(False, 0, 256 << 10).run),
+    "create, leaks present": Scenario(CREATE, more=_leaking),
+    "apply, disk grows": Scenario(APPLY, more=_resized(48 << 10)),
+    "apply, disk shrinks": Scenario(APPLY, more=_resized(160 << 10)),
+    "apply, L1 grows": Scenario(APPLY, more=_trimmed),
+}
+
+
+def record(path: str, call: SnapshotCall, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
+    """Runs the operation on the image with a recorder behind the doorbell."""
+    with Recorder(path + ".log") as recorder:
+        monkeypatch.setattr("sandbox.operations.machine.run", partial(machine.run, recorder=recorder))
+        result = PythonDriver().run(path, call)
+        monkeypatch.undo()
+        assert result.code == 0, result.message
+        return list(recorder.events())
+
+
+def qemu_agrees(path: str, found: judge.Faults) -> None:
+    """qemu-img check sees what we saw, and its repair leaves nothing behind."""
+    checked = qemu.check(path)
+    if found.flags:
+        assert checked.code == 2, checked.text
+        wrong = [line for line in checked.text.splitlines() if line.startswith("ERROR") and "OFLAG_COPIED" not in line]
+        assert wrong == []
+    else:
+        assert checked.code == (3 if found.leaks else 0), checked.text
+    with Qcow2(path) as image:
+        before = judge.content(image)
+    qemu.run(["qemu-img", "check", "-q", "-r", "all", "-f", "qcow2", path])
+    assert qemu.check(path).clean
+    with Qcow2(path) as image:
+        assert judge.content(image) == before
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_power_cut(name: str, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = SCENARIOS[name]
+    path = os.path.join(tmp_path, "disk.qcow2")
+    scenario.make(path)
+    with open(path, "rb") as file:
+        before = file.read()
+    with Qcow2(path) as image:
+        allowed = [judge.content(image)]
+        assert judge.faults(image).damage == []
+    log = replay.epochs(record(path, scenario.call, monkeypatch), replay.operation_names())
+    with Qcow2(path) as image:
+        allowed.append(judge.content(image))
+    with open(path, "rb") as file:
+        after = file.read()
+    tally: Counter[str] = Counter()
+    problems = []
+    state = os.path.join(tmp_path, "state.qcow2")
+    for story, data in replay.states(before, log, seed=1, extra=RANDOM_SUBSETS):
+        with open(state, "wb") as file:
+            file.write(data)
+        with Qcow2(state) as image:
+            found = judge.faults(image)
+            if judge.content(image) not in allowed:
+                found.damage.append("neither the old nor the new content")
+        if found.damage:
+            problems.append(f"{story}: {found.damage[:3]}")
+            continue
+        kind = "flags" if found.flags else "leaks" if found.leaks else "clean"
+        tally[kind] += 1
+        if sum(tally.values()) % ASK_QEMU_EVERY == 0:
+            qemu_agrees(state, found)
+    content = bytearray(before)
+    for epoch in log:
+        for change in epoch:
+            change.apply(content)
+    assert bytes(content) == after, "the log does not tell all that was done"
+    print(f"{name}: {sum(map(len, log))} changes in {len(log)} epochs, states: {dict(tally)}, bad: {len(problems)}")
+    assert not problems, f"{len(problems)} bad states of {sum(tally.values())}, first: " + "\n".join(problems[:4])
+    assert tally["clean"] + tally["leaks"] + tally["flags"] > 2
