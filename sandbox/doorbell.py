@@ -296,6 +296,8 @@ class Server:
         if operation == self._library.DOORBELL_DISCARD:
             saved = 0
         elif operation == self._library.DOORBELL_RESIZE:
+            if length == before:
+                return 0  # no byte changes: it lets go of blocks reserved behind the end, even on a full file system
             offset = length
             saved = max(0, before - length)
         else:

@@ -20,6 +20,7 @@ MESSAGE_LIMIT = 4096
 _PATH_LIMIT = 1024
 _NAME_LIMIT = 255
 _TEXT_LIMIT = 512
+_WRITE_FAILED, _NO_SPACE = 4, 5  # enum refusal
 
 
 class ResultHeader(t.NamedTuple):
@@ -291,6 +292,8 @@ def from_refusal(header: ResultHeader, path: str, operation: str = refusals.OPEN
     wording = refusals.WORDINGS.get(header.code)
     if wording is None:
         return GuestProtocolError(f"{clean(path, _PATH_LIMIT)}: the guest refused with the unknown code {header.code}.")
+    if header.code == _WRITE_FAILED and header.arguments[0] in (errno_codes.ENOSPC, errno_codes.EDQUOT):
+        wording = refusals.WORDINGS[_NO_SPACE]
     fields = _fields(header, path, name)
     fields["message"] = wording.message.format(**fields)
     message = f"{fields['path']}: {fields['message']}"
