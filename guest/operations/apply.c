@@ -66,21 +66,21 @@ _Noreturn void operation_apply(void) {
     resize_l1(&image, &refcounts, snapshot->l1_entries);
     refcounts_write_back(&refcounts);
 
-    mapping_add_references(&image, &refcounts, &verification, &wanted);
+    struct mapping old = {image.l1, image.l1_entries, image.l1_offset};
+    mapping_add_references(&image, &refcounts, &verification, &wanted, &old);
     disk_flush(&image.disk);
-    if (mapping_clear_copied(&image, &wanted)) {
+    if (mapping_clear_copied(&image, &wanted, &old)) {
         mapping_write(&image, &wanted);
     }
     disk_flush(&image.disk);
 
-    struct mapping old = {image.l1, image.l1_entries, image.l1_offset};
     struct mapping active = {heap_take_zeroed(8ull * image.l1_entries), image.l1_entries, image.l1_offset};
     memcpy(active.l1, wanted.l1, 8ull * wanted.entries);
     mapping_write(&image, &active);
     disk_flush(&image.disk);
 
     u64 freed = 0;
-    mapping_drop_references(&image, &refcounts, &verification, &old, NULL, &freed);
+    mapping_drop_references(&image, &refcounts, &verification, &old, &active, &freed);
     disk_flush(&image.disk);
     result->virtual_size = image.virtual_size;
     finish(NULL, 0);

@@ -57,9 +57,9 @@ _Noreturn void operation_create(void) {
     mapping_write(&image, &(struct mapping){active.l1, active.entries, created->l1_offset});
     snapshots_write(&image, table_offset, image.snapshots, image.snapshot_count + 1);
     refcounts_write_back(&refcounts);
-    mapping_add_references(&image, &refcounts, &verification, &active);
+    mapping_add_references(&image, &refcounts, &verification, &active, NULL);
     disk_flush(&image.disk);
-    if (mapping_clear_copied(&image, &active)) {
+    if (mapping_clear_copied(&image, &active, NULL)) {
         mapping_write(&image, &active);
     }
     disk_flush(&image.disk);

@@ -25,8 +25,15 @@ struct walk {
     struct counters counters;
     u64 clusters; /* of the file */
     enum change change;
+    bool all_states; /* the refcounts of clusters that were not counted are wanted as well */
     u64 freed;
 };
+
+/* Do both name the same L2 table at this place? */
+static bool same_table(const struct mapping *mapping, const struct mapping *unlike, u32 index) {
+    return unlike != NULL && index < unlike->entries &&
+           ((unlike->l1[index] ^ mapping->l1[index]) & ENTRY_OFFSET) == 0;
+}
 
 void mapping_read(struct qcow2 *image, struct mapping *mapping, u64 offset, u32 entries, u32 room) {
     mapping->offset = offset;
@@ -71,8 +78,7 @@ static void visit_tables(struct walk *walk, const struct mapping *mapping, const
     tables_open(&batch, walk->image, visit, walk);
     for (u32 i = 0; i < mapping->entries; i++) {
         u64 offset = mapping->l1[i] & ENTRY_OFFSET;
-        bool same = unlike != NULL && i < unlike->entries && (unlike->l1[i] & ENTRY_OFFSET) == offset;
-        if (offset != 0 && (mapping->l1[i] & L1_FREED) == 0 && !same) {
+        if (offset != 0 && (mapping->l1[i] & L1_FREED) == 0 && !same_table(mapping, unlike, i)) {
             tables_add(&batch, &(struct table_item){.offset = offset, .index = i});
         }
     }
@@ -125,15 +131,15 @@ static bool count_l2(void *context, const struct table_item *item, u8 *table) {
     return false;
 }
 
-static void count_mapping(struct walk *walk, const struct mapping *mapping) {
+static void count_mapping(struct walk *walk, const struct mapping *mapping, const struct mapping *unlike) {
     for (u32 i = 0; i < mapping->entries; i++) {
         u64 offset = mapping->l1[i] & ENTRY_OFFSET;
         const struct table_item item = {.offset = mapping->offset, .index = i};
-        if (offset != 0) {
+        if (offset != 0 && !same_table(mapping, unlike, i)) {
             count_one(walk, offset >> walk->image->cluster_bits, TABLE, &item, i, mapping->l1[i]);
         }
     }
-    visit_tables(walk, mapping, NULL, count_l2);
+    visit_tables(walk, mapping, unlike, count_l2);
 }
 
 /* One cluster's refcount by the mapping's references; returns the new one. */
@@ -201,6 +207,19 @@ static bool change_block(void *context, const struct table_item *item, u8 *block
     return changed;
 }
 
+/* Does any of the clusters have a counter? */
+static bool any_counted(const struct walk *walk, u64 first, u64 end) {
+    first = max64(first, walk->counters.first);
+    end = min64(end, walk->counters.first + walk->counters.count);
+    for (; first < end; first++) {
+        if (counter_get(&walk->counters, first) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* All blocks of the window that have something to change. */
 static void change_blocks(struct walk *walk) {
     struct refcounts *refcounts = walk->refcounts;
     struct table_batch batch;
@@ -208,7 +227,10 @@ static void change_blocks(struct walk *walk) {
     tables_open(&batch, walk->image, change_block, walk);
     u64 end = walk->counters.first + walk->counters.count;
     for (u64 index = walk->counters.first >> refcounts->block_bits; index << refcounts->block_bits < end; index++) {
-        if (index < refcounts->table_entries && refcounts->table[index] != 0) {
+        u64 first = index << refcounts->block_bits;
+        u64 next = first + (1ull << refcounts->block_bits);
+        if (index < refcounts->table_entries && refcounts->table[index] != 0 &&
+            (walk->all_states || any_counted(walk, first, next))) {
             tables_add(&batch, &(struct table_item){.offset = refcounts->table[index], .index = index});
         }
     }
@@ -237,10 +259,10 @@ static void walk_open(struct walk *walk, struct qcow2 *image, struct refcounts *
     }
 }
 
-static void change_references(struct walk *walk, const struct mapping *mapping) {
+static void change_references(struct walk *walk, const struct mapping *mapping, const struct mapping *unlike) {
     for (u64 first = 0; first < walk->clusters; first += walk->counters.room) {
         counters_window(&walk->counters, first, walk->clusters);
-        count_mapping(walk, mapping);
+        count_mapping(walk, mapping, unlike);
         change_blocks(walk);
     }
 }
@@ -253,16 +275,16 @@ void mapping_check_room(struct qcow2 *image, struct refcounts *refcounts, const 
     void *mark = heap_mark();
     struct walk walk;
     walk_open(&walk, image, refcounts, verification, CHECK_ROOM);
-    change_references(&walk, mapping);
+    change_references(&walk, mapping, NULL);
     heap_release(mark);
 }
 
 void mapping_add_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                            const struct mapping *mapping) {
+                            const struct mapping *mapping, const struct mapping *unlike) {
     void *mark = heap_mark();
     struct walk walk;
     walk_open(&walk, image, refcounts, verification, ADD);
-    change_references(&walk, mapping);
+    change_references(&walk, mapping, unlike);
     heap_release(mark);
 }
 
@@ -278,12 +300,12 @@ static bool clear_copied(void *context, const struct table_item *item, u8 *table
     return (seen & 0x80) != 0;
 }
 
-bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping) {
+bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping, const struct mapping *unlike) {
     void *mark = heap_mark();
     struct walk walk;
     bool changed = false;
     walk_open(&walk, image, NULL, NULL, ADD);
-    visit_tables(&walk, mapping, NULL, clear_copied);
+    visit_tables(&walk, mapping, unlike, clear_copied);
     for (u32 i = 0; i < mapping->entries; i++) {
         changed |= (mapping->l1[i] & ENTRY_COPIED) != 0;
         mapping->l1[i] &= ~ENTRY_COPIED;
@@ -320,10 +342,11 @@ static bool refresh_l2(void *context, const struct table_item *item, u8 *table) 
 }
 
 /* Marks the L2 tables of this window that are free now, so that they are not touched any more. */
-static void mark_freed_tables(const struct walk *walk, struct mapping *gone) {
+static void mark_freed_tables(const struct walk *walk, struct mapping *gone, const struct mapping *unlike) {
     for (u32 i = 0; i < gone->entries; i++) {
         u64 cluster = (gone->l1[i] & ENTRY_OFFSET) >> walk->image->cluster_bits;
-        if (cluster != 0 && in_window(&walk->counters, cluster) && counter_get(&walk->counters, cluster) == 0) {
+        if (cluster != 0 && !same_table(gone, unlike, i) && in_window(&walk->counters, cluster) &&
+            counter_get(&walk->counters, cluster) == 0) {
             gone->l1[i] |= L1_FREED;
         }
     }
@@ -352,28 +375,45 @@ static bool refresh_l1(const struct walk *walk, struct mapping *mapping) {
     return changed;
 }
 
-bool mapping_drop_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                             struct mapping *gone, struct mapping *kept, u64 *freed) {
-    void *mark = heap_mark();
-    struct walk walk;
+static bool drop(struct walk *walk, struct mapping *gone, const struct mapping *unlike, struct mapping *kept) {
+    struct qcow2 *image = walk->image;
     bool changed = false;
-    walk_open(&walk, image, refcounts, verification, DROP);
-    for (u64 first = 0; first < walk.clusters; first += walk.counters.room) {
-        counters_window(&walk.counters, first, walk.clusters);
-        count_mapping(&walk, gone);
-        change_blocks(&walk);
+    for (u64 first = 0; first < walk->clusters; first += walk->counters.room) {
+        counters_window(&walk->counters, first, walk->clusters);
+        count_mapping(walk, gone, unlike);
+        change_blocks(walk);
         disk_flush(&image->disk); /* a flag must not say COPIED before the refcount does */
-        refcounts_discard(refcounts);
-        punch_freed(&walk);
-        mark_freed_tables(&walk, gone);
-        visit_tables(&walk, gone, NULL, refresh_l2);
+        refcounts_discard(walk->refcounts);
+        punch_freed(walk);
+        mark_freed_tables(walk, gone, unlike);
+        visit_tables(walk, gone, unlike, refresh_l2);
         if (kept != NULL) {
-            visit_tables(&walk, kept, gone, refresh_l2);
-            changed |= refresh_l1(&walk, kept);
+            visit_tables(walk, kept, gone, refresh_l2);
+            changed |= refresh_l1(walk, kept);
         }
     }
     punch_tables(image, gone);
-    *freed += walk.freed;
+    return changed;
+}
+
+void mapping_drop_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
+                             struct mapping *gone, const struct mapping *unlike, u64 *freed) {
+    void *mark = heap_mark();
+    struct walk walk;
+    walk_open(&walk, image, refcounts, verification, DROP);
+    drop(&walk, gone, unlike, NULL);
+    *freed = walk.freed;
+    heap_release(mark);
+}
+
+bool mapping_drop_and_refresh(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
+                              struct mapping *gone, struct mapping *kept, u64 *freed) {
+    void *mark = heap_mark();
+    struct walk walk;
+    walk_open(&walk, image, refcounts, verification, DROP);
+    walk.all_states = true;
+    bool changed = drop(&walk, gone, NULL, kept);
+    *freed = walk.freed;
     heap_release(mark);
     return changed;
 }

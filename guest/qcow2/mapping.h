@@ -32,19 +32,26 @@ void mapping_reserve(struct qcow2 *image, const struct refcounts *refcounts, con
 void mapping_check_room(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
                         const struct mapping *mapping);
 
+/* In the next three, `unlike` (NULL: none) is a mapping whose L2 tables are left out where both name
+ * the same one at the same place: what is added for one and dropped for the other is the same. */
+
 /* One reference more for everything that the mapping reaches. */
 void mapping_add_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                            const struct mapping *mapping);
+                            const struct mapping *mapping, const struct mapping *unlike);
 
-/* Clears the COPIED flags of the L2 tables, and in memory those of the L1 table; true if one of the
- * latter was set. For a mapping of which everything is referred to twice. */
-bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping);
+/* Clears the COPIED flags of the L2 tables, and in memory those of the whole L1 table; true if one of
+ * the latter was set. For a mapping of which everything is referred to twice. */
+bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping, const struct mapping *unlike);
 
 /* One reference less for everything that `gone` reaches; what gets free is punched. Then sets the
- * COPIED flags of what is left of it, and of `kept` (NULL: leave it), to what the refcounts say. True
- * if a flag in kept->l1 changed. freed: clusters. */
-bool mapping_drop_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                             struct mapping *gone, struct mapping *kept, u64 *freed);
+ * COPIED flags of what is left of it to what the refcounts say. freed: clusters. */
+void mapping_drop_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
+                             struct mapping *gone, const struct mapping *unlike, u64 *freed);
+
+/* The same, and refreshes the flags of `kept` as well, which the refcounts may concern; true if one in
+ * kept->l1 changed. */
+bool mapping_drop_and_refresh(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
+                              struct mapping *gone, struct mapping *kept, u64 *freed);
 
 /* Guest clusters that two mappings map to something else; COPIED flags do not count. */
 u64 mapping_differences(struct qcow2 *image, const struct mapping *a, const struct mapping *b);
