@@ -55,7 +55,6 @@ class Plan:
         self.before: operations.SnapshotList = subject.run(operations.list_snapshots)
         self.after = self.before
         self.leaked_clusters: int | None = None
-        self.started = False
         self.found = self._find()
         self.comparison: operations.Comparison | None = None
         if wanted.state == "applied":
@@ -99,7 +98,6 @@ class Plan:
 
     def carry_out(self) -> None:
         """Changes the image, and reads what there is then."""
-        self.started = True
         if self.wanted.state == "present":
             done = self.subject.run(operations.create_snapshot, self.wanted.name, self.wanted.date)
         elif self.wanted.state == "absent":

@@ -52,17 +52,18 @@ def _change_all(plans: t.Sequence[Plan]) -> None:
     todo = [plan for plan in plans if plan.changed]
     if not todo:
         return
-    undone = UNKNOWN
+    written: list[Plan] = []
     try:
         with operations.Transaction([plan.subject.image for plan in todo]) as transaction:
-            undone = UNDONE
             for plan in todo:
+                written.append(plan)
                 plan.carry_out()
             transaction.keep()
     except errors.AirlockError as error:
-        if isinstance(error, errors.TransactionError):
-            undone = UNKNOWN
-        outcomes = [(plan.path, undone if plan.started else UNTOUCHED) for plan in plans]
+        if isinstance(error, errors.RefusalError) and not error.modified:
+            written.pop()
+        undone = UNKNOWN if isinstance(error, errors.TransactionError) else UNDONE
+        outcomes = [(plan.path, undone if plan in written else UNTOUCHED) for plan in plans]
         raise GroupError(error, outcomes) from error
 
 

@@ -257,25 +257,40 @@ def failing_group(script: Script, failure: Exception) -> None:
     script.expect("create_snapshot", "b", b"s", DATE, gives=failure)
 
 
-def test_a_failure_in_a_group_undoes_what_was_done(run: Run, script: Script, errors: t.Any) -> None:
-    failing_group(script, errors.NoSpaceError("b: no room.", code="no_space"))
+FAILURES: list[tuple[str, bool, dict[str, str]]] = [
+    ("NoSpaceError", False, {"a": "undone", "b": "untouched", "c": "untouched"}),
+    ("ImageWriteError", True, {"a": "undone", "b": "undone", "c": "untouched"}),
+    ("TimeLimitError", False, {"a": "undone", "b": "undone", "c": "untouched"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "modified", "outcomes"), FAILURES)
+def test_a_failure_in_a_group_undoes_what_was_done(
+    run: Run, script: Script, errors: t.Any, kind: str, modified: bool, outcomes: dict[str, str]
+) -> None:
+    failure = getattr(errors, kind)("b: it failed.", code="some_code")
+    failure.modified = modified
+    failing_group(script, failure)
     script.expect("undo").expect("close", "c").expect("close", "b").expect("close", "a")
     answer = run(path=["a", "b", "c"], name="s")
-    assert answer["error_code"] == "no_space"
-    assert answer["msg"] == (
-        "b: no room. What was done has been undone, each image is as it was before. Restored: a, b. Not touched: c."
+    assert answer["error_code"] == "some_code"
+    assert {entry["path"]: entry["outcome"] for entry in answer["outcomes"]} == outcomes
+    restored, untouched = (
+        ", ".join(path for path, outcome in outcomes.items() if outcome == wanted) for wanted in ("undone", "untouched")
     )
-    outcomes = {entry["path"]: entry["outcome"] for entry in answer["outcomes"]}
-    assert outcomes == {"a": "undone", "b": "undone", "c": "untouched"}
+    assert answer["msg"] == (
+        "b: it failed. What was done has been undone, each image is as it was before. "
+        f"Restored: {restored}. Not touched: {untouched}."
+    )
 
 
 def test_a_failing_undo_is_told(run: Run, script: Script, errors: t.Any) -> None:
-    failing_group(script, errors.ImageWriteError("b: cannot be written.", code="write_failed"))
+    failing_group(script, errors.TimeLimitError("b: took too long."))
     script.expect("undo", gives=errors.TransactionError("a could not be restored."))
     script.expect("close", "c").expect("close", "b").expect("close", "a")
     answer = run(path=["a", "b", "c"], name="s")
     assert answer["error_code"] == "transaction"
-    assert answer["msg"] == "b: cannot be written. a could not be restored."
+    assert answer["msg"] == "b: took too long. a could not be restored."
     assert [entry["outcome"] for entry in answer["outcomes"]] == ["unknown", "unknown", "untouched"]
 
 
