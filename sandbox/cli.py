@@ -194,7 +194,7 @@ def snapshot(arguments: t.Sequence[bytes]) -> None:
             done = operations.delete_snapshot(image, operations.Selector.by_name(wanted.value))
         if done.leaked_clusters and not wanted.quiet:
             _warn(
-                b"%s: %d clusters are leaked: counted as used, but not referenced. That is harmless; "
+                b"%s: leaked clusters: %d, counted as used but not referenced. That is harmless; "
                 b"'qemu-img check -r leaks' gives the space back." % (wanted.path, done.leaked_clusters)
             )
         if wanted.json:

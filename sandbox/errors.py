@@ -324,6 +324,7 @@ def _fields(header: ResultHeader, path: str, name: str) -> dict[str, t.Any]:
     fields["text"] = clean(bytes(list(header.text[0:length])))
     fields["path"] = clean(path, _PATH_LIMIT)
     fields["name"] = f"'{clean(name, _NAME_LIMIT)}'" if name else "with an empty name"
+    fields["image"] = shell_path
     fields["check"] = f'"qemu-img check {shell_path}"'
     fields["repair"] = f'"qemu-img check -r all {shell_path}"'
     fields["list"] = f'"airlock snapshot -l {shell_path}"'

@@ -5,8 +5,8 @@
 
 Data only; errors.from_refusal() fills it in. The fields of both texts are those of errors._fields():
 {a} .. {f} are the arguments as numbers, {b_hex} .. {e_hex} the same in hexadecimal, {text} a name out of the image,
-{errno} what the system says of argument a, {table} and {target} names of tables, {entry} an entry's place, {check} and
-{repair} commands.
+{errno} what the system says of argument a, {table} and {target} names of tables, {entry} an entry's place, {image} the
+path for a shell, {check}, {repair} and {list} commands.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ WORDINGS: dict[int, Wording] = {
         "has_bitmaps",
         "SnapshotError",
         "The image has persistent bitmaps ({a}; the first is '{text}'), which would be wrong afterwards. Remove them "
-        "first: qemu-img bitmap --remove {path} NAME.",
+        "first: qemu-img bitmap --remove {image} NAME.",
         {APPLY: "Device has active dirty bitmaps"},
     ),
     125: Wording(
@@ -278,7 +278,7 @@ WORDINGS: dict[int, Wording] = {
         "resize_v2",
         "SnapshotError",
         "The disk has {a} bytes, the snapshot {b}, and a version 2 image with snapshots cannot be resized. Make it "
-        "version 3 first: qemu-img amend -o compat=1.1 {path}.",
+        "version 3 first: qemu-img amend -o compat=1.1 {image}.",
         {
             APPLY: "Can't resize a v2 image which has snapshots|Failed to load snapshot: Operation not supported",
         },

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import pathlib
 import pty
 import shutil
+import struct
 import subprocess
 import sys
 import typing as t
@@ -342,6 +344,48 @@ def test_source_date_epoch(airlock: Airlock, ours: pathlib.Path, monkeypatch: py
     assert (entries[-2]["name"], entries[-2]["date"]) == ("dated", {"sec": 1700000000, "nsec": 0})
     assert entries[-1]["date"]["sec"] > 1700000000
     assert entries[-1]["date"]["nsec"] % 1000 == 0
+
+
+def leak(image: pathlib.Path) -> None:
+    """Appends a cluster that only its refcount knows."""
+    data = bytearray(image.read_bytes())
+    data += bytes(-len(data) % 4096)
+    (table,) = struct.unpack_from(">Q", data, 48)
+    (block,) = struct.unpack_from(">Q", data, table)
+    struct.pack_into(">H", data, block + 2 * (len(data) // 4096), 1)
+    image.write_bytes(data + bytes(4096))
+
+
+@pytest.mark.parametrize("operation", [[b"-c", b"x"], [b"-d", b"s1"], [b"-a", b"s1"]])
+def test_leaked_clusters_are_a_warning(operation: list[bytes], airlock: Airlock, ours: pathlib.Path) -> None:
+    leak(ours / "v2")
+    done = airlock(b"snapshot", *operation, b"v2", directory=ours)
+    assert (done.code, done.stdout) == (0, b"")
+    assert done.stderr.startswith(b"airlock: warning: v2: leaked clusters: 1,")
+    assert airlock(b"snapshot", b"-q", b"-c", b"y", b"v2", directory=ours) == (0, b"", b"")
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    airlock: Airlock, ours: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> t.NoReturn:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    done = airlock(b"snapshot", b"-c", b"x", b"v2", directory=ours)
+    wanted = b"airlock: warning: v2 is not locked against other programs: no locks here: No locks available\n"
+    assert done == (0, b"", wanted)
+    assert airlock(b"snapshot", b"-q", b"-d", b"x", b"v2", directory=ours) == (0, b"", b"")
+
+
+def test_an_interrupt_is_no_traceback(
+    airlock: Airlock, template: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_arguments: object) -> t.NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(operations, "list_snapshots", interrupt)
+    assert airlock(b"snapshot", b"a", directory=template) == (130, b"", b"")
 
 
 # ---- the program as a process ------------------------------------------------------------------------------
