@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -64,7 +63,7 @@ SIZES += [(1 << 32) - 1, 1 << 32, 1000 << 30, 999 << 40, 1 << 50, (1 << 63) - 1,
 
 def compare_listing(arena: Arena, entries: list[Entry]) -> bytes:
     """Lists an image with these entries with both; returns qemu-img's table."""
-    path = os.path.join(arena.directory, "disk.qcow2")
+    path = arena.disk
     qemu.create(path, "1M")
     with Patch(path) as patch:
         patch.snapshot_table(entries)
@@ -117,7 +116,7 @@ def test_random_fields(arena: Arena) -> None:
 
 
 def test_no_snapshots(arena: Arena) -> None:
-    path = os.path.join(arena.directory, "disk.qcow2")
+    path = arena.disk
     qemu.create(path, "1M")
     assert arena.driver.listing(path) == QemuDriver().listing(path) == b""
 

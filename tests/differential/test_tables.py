@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,6 @@ import pytest
 
 from tests.differential.harness import qemu
 from tests.differential.harness.chains import Arena
-from tests.differential.harness.drivers import SnapshotCall
 from tests.differential.harness.patch import Entry, Patch
 from tests.differential.harness.qcow2 import COPIED, Qcow2
 
@@ -26,7 +24,7 @@ MAX64 = (1 << 64) - 1
 def make(arena: Arena, entries: Sequence[Entry], options: str = "") -> str:
     """An image of 1 MiB with data and these snapshots, each with an L1 table of its own that maps what the disk maps.
     Consistent: qemu-img check is clean."""
-    path = os.path.join(arena.directory, "disk.qcow2")
+    path = arena.disk
     qemu.create(path, MEGA, options)
     qemu.io(path, "write -P 1 0 128k", "write -P 2 512k 64k")
     with Patch(path) as patch:
@@ -36,12 +34,6 @@ def make(arena: Arena, entries: Sequence[Entry], options: str = "") -> str:
         patch.snapshot_table(entries)
         patch.settle()
     return path
-
-
-def agree(arena: Arena, verb: str, argument: bytes, code: int | None = 0) -> None:
-    report = arena.compare_call(SnapshotCall(verb, argument))
-    assert report == "", report
-    assert code is None or arena.last_code == code
 
 
 OLD_ENTRIES = {
@@ -88,9 +80,9 @@ def test_entries_are_normalised(arena: Arena, kind: str, compat: str) -> None:
     odd = OLD_ENTRIES[kind]
     neighbour = Entry(id=b"3", name=b"neighbour", disk_size=MEGA)
     make(arena, [odd, neighbour], f"compat={compat}")
-    agree(arena, "create", b"new")
-    agree(arena, "delete", b"neighbour")
-    agree(arena, "create", b"newer")
+    arena.agree("create", b"new")
+    arena.agree("delete", b"neighbour")
+    arena.agree("create", b"newer")
 
 
 @pytest.mark.parametrize("kind", OLD_ENTRIES)
@@ -99,55 +91,55 @@ def test_entries_are_selected(arena: Arena, kind: str) -> None:
     odd = OLD_ENTRIES[kind]
     make(arena, [Entry(id=b"77", name=b"other", disk_size=MEGA), odd])
     for argument in (odd.id.split(b"\0")[0], odd.name.split(b"\0")[0], odd.name[:255].split(b"\0")[0]):
-        agree(arena, "apply", argument, code=None)
-    agree(arena, "delete", odd.name[:255].split(b"\0")[0], code=None)
-    agree(arena, "delete", odd.id[:127].split(b"\0")[0], code=None)
+        arena.agree("apply", argument, code=None)
+    arena.agree("delete", odd.name[:255].split(b"\0")[0], code=None)
+    arena.agree("delete", odd.id[:127].split(b"\0")[0], code=None)
 
 
 def test_first_of_equal_names(arena: Arena) -> None:
     same = [Entry(id=b"%d" % number, name=b"same", disk_size=MEGA) for number in (5, 3, 9)]
     make(arena, same)
-    agree(arena, "apply", b"same")
-    agree(arena, "apply", b"3")
-    agree(arena, "delete", b"same")
-    agree(arena, "delete", b"same")
+    arena.agree("apply", b"same")
+    arena.agree("apply", b"3")
+    arena.agree("delete", b"same")
+    arena.agree("delete", b"same")
 
 
 def test_a_name_that_is_an_id(arena: Arena) -> None:
     """Apply looks through all ids first; delete knows only names."""
     make(arena, [Entry(id=b"1", name=b"2", disk_size=MEGA), Entry(id=b"2", name=b"1", disk_size=MEGA, date=(5, 5))])
-    agree(arena, "apply", b"1")
-    agree(arena, "apply", b"2")
-    agree(arena, "delete", b"2")
-    agree(arena, "delete", b"2", code=1)
+    arena.agree("apply", b"1")
+    arena.agree("apply", b"2")
+    arena.agree("delete", b"2")
+    arena.agree("delete", b"2", code=1)
 
 
 def test_equal_id_and_name(arena: Arena) -> None:
     make(arena, [Entry(disk_size=MEGA), Entry(disk_size=MEGA, date=(9, 9))])
-    agree(arena, "delete", b"s1")
-    agree(arena, "apply", b"1")
+    arena.agree("delete", b"s1")
+    arena.agree("apply", b"1")
 
 
 @pytest.mark.parametrize("length", [0, 1, 254, 255, 256, 300, 1024])
 def test_length_of_a_new_name(arena: Arena, length: int) -> None:
     make(arena, [])
-    agree(arena, "create", b"n" * length)
-    agree(arena, "delete", b"n" * length, code=None)
-    agree(arena, "create", b"\xc3\xa4" * (length // 2))
+    arena.agree("create", b"n" * length)
+    arena.agree("delete", b"n" * length, code=None)
+    arena.agree("create", b"\xc3\xa4" * (length // 2))
 
 
 @pytest.mark.parametrize("count", [65535, 65536])
 def test_how_many_snapshots(arena: Arena, count: int) -> None:
     """One more fits into 65,535, none into 65,536. Snapshots without an L1 table take no clusters."""
-    path = os.path.join(arena.directory, "disk.qcow2")
+    path = arena.disk
     qemu.create(path, MEGA)
     qemu.io(path, "write -P 1 0 64k")
     entries = [Entry(id=b"%d" % (i + 1), name=b"s%d" % i, disk_size=MEGA) for i in range(count)]
     with Patch(path) as patch:
         patch.snapshot_table(entries)
-    agree(arena, "create", b"one more", code=count - 65535)
-    agree(arena, "delete", b"s40000")
-    agree(arena, "apply", b"s50000")
+    arena.agree("create", b"one more", code=count - 65535)
+    arena.agree("delete", b"s40000")
+    arena.agree("apply", b"s50000")
 
 
 @pytest.mark.parametrize("options", ["", "cluster_size=512"])
@@ -159,7 +151,7 @@ def test_stale_bytes_between_entries(arena: Arena, options: str) -> None:
     with Qcow2(path) as image:
         assert image.refcount(stale >> image.cluster_bits) == 0
     for name in (b"a", b"bc", b"def"):
-        agree(arena, "create", name)
+        arena.agree("create", name)
 
 
 def test_random_tables(arena: Arena) -> None:
@@ -184,4 +176,4 @@ def test_random_tables(arena: Arena) -> None:
             entry = rng.choice(entries)
             verb = rng.choice(("create", "delete", "apply"))
             text = rng.choice((entry.id, entry.name)) if verb == "apply" else entry.name
-            agree(arena, verb, text.split(b"\0")[0], code=None)
+            arena.agree(verb, text.split(b"\0")[0], code=None)

@@ -84,21 +84,26 @@ class Arena:
         self.self_test = isinstance(driver, QemuDriver)
         self.last_code = 0  # the exit code of the last compared call
 
+    @property
+    def disk(self) -> str:
+        """The image that operations are done to; tests may make it themselves."""
+        return self._path("disk.qcow2")
+
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
 
     def compare_call(self, call: SnapshotCall) -> str:
         """Runs one call on two copies of disk.qcow2; returns the report of a mismatch, or "". Leaves before.qcow2,
         qemu.qcow2 and ours.qcow2; ours becomes the next disk.qcow2."""
-        disk, before, theirs, ours = map(self._path, ("disk.qcow2", "before.qcow2", "qemu.qcow2", "ours.qcow2"))
-        os.replace(disk, before)
+        before, theirs, ours = map(self._path, ("before.qcow2", "qemu.qcow2", "ours.qcow2"))
+        os.replace(self.disk, before)
         if isinstance(self.driver, CliDriver):
             call = SnapshotCall(call.verb, call.argument, (call.date[0], 0))
         qemu.copy(before, theirs)
         qemu.copy(before, ours)
         expected = self.oracle.run(theirs, call)
         got = self.driver.run(ours, call)
-        qemu.copy(ours, disk)
+        qemu.copy(ours, self.disk)
         report = self._verdict(call, (before, theirs, ours), expected, got)
         self.last_code = got.code
         self.tally.compared[call.verb] += 1
@@ -107,13 +112,21 @@ class Arena:
             self.tally.refused[call.verb] += 1
         return report
 
+    def agree(self, verb: str, argument: bytes, code: int | None = 0) -> None:
+        """Asserts that both do the same, and end with this exit code; None: whatever it is."""
+        report = self.compare_call(SnapshotCall(verb, argument))
+        if report:
+            raise AssertionError(f"{verb} {argument[:80]!r}: {report}")
+        if code is not None and self.last_code != code:
+            raise AssertionError(f"{verb} {argument[:80]!r}: both agree on exit code {self.last_code}, not {code}")
+
     def _verdict(self, call: SnapshotCall, paths: tuple[str, str, str], expected: Result, got: Result) -> str:
         before, theirs, ours = paths
         divergence = explanation(REFUSALS, call, (before, theirs), (expected, got))
         if divergence:
             self.tally.divergences[divergence] += 1
             if self.self_test:
-                qemu.copy(before, self._path("disk.qcow2"))
+                qemu.copy(before, self.disk)
                 return compare.explain(theirs, ours, ("qemu", "ours"))
             changed = compare.explain(before, ours, ("before", "ours"))
             return f"refused on purpose ({divergence}), but the file changed:\n{changed}" if changed else ""
@@ -126,6 +139,8 @@ class Arena:
             difference = "  ours left the file as it was"
         if expected.code != got.code:
             return outcomes + difference
+        if isinstance(self.driver, CliDriver) and expected.message.replace(theirs, ours) != got.message:
+            return outcomes + "the words differ"
         divergence = explanation(EQUAL_IN_EFFECT, call, (before, theirs), (expected, got)) if difference else ""
         if divergence:
             self.tally.divergences[divergence] += 1
