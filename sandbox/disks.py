@@ -84,7 +84,7 @@ def open_disk(path: str, writable: bool) -> Disk:
         os.close(handle)
     try:
         disk = Disk(path, descriptor, writable)
-        _ = disk.size
+        _unused = disk.size
     except OSError as error:
         os.close(descriptor)
         raise errors.open_error(path, error, writable) from error

@@ -121,7 +121,7 @@ class Server:
             if failed:
                 self._status[at] = -errno.ECANCELED
                 continue
-            operation, disk, offset, length, memory, source, _, source_offset, _, _ = request
+            operation, disk, offset, length, memory, source, _unused, source_offset, _unused, _unused = request
             if operation == self._finish:
                 return Finish(memory, length)
             if self._observed and operation in self._changes:

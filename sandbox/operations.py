@@ -16,11 +16,31 @@ import os
 import typing as t
 
 from . import calls, disks, errors, locks, machine
-from .calls import Selector as Selector
-from .calls import Snapshot as Snapshot
-from .listing import format_listing as format_listing
-from .machine import Limits as Limits
-from .machine import Report as Report
+from .calls import Selector, Snapshot
+from .listing import format_listing
+from .machine import Limits, Report
+
+__all__ = [
+    "Applied",
+    "Comparison",
+    "Created",
+    "Deleted",
+    "Image",
+    "ImageInfo",
+    "Limits",
+    "Report",
+    "Selector",
+    "Snapshot",
+    "SnapshotList",
+    "Transaction",
+    "apply_snapshot",
+    "compare_snapshot",
+    "create_snapshot",
+    "delete_snapshot",
+    "format_listing",
+    "image_info",
+    "list_snapshots",
+]
 
 _FAMILY = "snapshot"
 _DATE_MAX = (1 << 32) - 1

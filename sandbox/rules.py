@@ -63,7 +63,9 @@ class Checker:
     def __call__(self, batch: t.Sequence[tuple[int, ...]]) -> int:
         """The bytes that the batch wants to move. Raises RuleError."""
         moved = 0
-        for index, (operation, disk, offset, length, memory, source, _, source_offset, _, _) in enumerate(batch):
+        for index, (operation, disk, offset, length, memory, source, _reserved, source_offset, *_rest) in enumerate(
+            batch
+        ):
             check = self._checks.get(operation)
             if check is None:
                 raise RuleError(BAD_OPERATION, index, operation)

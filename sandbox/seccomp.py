@@ -88,7 +88,7 @@ def program(rules: t.Sequence[Rule]) -> list[Instruction]:
         code.append((JUMP_EQUAL, 0, len(body), SYSTEM_CALLS[rule.name]))
         code += body
     code.append((RETURN, 0, 0, KILL_PROCESS))
-    if any(true > 255 or false > 255 for _, true, false, _ in code):
+    if any(true > 255 or false > 255 for _unused, true, false, _unused in code):
         raise ValueError("a rule is too long to be jumped over")
     return code
 

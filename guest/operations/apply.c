@@ -56,8 +56,10 @@ _Noreturn void operation_apply(void) {
     struct mapping wanted;
     mapping_read(&image, &wanted, snapshot->l1_offset, snapshot->l1_entries, snapshot->l1_entries);
     mapping_check_room(&image, &refcounts, &verification, &wanted);
-    mapping_reserve(&image, &refcounts, &wanted);
-    mapping_reserve(&image, &refcounts, &(struct mapping){image.l1, image.l1_entries, image.l1_offset});
+    const struct mapping current = {image.l1, image.l1_entries, image.l1_offset};
+    mapping_reserve(&image, &wanted, &current);
+    mapping_reserve(&image, &current, &wanted);
+    refcounts_reserve(&refcounts);
     prepare_header(&image);
     result->resized = snapshot->disk_size != image.virtual_size;
     if (result->resized) {

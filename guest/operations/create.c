@@ -44,7 +44,8 @@ _Noreturn void operation_create(void) {
     prepare(&image, &refcounts, &verification);
     struct mapping active = {image.l1, image.l1_entries, image.l1_offset};
     mapping_check_room(&image, &refcounts, &verification, &active);
-    mapping_reserve(&image, &refcounts, &active);
+    mapping_reserve(&image, &active, NULL);
+    refcounts_reserve(&refcounts);
     prepare_header(&image);
 
     u64 copy_size = 8ull * image.l1_entries;
@@ -52,7 +53,7 @@ _Noreturn void operation_create(void) {
     u64 table_offset = refcounts_allocate(&refcounts, table_size);
     disk_queue_reserve(&image.disk, created->l1_offset, copy_size);
     disk_queue_reserve(&image.disk, table_offset, table_size);
-    refcounts_reserve(&refcounts);
+    disk_run(&image.disk);
 
     mapping_write(&image, &(struct mapping){active.l1, active.entries, created->l1_offset});
     snapshots_write(&image, table_offset, image.snapshots, image.snapshot_count + 1);

@@ -33,8 +33,9 @@ _Noreturn void operation_delete(void) {
     struct mapping gone;
     struct mapping active = {image.l1, image.l1_entries, image.l1_offset};
     mapping_read(&image, &gone, removed.l1_offset, removed.l1_entries, removed.l1_entries);
-    mapping_reserve(&image, &refcounts, &gone);
-    mapping_reserve(&image, &refcounts, &active);
+    mapping_reserve(&image, &gone, &active);
+    mapping_reserve(&image, &active, NULL);
+    refcounts_reserve(&refcounts);
     prepare_header(&image);
 
     remove_entry(&image, (u64)index);
@@ -42,7 +43,7 @@ _Noreturn void operation_delete(void) {
     u64 table_size = snapshots_table_size(image.snapshots, count);
     u64 table_offset = refcounts_allocate(&refcounts, table_size);
     disk_queue_reserve(&image.disk, table_offset, table_size);
-    refcounts_reserve(&refcounts);
+    disk_run(&image.disk);
     snapshots_write(&image, table_offset, image.snapshots, count);
     refcounts_write_back(&refcounts);
     disk_flush(&image.disk);

@@ -5,6 +5,7 @@
 #include "qcow2/mapping.h"
 
 #include "qcow2/counters.h"
+#include "qcow2/runs.h"
 #include "qcow2/tables.h"
 
 /* Flags of a counter while the references of one mapping are counted. */
@@ -55,14 +56,9 @@ void mapping_write(struct qcow2 *image, const struct mapping *mapping) {
     heap_release(mark);
 }
 
-void mapping_reserve(struct qcow2 *image, const struct refcounts *refcounts, const struct mapping *mapping) {
-    for (u32 i = 0; i < refcounts->table_entries; i++) {
-        if (refcounts->table[i] != 0) {
-            disk_queue_reserve(&image->disk, refcounts->table[i], image->cluster_size);
-        }
-    }
+void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike) {
     for (u32 i = 0; i < mapping->entries; i++) {
-        if (mapping->l1[i] != 0) {
+        if (mapping->l1[i] != 0 && !same_table(mapping, unlike, i)) {
             disk_queue_reserve(&image->disk, mapping->l1[i] & ENTRY_OFFSET, image->cluster_size);
         }
     }
@@ -108,15 +104,33 @@ static void count_compressed(struct walk *walk, const struct table_item *item, u
     }
 }
 
+/* Eight entries in a row to which the mapping has not referred yet. */
+static inline bool count_run(struct walk *walk, const u8 *entries, u64 entry) {
+    u64 i = ((entry & ENTRY_OFFSET) >> walk->image->cluster_bits) - walk->counters.first;
+    u16 *cells = walk->counters.narrow_cells + i;
+    if ((entry & ENTRY_COMPRESSED) != 0 || (entry & ENTRY_OFFSET) == 0 || i >= walk->counters.count ||
+        i + RUN > walk->counters.count || !is_run(entries, entry, walk->image->cluster_size) ||
+        !none_set(load_run(cells))) {
+        return false;
+    }
+    store_run(cells, run_of(1));
+    return true;
+}
+
 static bool count_l2(void *context, const struct table_item *item, u8 *table) {
     struct walk *walk = context;
     struct qcow2 *image = walk->image;
     u32 step = l2_entry_size(image);
     bool narrow = !walk->counters.wide;
     u64 first = walk->counters.first;
-    for (u64 i = 0; i < l2_entries(image); i++) {
+    u64 count = l2_entries(image);
+    for (u64 i = 0; i < count; i++) {
         u64 entry = load64(table + i * step);
         u64 offset = entry & ENTRY_OFFSET;
+        if (narrow && step == 8 && i + RUN <= count && count_run(walk, table + i * step, entry)) {
+            i += RUN - 1;
+            continue;
+        }
         u64 cluster = offset >> image->cluster_bits;
         if ((entry & ENTRY_COMPRESSED) != 0) {
             count_compressed(walk, item, i, entry);
@@ -163,6 +177,14 @@ static bool add_quickly(const struct walk *walk, u64 first, u64 end, u8 *block) 
     const u16 *cells = walk->counters.narrow_cells + (first - walk->counters.first);
     bool changed = false;
     for (u64 i = 0; i < end - first; i++) {
+        u16x8 counts = i + RUN <= end - first ? load_run(cells + i) & run_of(NARROW_COUNT) : run_of(0);
+        u16x8 old = i + RUN <= end - first ? swap_run(load_run((const u16 *)(const void *)(block + 2 * i))) : run_of(0);
+        if (i + RUN <= end - first && none_set((old | counts) & run_of(0x8000))) {
+            changed |= !none_set(counts);
+            store_run((u16 *)(void *)(block + 2 * i), swap_run(old + counts));
+            i += RUN - 1;
+            continue;
+        }
         u32 sum = load16(block + 2 * i) + (cells[i] & NARROW_COUNT);
         if (sum > UINT16_MAX) {
             refuse(REFUSAL_REFCOUNT_OVERFLOW, 16, (first + i) << walk->image->cluster_bits, 0, 0, 0, 0);
@@ -171,6 +193,23 @@ static bool add_quickly(const struct walk *walk, u64 first, u64 end, u8 *block) 
         store16(block + 2 * i, (u16)sum);
     }
     return changed;
+}
+
+/* Eight 16-bit refcounts in a row go down by equal counts; nothing gets free. */
+static inline bool drop_run(const struct walk *walk, u64 cluster, u8 *block, bool *changed) {
+    u16 *cells = walk->counters.narrow_cells + (cluster - walk->counters.first);
+    u16x8 refcounts = swap_run(load_run((const u16 *)(const void *)block));
+    u16 refcount = refcounts[0];
+    u16 count = cells[0];
+    if (count > NARROW_COUNT || refcount <= count || !all_equal(load_run(cells), run_of(count)) ||
+        !all_equal(refcounts, run_of(refcount))) {
+        return false;
+    }
+    refcount = (u16)(refcount - count);
+    *changed |= count != 0;
+    store_run((u16 *)(void *)block, swap_run(run_of(refcount)));
+    store_run(cells, run_of((u16)min64(refcount, MANY)));
+    return true;
 }
 
 static bool change_block(void *context, const struct table_item *item, u8 *block) {
@@ -183,7 +222,12 @@ static bool change_block(void *context, const struct table_item *item, u8 *block
     if (walk->change == ADD && order == 4 && !walk->counters.wide) {
         return add_quickly(walk, first, end, block + 2 * (first - block_first));
     }
+    bool quick = walk->change == DROP && order == 4 && !walk->counters.wide;
     for (u64 cluster = first; cluster < end; cluster++) {
+        if (quick && cluster + RUN <= end && drop_run(walk, cluster, block + 2 * (cluster - block_first), &changed)) {
+            cluster += RUN - 1;
+            continue;
+        }
         u32 counter = counter_get(&walk->counters, cluster);
         if (counter == 0 && walk->change != DROP) {
             continue;
@@ -290,14 +334,16 @@ void mapping_add_references(struct qcow2 *image, struct refcounts *refcounts, co
 
 static bool clear_copied(void *context, const struct table_item *item, u8 *table) {
     const struct walk *walk = context;
-    u32 step = l2_entry_size(walk->image);
-    u8 seen = 0;
+    const u64 flag = 0x80; /* ENTRY_COPIED as it lies in memory: the top bit of the first byte */
+    u64 *words = (u64 *)(void *)table;
+    u64 step = l2_entry_size(walk->image) / sizeof(u64);
+    u64 seen = 0;
     (void)item;
-    for (u64 i = 0; i < walk->image->cluster_size; i += step) {
-        seen |= table[i]; /* the flag is the top bit of the first byte */
-        table[i] &= 0x7f;
+    for (u64 i = 0; i < walk->image->cluster_size / sizeof(u64); i += step) {
+        seen |= words[i];
+        words[i] &= ~flag;
     }
-    return (seen & 0x80) != 0;
+    return (seen & flag) != 0;
 }
 
 bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping, const struct mapping *unlike) {
@@ -314,14 +360,37 @@ bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping, const st
     return changed;
 }
 
+/* Eight entries in a row whose clusters have equal counters. */
+static inline bool refresh_run(const struct walk *walk, u8 *entries, u64 entry, bool *changed) {
+    u64 i = ((entry & ENTRY_OFFSET) >> walk->image->cluster_bits) - walk->counters.first;
+    const u16 *cells = walk->counters.narrow_cells + i;
+    if ((entry & ENTRY_COMPRESSED) != 0 || (entry & ENTRY_OFFSET) == 0 || i >= walk->counters.count ||
+        i + RUN > walk->counters.count || !is_run(entries, entry, walk->image->cluster_size) ||
+        !all_equal(load_run(cells), run_of(cells[0]))) {
+        return false;
+    }
+    u64 wanted = (entry & ~ENTRY_COPIED) | (cells[0] == 1 ? ENTRY_COPIED : 0);
+    for (u64 k = 0; k < RUN && wanted != entry; k++) {
+        store64(entries + 8 * k, wanted + k * walk->image->cluster_size);
+        *changed = true;
+    }
+    return true;
+}
+
 static bool refresh_l2(void *context, const struct table_item *item, u8 *table) {
     const struct walk *walk = context;
     const struct qcow2 *image = walk->image;
     u32 step = l2_entry_size(image);
     bool changed = false;
     (void)item;
-    for (u64 i = 0; i < l2_entries(image); i++) {
+    u64 count = l2_entries(image);
+    bool quick = step == 8 && !walk->counters.wide;
+    for (u64 i = 0; i < count; i++) {
         u64 old = load64(table + i * step);
+        if (quick && i + RUN <= count && refresh_run(walk, table + i * step, old, &changed)) {
+            i += RUN - 1;
+            continue;
+        }
         if (old == 0) {
             continue;
         }

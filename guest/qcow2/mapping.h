@@ -25,8 +25,9 @@ void mapping_read(struct qcow2 *image, struct mapping *mapping, u64 offset, u32 
 /* Writes the L1 table. */
 void mapping_write(struct qcow2 *image, const struct mapping *mapping);
 
-/* Reserves room in the file system for all that a change of the mapping's counts and flags writes. */
-void mapping_reserve(struct qcow2 *image, const struct refcounts *refcounts, const struct mapping *mapping);
+/* Reserves room in the file system for the L1 table and the L2 tables, but for those that `unlike`
+ * (NULL: none) names as well. */
+void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike);
 
 /* Refuses when one reference more does not fit a refcount. */
 void mapping_check_room(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,

@@ -399,9 +399,9 @@ void refcounts_shrink(struct refcounts *refcounts) {
 
 void refcounts_reserve(struct refcounts *refcounts) {
     struct qcow2 *image = refcounts->image;
-    for (u32 i = 0; i < refcounts->loaded_count; i++) {
-        if (refcounts->loaded[i].dirty) {
-            disk_queue_reserve(&image->disk, refcounts->table[refcounts->loaded[i].table_index], image->cluster_size);
+    for (u32 i = 0; i < refcounts->table_entries; i++) {
+        if (refcounts->table[i] != 0) {
+            disk_queue_reserve(&image->disk, refcounts->table[i], image->cluster_size);
         }
     }
     disk_run(&image->disk);

@@ -108,7 +108,7 @@ void refcounts_free(struct refcounts *refcounts, u64 offset, u64 bytes, bool pun
 /* Drops blocks that hold nothing, as a shrinking disk does (qcow2_shrink_reftable()). */
 void refcounts_shrink(struct refcounts *refcounts);
 
-/* Reserves room in the file system for every block that will be written. */
+/* Reserves room in the file system for every block. */
 void refcounts_reserve(struct refcounts *refcounts);
 
 /* Writes changed blocks, then the table's new entries, and forgets the blocks. Stable after the next

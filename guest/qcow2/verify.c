@@ -6,6 +6,7 @@
 
 #include "qcow2/bitmaps.h"
 #include "qcow2/counters.h"
+#include "qcow2/runs.h"
 #include "qcow2/snapshots.h"
 #include "qcow2/tables.h"
 
@@ -260,6 +261,22 @@ static inline bool add_quickly(struct verifier *v, u64 entry, u32 weight, bool a
     return true;
 }
 
+/* Eight entries in a row that nothing else refers to yet. */
+static inline bool add_run(struct verifier *v, const u8 *entries, u64 entry, u32 weight, bool active,
+                           u64 unusual_bits) {
+    u64 cluster = (entry & ENTRY_OFFSET) >> v->image->cluster_bits;
+    u16 *cells = v->counters.narrow_cells + cluster;
+    bool copied = (entry & ENTRY_COPIED) != 0;
+    if ((entry & unusual_bits) != 0 || cluster + RUN > v->counters.count || weight > NARROW_COUNT ||
+        (active && copied != (weight == 1)) || !is_run(entries, entry, v->image->cluster_size) ||
+        !none_set(load_run(cells))) {
+        return false;
+    }
+    u32 seen = active && copied ? COPIED_SEEN >> FLAGS_SHIFT << NARROW_SHIFT : 0;
+    store_run(cells, run_of((u16)(weight | seen)));
+    return true;
+}
+
 static bool visit_l2(void *context, const struct table_item *item, u8 *table) {
     struct verifier *v = context;
     struct qcow2 *image = v->image;
@@ -269,8 +286,14 @@ static bool visit_l2(void *context, const struct table_item *item, u8 *table) {
                  (active || image->snapshot_count != 0);
     u64 unusual_bits = ENTRY_COMPRESSED | L2_RESERVED | (image->version < 3 ? ENTRY_ZERO : 0) |
                        ((image->cluster_size - 1) & ENTRY_OFFSET);
-    for (u64 i = 0; i < l2_entries(image); i++) {
+    u64 count = l2_entries(image);
+    for (u64 i = 0; i < count; i++) {
         u64 entry = load64(table + i * step);
+        if (quick && i + RUN <= count && (entry & ENTRY_OFFSET) != 0 &&
+            add_run(v, table + i * step, entry, item->weight, active, unusual_bits)) {
+            i += RUN - 1;
+            continue;
+        }
         if ((entry | (step == 16 ? load64(table + i * step + 8) : 0)) == 0) {
             continue;
         }
@@ -498,6 +521,19 @@ static void compare_one(struct verifier *v, u64 cluster, u64 refcount) {
     v->result->leaked_clusters += refcount > references;
 }
 
+/* Eight 16-bit refcounts that are what was counted, none of them 0 and all the same. */
+static inline bool compare_run(const struct verifier *v, u64 cluster, const u8 *block, u64 *max) {
+    u16x8 refcounts = swap_run(load_run((const u16 *)(const void *)block));
+    u16x8 cells = load_run(v->counters.narrow_cells + (cluster - v->counters.first));
+    const u16 asked = (u16)(NARROW_COUNT | CLEAR_SEEN >> FLAGS_SHIFT << NARROW_SHIFT);
+    u16 refcount = refcounts[0];
+    if (refcount == 0 || !all_equal(cells & run_of(asked), refcounts) || !all_equal(refcounts, run_of(refcount))) {
+        return false;
+    }
+    *max = max64(*max, refcount);
+    return true;
+}
+
 /* The refcounts of the clusters from `first` to `end`, which one block counts; NULL: there is none. */
 static void compare_block(struct verifier *v, u64 first, u64 end, const u8 *block, u64 block_first) {
     struct verification *result = v->result;
@@ -505,6 +541,11 @@ static void compare_block(struct verifier *v, u64 first, u64 end, const u8 *bloc
     bool quick = order == 4 && !v->counters.wide;
     u64 max = result->max_refcount;
     for (u64 cluster = first; cluster < end; cluster++) {
+        if (quick && block != NULL && cluster + RUN <= end &&
+            compare_run(v, cluster, block + 2 * (cluster - block_first), &max)) {
+            cluster += RUN - 1;
+            continue;
+        }
         u64 refcount = block != NULL ? block_get(block, quick ? 4 : order, cluster - block_first) : 0;
         max = max64(max, refcount);
         if (refcount == 0 && result->first_free == NOTHING) {

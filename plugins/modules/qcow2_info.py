@@ -13,7 +13,7 @@ description:
   - Reads what a qcow2 image says about itself, and its internal snapshots. Nothing is written.
   - Names of other files that stand in an image are returned as text. Those files are not opened.
 author:
-  - The airlock.images authors
+  - The airlock.images authors (!UNKNOWN)
 extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup

@@ -18,7 +18,7 @@ description:
   - A list of images is one group. All of them are opened, locked and looked at before the first one is changed. When
     one fails, what was done to the others is undone, and the message says what state each image is in.
 author:
-  - The airlock.images authors
+  - The airlock.images authors (!UNKNOWN)
 extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup

@@ -79,7 +79,7 @@ def _flag_faults(image: Qcow2, faults: Faults, references: Counter[int]) -> None
         if not l1_entry & OFFSET_MASK:
             continue
         look(l1_entry, f"L1[{i}]")
-        for j, (entry, _) in enumerate(image.l2(l1_entry)):
+        for j, (entry, _unused) in enumerate(image.l2(l1_entry)):
             if entry & OFFSET_MASK and not entry & COMPRESSED:
                 look(entry, f"L2[{i}][{j}]")
 

@@ -86,9 +86,9 @@ def _selections(count: int, rng: random.Random, extra: int) -> Iterator[tuple[bo
     for i in range(count):
         yield tuple(j != i for j in range(count))
         yield tuple(j == i for j in range(count))
-    for _ in range(extra):
+    for _unused in range(extra):
         share = rng.random()
-        yield tuple(rng.random() < share for _ in range(count))
+        yield tuple(rng.random() < share for _unused in range(count))
 
 
 def states(before: bytes, log: Sequence[Sequence[Change]], seed: int, extra: int = 100) -> Iterator[tuple[str, bytes]]:

@@ -69,7 +69,7 @@ def refcounts(image: Qcow2) -> Iterator[str]:
 def dump(image: Qcow2) -> Iterator[str]:
     """All lines about an image."""
     yield f"length {image.length} ({image.length:#x})"
-    for _, _, name in HEADER_FIELDS:
+    for _unused, _unused, name in HEADER_FIELDS:
         yield f"  {name} {image.header[name]:#x}"
     for offset, kind, data in image.extensions():
         yield f"  extension at {offset:#x}: type {kind:#010x}, {len(data)} bytes {data[:32].hex()}"

@@ -56,7 +56,7 @@ def test_first_snapshot(one_snapshot: Arena) -> None:
         assert (snapshot.offset, snapshot.length, snapshot.l1_offset) == (9 * KILO64, 67, 8 * KILO64)
         assert (snapshot.id, snapshot.name, snapshot.date) == (b"1", b"s1", qemu.DATE)
         assert image.table(8 * KILO64, 1) == (COPIED | 4 * KILO64,)  # the copy keeps the flag of before
-        entries = [entry for entry, _ in image.l2(image.active_l1()[0]) if entry]
+        entries = [entry for entry, _unused in image.l2(image.active_l1()[0]) if entry]
         assert entries == [5 * KILO64, 6 * KILO64, 7 * KILO64]
 
 

@@ -93,7 +93,7 @@ def test_all_quirks_in_one_table(arena: Arena) -> None:
 
 def test_sizes(arena: Arena) -> None:
     rng = random.Random(1)
-    sizes = SIZES + [rng.randrange(1 << rng.randrange(1, 65)) for _ in range(400)]
+    sizes = SIZES + [rng.randrange(1 << rng.randrange(1, 65)) for _unused in range(400)]
     sizes += [unit * number // 1000 for unit in (1 << 10, 1 << 20, 1 << 60) for number in range(990, 1012)]
     compare_listing(arena, [Entry(name=b"%d" % size, vm_state_size=size) for size in sizes])
 
@@ -110,7 +110,7 @@ def test_random_fields(arena: Arena) -> None:
             icount=rng.randrange(1 << rng.randrange(1, 65)),
             extra_size=rng.choice((0, 8, 16, 24, 24, 24, 31, 64)),
         )
-        for _ in range(500)
+        for _unused in range(500)
     ]
     compare_listing(arena, entries)
 

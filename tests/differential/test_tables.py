@@ -169,10 +169,10 @@ def test_random_tables(arena: Arena) -> None:
                 icount=rng.randrange(1 << 64),
                 extra_size=rng.choice((0, 8, 16, 24, 24, 40)),
             )
-            for _ in range(rng.randrange(1, 9))
+            for _unused in range(rng.randrange(1, 9))
         ]
         make(arena, entries, f"cluster_size={1 << rng.choice((9, 12, 16))}")
-        for _ in range(6):
+        for _unused in range(6):
             entry = rng.choice(entries)
             verb = rng.choice(("create", "delete", "apply"))
             text = rng.choice((entry.id, entry.name)) if verb == "apply" else entry.name

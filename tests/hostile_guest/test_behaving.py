@@ -32,7 +32,7 @@ def content(disk):
 
 
 def test_every_layer_is_up(worker):
-    *_, answer = worker([request("PROGRESS")])
+    *_unused, answer = worker([request("PROGRESS")])
     layers = set(answer.report.layers)
     assert {"user_mode_guest", "descriptors", "no_new_privs", "rlimits", "seccomp", "timer"} <= layers
     assert ("credentials" in layers) == (os.geteuid() == 0)
@@ -75,7 +75,7 @@ def test_read_write_copy_and_the_rest(worker, disk):
 
 
 def test_short_read_at_the_end(worker, disk):
-    statuses, payload, _ = worker(
+    statuses, payload, _unused = worker(
         [request("READ", 0, 90, 100, HEAP), request("READ", 0, 100, 100, HEAP), request("READ", 0, 1 << 60, 100, HEAP)],
         [disk(b"e" * 100)],
         payload=20,
@@ -86,7 +86,7 @@ def test_short_read_at_the_end(worker, disk):
 
 def test_after_a_failure_the_rest_is_canceled(worker, disk):
     target = disk(b"x" * 4096)
-    statuses, *_ = worker(
+    statuses, *_unused = worker(
         [
             request("WRITE", 0, 0, 1, HEAP),
             request("COPY", 0, 10, 100, 0, 0, 20),  # overlaps itself
@@ -100,13 +100,13 @@ def test_after_a_failure_the_rest_is_canceled(worker, disk):
 
 
 def test_copy_ends_with_its_source(worker, disk):
-    statuses, *_ = worker([request("COPY", 1, 0, 1000, 0, 0, 50)], [disk(b"s" * 100), disk()])
+    statuses, *_unused = worker([request("COPY", 1, 0, 1000, 0, 0, 50)], [disk(b"s" * 100), disk()])
     assert statuses == (50,)
 
 
 def test_copy_within_a_disk(worker, disk):
     target = disk(b"a" * 4096 + b"b" * 4096)
-    statuses, *_ = worker([request("COPY", 0, 4096, 4096, 0, 0, 0)], [target])
+    statuses, *_unused = worker([request("COPY", 0, 4096, 4096, 0, 0, 0)], [target])
     assert statuses == (4096,)
     assert content(target) == b"a" * 8192
 
@@ -114,14 +114,14 @@ def test_copy_within_a_disk(worker, disk):
 def test_full_batch(worker, disk):
     target = disk()
     count = LIBRARY.DOORBELL_BATCH
-    statuses, *_ = worker([request("WRITE", 0, i * 4096, 4096, HEAP + i * 4096) for i in range(count)], [target])
+    statuses, *_unused = worker([request("WRITE", 0, i * 4096, 4096, HEAP + i * 4096) for i in range(count)], [target])
     assert statuses == (4096,) * count
     assert content(target) == b"".join(bytes([i]) * 4096 for i in range(count))
 
 
 def test_64_disks(worker, disk):
     disks = [disk(bytes([i])) for i in range(64)]
-    statuses, payload, _ = worker([request("READ", i, 0, 1, HEAP + i) for i in range(64)], disks, payload=64)
+    statuses, payload, _unused = worker([request("READ", i, 0, 1, HEAP + i) for i in range(64)], disks, payload=64)
     assert statuses == (1,) * 64
     assert payload == bytes(range(64))
     with pytest.raises(ValueError, match="too many disks"):
@@ -131,7 +131,7 @@ def test_64_disks(worker, disk):
 def test_full_file_system(worker, disk):
     """The size limit of the process stands in for a full disk: both end a write early with an errno."""
     target = disk()
-    statuses, *_ = worker([request("RESERVE", 0, 0, 1 << 50)], [target], limits=Limits(file_growth=1 << 50))
+    statuses, *_unused = worker([request("RESERVE", 0, 0, 1 << 50)], [target], limits=Limits(file_growth=1 << 50))
     assert statuses[0] in (-errno.ENOSPC, -errno.EFBIG)
     assert content(target) == b""
 
@@ -153,7 +153,7 @@ def test_progress_that_makes_no_sense(worker):
 def test_record_of_all_changes(worker, disk, tmp_path):
     first, second = disk(b"1" * 8192), disk(b"2" * 8192)
     with Recorder(str(tmp_path / "record")) as recorder:
-        statuses, *_ = worker(
+        statuses, *_unused = worker(
             [
                 request("READ", 0, 0, 100, HEAP + 8192),
                 request("WRITE", 0, 10, 3, HEAP),

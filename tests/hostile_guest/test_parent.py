@@ -46,7 +46,7 @@ def in_child(function):
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         text = pipe.read().decode()
-    _, status = os.waitpid(process, 0)
+    _unused, status = os.waitpid(process, 0)
     assert status == 0, text
 
 
@@ -87,10 +87,10 @@ def test_many_threads_at_once(hostile):
     results = []
 
     def work():
-        for _ in range(5):
+        for _unused in range(5):
             results.append(hostile("TOUCH_ADDRESS", kvm.bindings()[1].HEAP_ADDRESS).payload)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _unused in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -206,7 +206,7 @@ def test_without_standard_streams(worker, tmp_path):
         with open_disk(str(path), True) as disk:
             assert disk.descriptor > 2
             library = kvm.bindings()[1]
-            statuses, payload, _ = worker(
+            statuses, payload, _unused = worker(
                 [(library.DOORBELL_READ, 0, 0, 7, library.HEAP_ADDRESS, 0, 0, 0, 0, 0)], [disk], payload=7
             )
         assert statuses == (7,)

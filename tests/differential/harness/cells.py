@@ -77,7 +77,7 @@ class Cell:
         """The inverse of str(): comma-separated name=value pairs. Raises ValueError."""
         values: dict[str, object] = {}
         for part in [] if text == "default" else text.split(","):
-            name, _, value = part.partition("=")
+            name, _unused, value = part.partition("=")
             if name not in cls.__dataclass_fields__:
                 raise ValueError(f"a cell has no {name!r}")
             default = getattr(cls, name)

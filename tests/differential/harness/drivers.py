@@ -44,7 +44,6 @@ class Driver(Protocol):
 
     def listing(self, path: str) -> bytes:
         """The table of snapshot -l. Raises RuntimeError with the message of a refusal."""
-        ...
 
 
 def _without_program(errors: bytes) -> str:

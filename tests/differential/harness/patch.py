@@ -61,7 +61,7 @@ class Patch:
     def __enter__(self) -> Patch:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         self._file.close()
 
     def image(self) -> Qcow2:
@@ -135,7 +135,7 @@ class Patch:
         for entry in entries:
             data += bytes(-len(data) % 8) + entry.encode()
         with self.image() as image:
-            old = [c for clusters, kind, _ in image.references() if kind == "snapshot table" for c in clusters]
+            old = [c for clusters, kind, _unused in image.references() if kind == "snapshot table" for c in clusters]
         for cluster in old:
             self.refcount(cluster, 0)
         offset = self.append(bytes(data))
@@ -168,6 +168,6 @@ class Patch:
             return
         self._flag(image, place, l1_entry)
         width = 16 if image.extended else 8
-        for j, (entry, _) in enumerate(image.l2(l1_entry)):
+        for j, (entry, _unused) in enumerate(image.l2(l1_entry)):
             if entry & OFFSET_MASK and not entry & 1 << 62:
                 self._flag(image, (l1_entry & OFFSET_MASK) + j * width, entry)

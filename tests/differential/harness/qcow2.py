@@ -99,7 +99,7 @@ class Qcow2:
     def __enter__(self) -> Qcow2:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_unused: object) -> None:
         if self._map is not None:
             self._map.close()
 
@@ -210,7 +210,7 @@ class Qcow2:
             if not l1_entry & OFFSET_MASK:
                 continue
             yield self._covered(l1_entry & OFFSET_MASK, self.cluster_size), "L2", f"{title} L2[{i}]"
-            for j, (entry, _) in enumerate(self.l2(l1_entry)):
+            for j, (entry, _unused) in enumerate(self.l2(l1_entry)):
                 if entry & COMPRESSED:
                     where = self._covered(*self.compressed_range(entry))
                     yield where, "compressed", f"{title} compressed [{i}][{j}]"
@@ -241,12 +241,14 @@ class Qcow2:
     def bitmap_directory(self) -> list[tuple[bytes, int, int, int]]:
         """The bitmaps as (name, table offset, table entries, flags)."""
         found = []
-        for _, kind, data in self.extensions():
+        for _unused, kind, data in self.extensions():
             if kind != 0x23852875 or len(data) < 24:
                 continue
-            count, _, _, offset = struct.unpack(">IIQQ", data[:24])
-            for _ in range(min(count, 65535)):
-                table, entries, flags, _, _, name_size, extra = struct.unpack(">QIIBBHI", self.read(offset, 24))
+            count, _unused, _unused, offset = struct.unpack(">IIQQ", data[:24])
+            for _unused in range(min(count, 65535)):
+                table, entries, flags, _unused, _unused, name_size, extra = struct.unpack(
+                    ">QIIBBHI", self.read(offset, 24)
+                )
                 found.append((self.read(offset + 24 + extra, name_size), table, entries, flags))
                 offset += (24 + extra + name_size + 7) & ~7
         return found
@@ -254,11 +256,11 @@ class Qcow2:
     def _bitmap_references(self) -> Iterator[tuple[range, str, str]]:
         if not self.header["autoclear_features"] & 1:
             return
-        for _, kind, data in self.extensions():
+        for _unused, kind, data in self.extensions():
             if kind == 0x23852875 and len(data) >= 24:
-                _, _, length, offset = struct.unpack(">IIQQ", data[:24])
+                _unused, _unused, length, offset = struct.unpack(">IIQQ", data[:24])
                 yield self._covered(offset, length), "bitmap directory", "bitmap directory"
-        for name, table, entries, _ in self.bitmap_directory():
+        for name, table, entries, _unused in self.bitmap_directory():
             yield self._covered(table, entries * 8), "bitmap table", f"bitmap {name!r} table"
             for i, entry in enumerate(self.table(table, entries)):
                 if entry & OFFSET_MASK:
@@ -267,7 +269,7 @@ class Qcow2:
     def owners(self) -> dict[int, list[str]]:
         """Cluster index -> who refers to it."""
         owners: dict[int, list[str]] = {}
-        for clusters, _, who in self.references():
+        for clusters, _unused, who in self.references():
             if len(clusters) > 1 << 20:
                 continue
             for cluster in clusters:
@@ -277,14 +279,14 @@ class Qcow2:
     def reference_counts(self) -> Counter[int]:
         """Cluster index -> number of references."""
         counts: Counter[int] = Counter()
-        for clusters, _, _ in self.references():
+        for clusters, _unused, _unused in self.references():
             counts.update(clusters)
         return counts
 
     def would_overflow(self, l1: tuple[int, ...]) -> bool:
         """Does one more reference to everything that `l1` maps pass the refcount's width?"""
         more: Counter[int] = Counter()
-        for clusters, _, _ in self._mapping_references(l1, ""):
+        for clusters, _unused, _unused in self._mapping_references(l1, ""):
             more.update(clusters)
         limit = (1 << self.refcount_bits) - 1
         return any(self.refcount(cluster) + count > limit for cluster, count in more.items())

@@ -31,7 +31,7 @@ class Fill:
     def run(self, path: str) -> None:
         """Comes close in one long write, then closer in short ones. Does nothing when the boundary is far away."""
         offset = self.offset
-        for _ in range(4):
+        for _unused in range(4):
             with Qcow2(path) as image:
                 span = image.block_entries * (len(image.refcount_blocks()) if self.table else 1)
                 left = span - -(-image.length // image.cluster_size) % span - self.spare
@@ -172,7 +172,7 @@ class _Drawing:
         # faketime reads its time as a double: 64ths of a second come through exactly.
         date = (qemu.DATE[0] + rng.randrange(1 << 20), rng.choice((0, rng.randrange(64) * 15_625_000)))
         kind = rng.random()
-        highest = max((number for number, _ in self.live), default=0)
+        highest = max((number for number, _unused in self.live), default=0)
         if kind < 0.4 or not self.live:
             name = rng.choice(NAMES) if rng.random() < 0.3 else b"snap%d" % (highest + 1)
             self.live.append((highest + 1, name[:255]))
@@ -191,7 +191,7 @@ class _Drawing:
         rng, cell = self.rng, self.cell
         kind = rng.random()
         if kind < 0.36:
-            return Step(io=tuple(self.io_command() for _ in range(rng.randrange(1, 7))))
+            return Step(io=tuple(self.io_command() for _unused in range(rng.randrange(1, 7))))
         if kind < 0.42:
             return self.resize()
         if kind < 0.46 and cell.cluster_bits <= 12:
@@ -233,7 +233,7 @@ def make_chain(seed: int, cell: Cell | None = None) -> Chain:
     elif style == "resizing" and rng.random() < 0.8:
         drawn = replace(drawn, compat="1.1", data_file=False)
     cell = cell or drawn
-    spots = [0, cell.size // 2, *(rng.randrange(cell.size) for _ in range(3))]
+    spots = [0, cell.size // 2, *(rng.randrange(cell.size) for _unused in range(3))]
     drawing = _Drawing(rng, cell, spots)
     step = {"mixed": drawing.mixed_step, "resizing": drawing.resizing_step, "growing": drawing.growing_step}[style]
-    return Chain(seed, cell, [step() for _ in range(rng.randrange(8, 20))])
+    return Chain(seed, cell, [step() for _unused in range(rng.randrange(8, 20))])

@@ -55,11 +55,11 @@ class Script:
                 self.path = path
 
             @classmethod
-            def open(cls, path: str, writable: bool = False, force_share: bool = False) -> Image:
+            def open(cls, path: str, writable: bool = False, force_share: bool = False) -> t.Any:
                 script.call("open", path, writable, force_share)
                 return cls(path)
 
-            def __enter__(self) -> Image:
+            def __enter__(self) -> t.Any:
                 return self
 
             def __exit__(self, *_exception: object) -> None:
@@ -70,7 +70,7 @@ class Script:
                 self.paths = [image.path for image in images]
                 self.kept = False
 
-            def __enter__(self) -> Transaction:
+            def __enter__(self) -> t.Any:
                 script.call("begin", *self.paths)
                 return self
 
