@@ -172,16 +172,25 @@ static u64 change_one(struct walk *walk, u64 cluster, u64 refcount, u32 counter)
     return refcount + references;
 }
 
+/* Eight 16-bit refcounts that are far from overflowing. */
+static inline bool add_run(const u16 *cells, u8 *block, bool *changed) {
+    u16 *at = (u16 *)(void *)block;
+    u16x8 refcounts = swap_run(load_run(at));
+    u16x8 counts = load_run(cells) & run_of(NARROW_COUNT);
+    if (!none_set(refcounts & run_of(0x8000))) {
+        return false;
+    }
+    *changed |= !none_set(counts);
+    store_run(at, swap_run(refcounts + counts));
+    return true;
+}
+
 /* 16-bit refcounts and counters, nothing that may overflow or get free: the bulk of most images. */
 static bool add_quickly(const struct walk *walk, u64 first, u64 end, u8 *block) {
     const u16 *cells = walk->counters.narrow_cells + (first - walk->counters.first);
     bool changed = false;
     for (u64 i = 0; i < end - first; i++) {
-        u16x8 counts = i + RUN <= end - first ? load_run(cells + i) & run_of(NARROW_COUNT) : run_of(0);
-        u16x8 old = i + RUN <= end - first ? swap_run(load_run((const u16 *)(const void *)(block + 2 * i))) : run_of(0);
-        if (i + RUN <= end - first && none_set((old | counts) & run_of(0x8000))) {
-            changed |= !none_set(counts);
-            store_run((u16 *)(void *)(block + 2 * i), swap_run(old + counts));
+        if (i + RUN <= end - first && add_run(cells + i, block + 2 * i, &changed)) {
             i += RUN - 1;
             continue;
         }
