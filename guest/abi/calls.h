@@ -85,8 +85,8 @@ struct call_delete {
  * mean). */
 struct result_header {
     uint32_t abi_version;
-    uint32_t code;      /* enum refusal */
-    uint32_t modified;  /* not 0: the first write of the operation had gone out */
+    uint32_t code;     /* enum refusal */
+    uint32_t modified; /* not 0: the first write of the operation had gone out */
     uint32_t text_length;
     uint64_t arguments[6];
     uint64_t leaked_clusters; /* counted by a verification: refcount above what refers to it */
@@ -120,7 +120,7 @@ struct result_info {
     uint32_t version;
     uint32_t cluster_bits;
     uint32_t refcount_order;
-    uint32_t encryption; /* 0 none, 1 AES, 2 LUKS */
+    uint32_t encryption;       /* 0 none, 1 AES, 2 LUKS */
     uint32_t compression_type; /* 0 zlib, 1 zstd */
     uint64_t virtual_size;
     uint64_t incompatible_features;
@@ -142,7 +142,7 @@ struct result_compare {
     struct result_header header;
     uint32_t equal; /* 1: mapping and disk size equal the snapshot's */
     uint32_t same_size;
-    uint64_t disk_size; /* of the snapshot, bytes */
+    uint64_t disk_size;          /* of the snapshot, bytes */
     uint64_t differing_clusters; /* guest clusters that are mapped otherwise */
 };
 

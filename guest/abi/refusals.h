@@ -9,27 +9,27 @@ enum refusal {
     REFUSAL_NONE = 0,
 
     /* The call itself. */
-    REFUSAL_BAD_CALL = 1,      /* the guest does not know the operation or the ABI version */
-    REFUSAL_NO_MEMORY = 2,     /* the image needs more guest memory than there is: a bytes wanted */
-    REFUSAL_READ_FAILED = 3,   /* a errno, b offset, c length */
-    REFUSAL_WRITE_FAILED = 4,  /* a errno, b offset, c length; header.modified says how far it got */
-    REFUSAL_NO_SPACE = 5,      /* blocks could not be reserved; nothing was changed: b offset, c length */
+    REFUSAL_BAD_CALL = 1,     /* the guest does not know the operation or the ABI version */
+    REFUSAL_NO_MEMORY = 2,    /* the image needs more guest memory than there is: a bytes wanted */
+    REFUSAL_READ_FAILED = 3,  /* a errno, b offset, c length */
+    REFUSAL_WRITE_FAILED = 4, /* a errno, b offset, c length; header.modified says how far it got */
+    REFUSAL_NO_SPACE = 5,     /* blocks could not be reserved; nothing was changed: b offset, c length */
 
     /* The header. Wording of qemu-img where it has one: shared fact sheet section 2. */
     REFUSAL_NOT_QCOW2 = 20,
-    REFUSAL_VERSION = 21,                 /* a version */
-    REFUSAL_CLUSTER_SIZE = 22,            /* a cluster_bits */
-    REFUSAL_HEADER_SHORT = 23,            /* a header_length */
-    REFUSAL_HEADER_LONG = 24,             /* a header_length */
+    REFUSAL_VERSION = 21,      /* a version */
+    REFUSAL_CLUSTER_SIZE = 22, /* a cluster_bits */
+    REFUSAL_HEADER_SHORT = 23, /* a header_length */
+    REFUSAL_HEADER_LONG = 24,  /* a header_length */
     REFUSAL_BACKING_OFFSET = 25,
     REFUSAL_BACKING_NAME_LONG = 26,
-    REFUSAL_INCOMPATIBLE_FEATURES = 27,   /* a unknown bits; text: their names from the feature table, comma separated */
-    REFUSAL_COMPRESSION_BIT_SET = 28,     /* zlib, but the incompatible bit is set */
-    REFUSAL_COMPRESSION_BIT_CLEAR = 29,   /* zstd, but the incompatible bit is clear */
-    REFUSAL_COMPRESSION_TYPE = 30,        /* a compression type */
-    REFUSAL_CORRUPT = 31,                 /* the corrupt bit is set */
-    REFUSAL_DIRTY = 32,                   /* the dirty bit is set: refcounts may lie */
-    REFUSAL_REFCOUNT_WIDTH = 33,          /* a refcount_order */
+    REFUSAL_INCOMPATIBLE_FEATURES = 27, /* a unknown bits; text: their names from the feature table, comma separated */
+    REFUSAL_COMPRESSION_BIT_SET = 28,   /* zlib, but the incompatible bit is set */
+    REFUSAL_COMPRESSION_BIT_CLEAR = 29, /* zstd, but the incompatible bit is clear */
+    REFUSAL_COMPRESSION_TYPE = 30,      /* a compression type */
+    REFUSAL_CORRUPT = 31,               /* the corrupt bit is set */
+    REFUSAL_DIRTY = 32,                 /* the dirty bit is set: refcounts may lie */
+    REFUSAL_REFCOUNT_WIDTH = 33,        /* a refcount_order */
     REFUSAL_NO_REFCOUNT_TABLE = 34,
     REFUSAL_REFCOUNT_TABLE_LARGE = 35,
     REFUSAL_REFCOUNT_TABLE_OFFSET = 36,
@@ -38,17 +38,17 @@ enum refusal {
     REFUSAL_L1_SMALL = 39,
     REFUSAL_SNAPSHOT_TABLE_LARGE = 40,
     REFUSAL_SNAPSHOT_TABLE_OFFSET = 41,
-    REFUSAL_SNAPSHOT_EXTRA = 42,          /* a index of the table entry */
-    REFUSAL_SNAPSHOT_TABLE_BIG = 43,      /* over 64 MiB: a snapshots that hang over */
+    REFUSAL_SNAPSHOT_EXTRA = 42,     /* a index of the table entry */
+    REFUSAL_SNAPSHOT_TABLE_BIG = 43, /* over 64 MiB: a snapshots that hang over */
     REFUSAL_EXTENSION_LARGE = 44,
-    REFUSAL_DATA_FILE_MISSING = 45,       /* the data-file bit without a name */
+    REFUSAL_DATA_FILE_MISSING = 45, /* the data-file bit without a name */
     REFUSAL_RAW_WITHOUT_DATA_FILE = 46,
-    REFUSAL_ENCRYPTION_METHOD = 47,       /* a method */
+    REFUSAL_ENCRYPTION_METHOD = 47, /* a method */
     REFUSAL_NO_CRYPTO_HEADER = 48,
-    REFUSAL_BITMAPS_EXTENSION = 49,       /* a which check, enum bitmaps_fault */
-    REFUSAL_VIRTUAL_SIZE = 50,            /* a bytes: too big for the format */
-    REFUSAL_EXTENDED_L2_CLUSTER = 51,     /* a cluster_bits too small for subclusters */
-    REFUSAL_TRUNCATED = 52,               /* a table (enum table), b offset, c file length: it ends behind the file */
+    REFUSAL_BITMAPS_EXTENSION = 49,   /* a which check, enum bitmaps_fault */
+    REFUSAL_VIRTUAL_SIZE = 50,        /* a bytes: too big for the format */
+    REFUSAL_EXTENDED_L2_CLUSTER = 51, /* a cluster_bits too small for subclusters */
+    REFUSAL_TRUNCATED = 52,           /* a table (enum table), b offset, c file length: it ends behind the file */
 
     /* Verification: references against refcounts. a table (enum table), b its offset in the file,
      * c entry index in it, d the entry, e host offset of the cluster meant, f a count. */
@@ -57,9 +57,9 @@ enum refusal {
     REFUSAL_OUTSIDE_FILE = 82,
     REFUSAL_RESERVED_BITS = 83,
     REFUSAL_UNALIGNED = 84,
-    REFUSAL_COPIED_FLAG = 85,      /* f refcount; flag wrong in the entry d */
-    REFUSAL_SUBCLUSTERS = 86,      /* d the subcluster bitmap that contradicts itself */
-    REFUSAL_SHARED_CLUSTER = 87,   /* two guest clusters of one mapping name the same host cluster */
+    REFUSAL_COPIED_FLAG = 85,    /* f refcount; flag wrong in the entry d */
+    REFUSAL_SUBCLUSTERS = 86,    /* d the subcluster bitmap that contradicts itself */
+    REFUSAL_SHARED_CLUSTER = 87, /* two guest clusters of one mapping name the same host cluster */
 
     /* Snapshots. */
     REFUSAL_SNAPSHOT_NOT_FOUND = 120,
@@ -69,23 +69,23 @@ enum refusal {
     REFUSAL_HAS_BITMAPS = 124,       /* apply: text is the first bitmap's name, a how many */
     REFUSAL_SNAPSHOT_L1_LARGE = 125,
     REFUSAL_SNAPSHOT_L1_OFFSET = 126,
-    REFUSAL_RESIZE_V2 = 127,         /* apply: version 2 cannot be resized: a current size, b the snapshot's */
-    REFUSAL_RESIZE_NOT_ALLOWED = 128, /* a current size, b the snapshot's */
-    REFUSAL_FILE_TOO_BIG = 129,      /* an allocation would pass the largest host offset of the format */
+    REFUSAL_RESIZE_V2 = 127,           /* apply: version 2 cannot be resized: a current size, b the snapshot's */
+    REFUSAL_RESIZE_NOT_ALLOWED = 128,  /* a current size, b the snapshot's */
+    REFUSAL_FILE_TOO_BIG = 129,        /* an allocation would pass the largest host offset of the format */
     REFUSAL_SNAPSHOT_TABLE_FULL = 130, /* the new table would pass 64 MiB */
-    REFUSAL_NAME_NOT_DELETABLE = 131 /* id or name longer than qemu-img's limits: qemu-img cannot select it */
+    REFUSAL_NAME_NOT_DELETABLE = 131   /* id or name longer than qemu-img's limits: qemu-img cannot select it */
 };
 
 /* The tables that a refusal can point at. */
 enum table {
     TABLE_HEADER = 1,
-    TABLE_L1,                /* of the active disk */
+    TABLE_L1, /* of the active disk */
     TABLE_L2,
     TABLE_REFCOUNT_TABLE,
     TABLE_REFCOUNT_BLOCK,
     TABLE_SNAPSHOT_TABLE,
     TABLE_SNAPSHOT_L1,
-    TABLE_DATA,              /* a data cluster, as the target of a reference */
+    TABLE_DATA, /* a data cluster, as the target of a reference */
     TABLE_BITMAP_DIRECTORY,
     TABLE_BITMAP_TABLE,
     TABLE_BITMAP_DATA,
@@ -103,9 +103,9 @@ enum bitmaps_fault {
     BITMAPS_BROKEN,          /* Broken bitmap directory */
     BITMAPS_MORE,            /* More bitmaps found than specified in header extension */
     BITMAPS_LESS,
-    BITMAPS_EXTRA,           /* Bitmap extra data is not supported */
-    BITMAPS_ENTRY,           /* text: the bitmap's name; it does not satisfy the constraints */
-    BITMAPS_TABLE            /* text: the bitmap's name; its table could not be read */
+    BITMAPS_EXTRA, /* Bitmap extra data is not supported */
+    BITMAPS_ENTRY, /* text: the bitmap's name; it does not satisfy the constraints */
+    BITMAPS_TABLE  /* text: the bitmap's name; its table could not be read */
 };
 
 #endif

@@ -91,13 +91,9 @@ void disk_queue_write(struct disk *disk, u64 offset, const void *memory, u64 len
     queue(disk, DOORBELL_WRITE, offset, (u64)(uintptr_t)memory, length);
 }
 
-void disk_queue_discard(struct disk *disk, u64 offset, u64 length) {
-    queue(disk, DOORBELL_DISCARD, offset, 0, length);
-}
+void disk_queue_discard(struct disk *disk, u64 offset, u64 length) { queue(disk, DOORBELL_DISCARD, offset, 0, length); }
 
-void disk_queue_reserve(struct disk *disk, u64 offset, u64 length) {
-    queue(disk, DOORBELL_RESERVE, offset, 0, length);
-}
+void disk_queue_reserve(struct disk *disk, u64 offset, u64 length) { queue(disk, DOORBELL_RESERVE, offset, 0, length); }
 
 void disk_read(struct disk *disk, u64 offset, void *memory, u64 length) {
     disk_queue_read(disk, offset, memory, length);

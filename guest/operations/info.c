@@ -31,8 +31,8 @@ _Noreturn void operation_info(void) {
     result->file_size = image.disk.size;
     result->backing_name_length = copy_text(result->backing_name, image.header + image.backing_offset,
                                             image.backing_length, sizeof(result->backing_name));
-    result->backing_format_length = copy_text(result->backing_format, image.backing_format,
-                                              image.backing_format_length, sizeof(result->backing_format));
+    result->backing_format_length = copy_text(result->backing_format, image.backing_format, image.backing_format_length,
+                                              sizeof(result->backing_format));
     result->data_file_length =
         copy_text(result->data_file, image.data_file, image.data_file_length, sizeof(result->data_file));
     u8 *payload;

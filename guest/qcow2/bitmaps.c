@@ -66,8 +66,7 @@ struct bitmap *bitmaps_read(struct qcow2 *image) {
     if (size == 0) {
         bitmaps_refuse(BITMAPS_EMPTY_DIRECTORY, NULL, 0, 0);
     }
-    if (image->bitmap_directory_offset > image->disk.size ||
-        size > image->disk.size - image->bitmap_directory_offset) {
+    if (image->bitmap_directory_offset > image->disk.size || size > image->disk.size - image->bitmap_directory_offset) {
         refuse(REFUSAL_TRUNCATED, TABLE_BITMAP_DIRECTORY, image->bitmap_directory_offset, image->disk.size, 0, 0, 0);
     }
     struct bitmap *bitmaps = heap_take(image->bitmap_count * sizeof(*bitmaps));

@@ -38,8 +38,6 @@ static inline void store_run(u16 *at, u16x8 values) { *(u16x8 *)at = values; }
 /* Eight big-endian numbers. */
 static inline u16x8 swap_run(u16x8 values) { return values << 8 | values >> 8; }
 
-static inline u16x8 run_of(u16 value) {
-    return (u16x8){value, value, value, value, value, value, value, value};
-}
+static inline u16x8 run_of(u16 value) { return (u16x8){value, value, value, value, value, value, value, value}; }
 
 #endif

@@ -21,7 +21,9 @@ const void *call_memory(void) { return (const void *)CALL_ADDRESS; }
 
 void *result_memory(void) { return (void *)RESULT_ADDRESS; }
 
-struct doorbell *doorbell_memory(void) { return (struct doorbell *)DOORBELL_ADDRESS; }
+struct doorbell *doorbell_memory(void) {
+    return (struct doorbell *)DOORBELL_ADDRESS;
+}
 
 void doorbell_ring(void) { __asm__ volatile("outb %%al, %0" : : "N"(DOORBELL_PORT), "a"(0) : "memory"); }
 
