@@ -1,0 +1,419 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Serving batches from a buffer instead of a guest: results, failures below, odd file systems, undo and record."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sandbox import doorbell, kvm
+from sandbox.disks import open_disk
+from sandbox.doorbell import BytesError, Server
+from sandbox.journal import Recorder, UndoJournal
+from sandbox.rules import REQUEST, File, RuleError
+
+FFI, LIBRARY = kvm.bindings()
+HEAP = LIBRARY.HEAP_ADDRESS
+READ, WRITE, COPY, ZERO = LIBRARY.DOORBELL_READ, LIBRARY.DOORBELL_WRITE, LIBRARY.DOORBELL_COPY, LIBRARY.DOORBELL_ZERO
+DISCARD, RESIZE, RESERVE = LIBRARY.DOORBELL_DISCARD, LIBRARY.DOORBELL_RESIZE, LIBRARY.DOORBELL_RESERVE
+FLUSH, FINISH = LIBRARY.DOORBELL_FLUSH, LIBRARY.DOORBELL_FINISH
+PAGE = 4096
+
+
+def request(operation, disk=0, offset=0, length=0, memory=HEAP, source=0, source_offset=0):
+    return (operation, disk, offset, length, memory, source, 0, source_offset, 0, 0)
+
+
+class Bench:
+    """A server, its memory, and the disks, without a guest."""
+
+    def __init__(self, directory, contents, budget=1 << 30, journaled=False, recorded=False, is_block=False):
+        self.disks = []
+        for index, content in enumerate(contents):
+            path = directory / f"disk{index}"
+            path.write_bytes(content)
+            self.disks.append(open_disk(str(path), True))
+        self.files = [File(disk.descriptor, True, is_block, 1 << 40) for disk in self.disks]
+        self.journal = UndoJournal(self.disks[0]) if journaled else None
+        self.recorder = Recorder(str(directory / "record")) if recorded else None
+        self.address = kvm.map_memory(LIBRARY.MEMORY_SIZE, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
+        self.server = Server(self.address, self.files, budget, self.journal, self.recorder)
+
+    def close(self):
+        for one in (*self.disks, self.journal, self.recorder):
+            if one:
+                one.close()
+        LIBRARY.munmap(self.address, LIBRARY.MEMORY_SIZE)
+
+    def fill(self, data, at=HEAP):
+        FFI.memmove(self.address + at, data, len(data))
+
+    def memory(self, length, at=HEAP):
+        return FFI.buffer(self.address + at, length)[:]
+
+    def ring(self, *requests, count=None):
+        """The statuses."""
+        packed = struct.pack("<I60x", len(requests) if count is None else count)
+        self.fill(packed + b"".join(REQUEST.pack(*one) for one in requests), LIBRARY.DOORBELL_ADDRESS)
+        finish = self.server.serve()
+        area = self.memory(len(requests) * REQUEST.size, LIBRARY.DOORBELL_ADDRESS + 64)
+        statuses = [one[8] for one in REQUEST.iter_unpack(area)]
+        return (statuses, finish) if finish else statuses
+
+    def content(self, index=0):
+        with open(self.disks[index].path, "rb") as file:
+            return file.read()
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = []
+
+    def make(*contents, **options):
+        made.append(Bench(tmp_path, contents, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_finish(bench):
+    one = bench(b"content")
+    statuses, finish = one.ring(request(READ, 0, 0, 7), request(FINISH, 0, 0, 7))
+    assert statuses[0] == 7
+    assert finish == (HEAP, 7)
+
+
+def test_finish_behind_a_failure_is_canceled(bench):
+    one = bench(b"x" * 100)
+    assert one.ring(request(COPY, 0, 0, 10, 0, 0, 5), request(FINISH)) == [-errno.EINVAL, -errno.ECANCELED]
+
+
+@pytest.mark.parametrize("count", [0, 256, 1 << 31])
+def test_count(bench, count):
+    with pytest.raises(RuleError, match=str(count)):
+        bench().ring(count=count)
+
+
+def test_rule_broken_by_the_last_request_stops_all(bench):
+    one = bench(b"old")
+    with pytest.raises(RuleError):
+        one.ring(request(WRITE, 0, 0, 3), request(WRITE, 1, 0, 3))
+    assert one.content() == b"old"
+
+
+def test_byte_budget(bench):
+    one = bench(b"x" * 100, budget=250)
+    assert one.ring(request(READ, 0, 0, 100), request(COPY, 0, 200, 50, 0, 0, 0)) == [100, 50]
+    assert one.ring(request(READ, 0, 0, 100)) == [100]
+    with pytest.raises(BytesError):
+        one.ring(request(READ, 0, 0, 1))
+    assert (one.server.bytes_read, one.server.bytes_written) == (250, 50)
+
+
+class Library:
+    """The C library, with some functions replaced."""
+
+    def __init__(self, **replaced):
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name):
+        return getattr(LIBRARY, name)
+
+
+def failing(number):
+    """A function of the C library that fails with this errno."""
+
+    def fail(*_arguments):
+        FFI.errno = number
+        return -1
+
+    return fail
+
+
+def test_transfers_in_pieces(bench):
+    """The kernel may move less than it was asked to."""
+    data = os.urandom(10000)
+    one = bench(data)
+    one.server._library = Library(
+        pread=lambda fd, buffer, count, offset: LIBRARY.pread(fd, buffer, min(count, 777), offset),
+        pwrite=lambda fd, buffer, count, offset: LIBRARY.pwrite(fd, buffer, min(count, 777), offset),
+    )
+    assert one.ring(request(READ, 0, 1, 9999), request(WRITE, 0, 20000, 9999)) == [9999, 9999]
+    assert one.content() == data + bytes(10000) + data[1:]
+
+
+@pytest.mark.parametrize("operation", [READ, WRITE])
+def test_transfer_that_is_interrupted(bench, operation):
+    one = bench(b"x" * 100)
+    calls = []
+
+    def interrupted(name):
+        def call(*arguments):
+            calls.append(name)
+            return failing(errno.EINTR)() if len(calls) == 1 else getattr(LIBRARY, name)(*arguments)
+
+        return call
+
+    one.server._library = Library(pread=interrupted("pread"), pwrite=interrupted("pwrite"))
+    assert one.ring(request(operation, 0, 0, 100)) == [100]
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("function", "one"),
+    [
+        ("pread", request(READ, 0, 0, 100)),
+        ("pwrite", request(WRITE, 0, 0, 100)),
+        ("copy_file_range", request(COPY, 0, 200, 100, 0, 0, 0)),
+        ("fallocate", request(ZERO, 0, 0, 100)),
+        ("fallocate", request(DISCARD, 0, 0, 100)),
+        ("fallocate", request(RESERVE, 0, 0, 100)),
+        ("ftruncate", request(RESIZE, 0, 0, 100)),
+        ("fdatasync", request(FLUSH, 0)),
+    ],
+)
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_failure_below(bench, function, one, number):
+    table = bench(b"x" * 100)
+    table.server._library = Library(**{function: failing(number)})
+    assert table.ring(one, request(READ, 0, 0, 1)) == [-number, -errno.ECANCELED]
+
+
+def test_write_that_makes_no_progress(bench):
+    one = bench(b"")
+    one.server._library = Library(pwrite=lambda *_arguments: 0)
+    assert one.ring(request(WRITE, 0, 0, 100)) == [-errno.EIO]
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_copy_that_the_kernel_leaves_to_us(bench, number):
+    data = os.urandom(3 << 20)
+    one = bench(data, b"")
+    one.server._library = Library(copy_file_range=failing(number))
+    assert one.ring(request(COPY, 1, 7, 3 << 20, 0, 0, 0)) == [3 << 20]
+    assert one.content(1) == bytes(7) + data
+
+
+def test_copy_that_says_nothing(bench):
+    """0 before the end of the source: some file systems do."""
+    one = bench(b"source", b"")
+    one.server._library = Library(copy_file_range=lambda *_arguments: 0)
+    assert one.ring(request(COPY, 1, 0, 6, 0, 0, 0)) == [6]
+    assert one.content(1) == b"source"
+
+
+def test_copy_whose_fallback_fails(bench):
+    one = bench(b"source", b"")
+    one.server._library = Library(copy_file_range=failing(errno.EXDEV), pwrite=failing(errno.ENOSPC))
+    assert one.ring(request(COPY, 1, 0, 6, 0, 0, 0)) == [-errno.ENOSPC]
+    one.server._library = Library(copy_file_range=failing(errno.EXDEV), pread=failing(errno.EIO))
+    assert one.ring(request(COPY, 1, 0, 6, 0, 0, 0)) == [-errno.EIO]
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
+def test_zeros_where_the_file_system_has_no_call_for_them(bench, number):
+    one = bench(b"x" * 100)
+    one.server._library = Library(fallocate=failing(number))
+    assert one.ring(request(ZERO, 0, 50, (2 << 20) + 5)) == [0]
+    assert one.content() == b"x" * 50 + bytes((2 << 20) + 5)
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS])
+def test_discard_and_reserve_where_the_file_system_cannot(bench, number):
+    one = bench(b"x" * 100)
+    one.server._library = Library(fallocate=failing(number))
+    assert one.ring(request(DISCARD, 0, 0, 100), request(RESERVE, 0, 0, 1000)) == [0, 0]
+    assert one.content() == b"x" * 100
+
+
+def test_nothing_to_do(bench):
+    """fallocate(2) refuses a length of 0; the doorbell does not."""
+    one = bench(b"x")
+    statuses = one.ring(*(request(operation, 0, 0, 0) for operation in (READ, WRITE, ZERO, DISCARD, RESERVE, COPY)))
+    assert statuses == [0] * 6
+
+
+def test_discard_keeps_the_length_and_frees_blocks(bench):
+    one = bench(b"x" * (1 << 20))
+    blocks = os.stat(one.disks[0].path).st_blocks
+    assert one.ring(request(DISCARD, 0, 65536, 1 << 20)) == [0]
+    assert one.content() == b"x" * 65536 + bytes((1 << 20) - 65536)
+    assert os.stat(one.disks[0].path).st_blocks < blocks
+
+
+def test_reserve_keeps_the_length_and_takes_blocks(bench):
+    one = bench(b"")
+    assert one.ring(request(RESERVE, 0, 0, 1 << 20)) == [0]
+    assert one.content() == b""
+    assert os.stat(one.disks[0].path).st_blocks * 512 >= 1 << 20
+
+
+def test_block_device(bench):
+    """Its length is fixed, and what it says of a discard does not matter."""
+    one = bench(b"x" * 100, is_block=True)
+    one.server._library = Library(fallocate=failing(errno.EIO))
+    assert one.ring(request(DISCARD, 0, 0, 100)) == [0]
+    assert one.ring(request(RESIZE, 0, 0, 10)) == [-errno.ENOTSUP]
+    assert one.content() == b"x" * 100
+
+
+def test_failed_record_fails_the_request(bench):
+    one = bench(b"x" * 100, recorded=True)
+    one.server._library = Library(write=failing(errno.ENOSPC))
+    assert one.ring(request(WRITE, 0, 0, 1)) == [-errno.ENOSPC]
+
+
+def test_failed_journal_leaves_the_disk_alone(bench):
+    one = bench(b"x" * 100, journaled=True)
+    one.server._library = Library(write=failing(errno.ENOSPC))
+    for change in (request(WRITE, 0, 0, 1), request(RESIZE, 0, 0, 1), request(DISCARD, 0, 0, 1)):
+        assert one.ring(change) == [-errno.ENOSPC]
+    assert one.content() == b"x" * 100
+
+
+OFFSETS = st.integers(0, 5 * PAGE)
+LENGTHS = st.integers(0, 3 * PAGE)
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from([WRITE, ZERO, DISCARD, RESERVE]), OFFSETS, LENGTHS, st.just(0)),
+        st.tuples(st.just(RESIZE), st.just(0), st.integers(0, 8 * PAGE), st.just(0)),
+        st.tuples(st.just(COPY), OFFSETS, LENGTHS, OFFSETS),
+    ),
+    max_size=12,
+)
+FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def copied(content, offset, length, source_offset):
+    """What a copy within a disk writes."""
+    if abs(source_offset - offset) < length:
+        return b""
+    data = bytes(content[source_offset : source_offset + length])
+    # A copy that makes the file longer finds zeros where its source had ended.
+    return data.ljust(length, b"\0") if data and source_offset < offset else data
+
+
+def apply(content, changes, fill, discards):
+    """The model: what a disk holds after changes. discards: whether they are done."""
+    content = bytearray(content)
+
+    def put(offset, data):
+        if data:
+            content.extend(bytes(max(0, offset + len(data) - len(content))))
+            content[offset : offset + len(data)] = data
+
+    for operation, offset, length, source_offset in changes:
+        if operation == WRITE:
+            put(offset, fill[:length])
+        elif operation == ZERO:
+            put(offset, bytes(length))
+        elif operation == DISCARD and discards:
+            end = min(len(content), offset + length)
+            content[offset:end] = bytes(max(0, end - offset))
+        elif operation == RESIZE:
+            del content[length:]
+            content.extend(bytes(length - len(content)))
+        elif operation == COPY:
+            put(offset, copied(content, offset, length, source_offset))
+    return bytes(content)
+
+
+def change(bench, changes, fill):
+    bench.fill(fill)
+    for operation, offset, length, source_offset in changes:
+        bench.ring(request(operation, 0, offset, length, HEAP, 0, source_offset))
+
+
+@FIXTURES
+@given(content=st.binary(max_size=4 * PAGE), changes=CHANGES)
+def test_changes(tmp_path, content, changes):
+    fill = bytes(range(1, 256)) * 50
+    one = Bench(tmp_path, [content])
+    try:
+        change(one, changes, fill)
+        assert one.content() == apply(content, changes, fill, discards=True)
+    finally:
+        one.close()
+
+
+@FIXTURES
+@given(content=st.binary(max_size=4 * PAGE), changes=CHANGES)
+def test_undo(tmp_path, content, changes):
+    fill = bytes(range(1, 256)) * 50
+    one = Bench(tmp_path, [content], journaled=True)
+    try:
+        change(one, changes, fill)
+        assert one.content() == apply(content, changes, fill, discards=False)
+        one.journal.undo()
+        assert one.content() == content
+        assert one.journal.empty
+    finally:
+        one.close()
+
+
+@FIXTURES
+@given(content=st.binary(max_size=4 * PAGE), changes=CHANGES)
+def test_keep(tmp_path, content, changes):
+    """What is kept is what was done, but for bytes that were discarded and that no request has named since: these
+    become zeros."""
+    fill = bytes(range(1, 256)) * 50
+    one = Bench(tmp_path, [content], journaled=True)
+    try:
+        change(one, changes, fill)
+        done = one.content()
+        one.journal.keep()
+        discarded = set()
+        for operation, offset, count, _unused in changes:
+            if operation == DISCARD:
+                discarded |= set(range(offset, offset + count))
+            elif operation in (WRITE, ZERO, COPY):
+                discarded -= set(range(offset, offset + count))
+        expected = bytes(0 if index in discarded else byte for index, byte in enumerate(done))
+        assert one.content() == expected
+        assert one.journal.empty
+    finally:
+        one.close()
+
+
+@FIXTURES
+@given(content=st.binary(max_size=4 * PAGE), changes=CHANGES, cut=st.integers(0, 1 << 20))
+def test_record_cut_anywhere(tmp_path, content, changes, cut):
+    """A record that lost its end gives the events before; they are the changes in their order."""
+    fill = bytes(range(1, 256)) * 50
+    one = Bench(tmp_path, [content], recorded=True)
+    try:
+        change(one, changes, fill)
+        whole = list(one.recorder.events())
+        size = os.fstat(one.recorder.descriptor).st_size
+        os.ftruncate(one.recorder.descriptor, min(size, cut))
+        assert list(one.recorder.events()) == whole[: len(list(one.recorder.events()))]
+        replayed = bytearray(content)
+        steps = [(e.operation, e.offset, e.length, 0, e.data) for e in whole]
+        for operation, offset, length, _unused, data in steps:
+            replayed = bytearray(apply(replayed, [(operation, offset, length, 0)], data, discards=True))
+        assert bytes(replayed) == one.content()
+    finally:
+        one.close()
+
+
+def test_chunks_larger_than_the_buffer(tmp_path):
+    """A change of more than one chunk is saved and undone whole."""
+    content = os.urandom(3 * doorbell.CHUNK + 17)
+    one = Bench(tmp_path, [content], journaled=True, recorded=True)
+    try:
+        assert one.ring(request(WRITE, 0, 5, len(content))) == [len(content)]
+        assert [len(event.data) for event in one.recorder.events()] == [len(content)]
+        one.journal.undo()
+        assert one.content() == content
+    finally:
+        one.close()
