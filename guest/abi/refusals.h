@@ -15,7 +15,7 @@ enum refusal {
     REFUSAL_WRITE_FAILED = 4, /* a errno, b offset, c length; header.modified says how far it got */
     REFUSAL_NO_SPACE = 5,     /* blocks could not be reserved; nothing was changed: b offset, c length */
 
-    /* The header. Wording of qemu-img where it has one: shared fact sheet section 2. */
+    /* The header. Wording of qemu-img where it has one: block/qcow2.c of QEMU, qcow2_do_open(). */
     REFUSAL_NOT_QCOW2 = 20,
     REFUSAL_VERSION = 21,      /* a version */
     REFUSAL_CLUSTER_SIZE = 22, /* a cluster_bits */
@@ -23,7 +23,7 @@ enum refusal {
     REFUSAL_HEADER_LONG = 24,  /* a header_length */
     REFUSAL_BACKING_OFFSET = 25,
     REFUSAL_BACKING_NAME_LONG = 26,
-    REFUSAL_INCOMPATIBLE_FEATURES = 27, /* a unknown bits; text: their names from the feature table, comma separated */
+    REFUSAL_INCOMPATIBLE_FEATURES = 27, /* b unknown bits, a those without a name; text: names from the feature table */
     REFUSAL_COMPRESSION_BIT_SET = 28,   /* zlib, but the incompatible bit is set */
     REFUSAL_COMPRESSION_BIT_CLEAR = 29, /* zstd, but the incompatible bit is clear */
     REFUSAL_COMPRESSION_TYPE = 30,      /* a compression type */

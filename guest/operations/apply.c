@@ -1,13 +1,36 @@
 /* Copyright: (c) 2026, The airlock.images authors
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Going back to a snapshot, as qcow2_snapshot_goto() does. The bytes left are the same; the way there
+ * is safer. qemu resizes the disk and then writes the active L1 table in place, which may tear. Here,
+ * where that is more than the write of one sector, the header is first switched to a copy of the new
+ * table behind the end of the file, size and all: that is the commit point. Then the work is done in
+ * place, the header is switched back, and the copy is gone.
  */
 #include "operations/operations.h"
 #include "operations/preparation.h"
 #include "qcow2/bitmaps.h"
 #include "qcow2/resize.h"
 
-static void refuse_bitmaps(struct qcow2 *image) {
+#define SECTOR 512
+#define COPY_DISTANCE_MAX (8 * KIB * MIB) /* hosts bound what a run may add to a file */
+
+struct application {
+    struct qcow2 image;
+    struct refcounts refcounts;
+    struct verification verification;
+    const struct snapshot *snapshot;
+    struct mapping old;
+    struct mapping wanted; /* the snapshot's */
+    u32 entries;           /* of the active L1 table afterwards */
+    bool resizes;
+    bool shrinks;
+    u64 copy_offset; /* of the L1 table behind the end of the file; 0: there is none */
+    u64 file_size;   /* without the copy */
+};
+
+static _Noreturn void refuse_bitmaps(struct qcow2 *image) {
     const struct bitmap *bitmaps = bitmaps_read(image);
     refuse_text(REFUSAL_HAS_BITMAPS, bitmaps[0].name, bitmaps[0].name_length, image->bitmap_count, 0);
 }
@@ -30,60 +53,164 @@ static void check_resize(const struct qcow2 *image, const struct snapshot *snaps
     }
 }
 
-/* qcow2_snapshot_goto(). The write of the active L1 table is the commit point. It goes out without
- * COPIED flags: everything it names is the snapshot's as well. */
-_Noreturn void operation_apply(void) {
-    const struct call_apply *call = call_memory();
-    struct result_apply *result = result_memory();
-    struct qcow2 image;
-    struct refcounts refcounts;
-    struct verification verification;
-    qcow2_open(&image, 0, true);
-    if (has_data_file(&image)) {
+static void open_application(struct application *a, const struct call_apply *call) {
+    struct qcow2 *image = &a->image;
+    qcow2_open(image, 0, true);
+    if (has_data_file(image)) {
         refuse_plain(REFUSAL_DATA_FILE);
     }
-    if (bitmaps_present(&image)) {
-        refuse_bitmaps(&image);
+    if (bitmaps_present(image)) {
+        refuse_bitmaps(image);
     }
-    int64_t index = snapshots_find(&image, &call->snapshot);
+    int64_t index = snapshots_find(image, &call->snapshot);
     if (index < 0) {
         refuse_plain(REFUSAL_SNAPSHOT_NOT_FOUND);
     }
-    const struct snapshot *snapshot = &image.snapshots[index];
-    snapshot_check_l1(&image, snapshot);
-    check_resize(&image, snapshot, call->resize_allowed != 0);
-    prepare(&image, &refcounts, &verification);
-    struct mapping wanted;
-    mapping_read(&image, &wanted, snapshot->l1_offset, snapshot->l1_entries, snapshot->l1_entries);
-    mapping_check_room(&image, &refcounts, &verification, &wanted);
-    const struct mapping current = {image.l1, image.l1_entries, image.l1_offset};
-    mapping_reserve(&image, &wanted, &current);
-    mapping_reserve(&image, &current, &wanted);
-    refcounts_reserve(&refcounts);
-    prepare_header(&image);
-    result->resized = snapshot->disk_size != image.virtual_size;
-    if (result->resized) {
-        resize_disk(&image, &refcounts, snapshot->disk_size);
+    a->snapshot = &image->snapshots[index];
+    snapshot_check_l1(image, a->snapshot);
+    check_resize(image, a->snapshot, call->resize_allowed != 0);
+    prepare(image, &a->refcounts, &a->verification);
+    mapping_read(image, &a->wanted, a->snapshot->l1_offset, a->snapshot->l1_entries, a->snapshot->l1_entries);
+    mapping_check_room(image, &a->refcounts, &a->verification, &a->wanted);
+    a->old = (struct mapping){image->l1, image->l1_entries, image->l1_offset};
+    u64 entries = max64(a->snapshot->l1_entries, l1_entries_for(image, a->snapshot->disk_size));
+    a->entries = (u32)max64(image->l1_entries, entries);
+    a->resizes = a->snapshot->disk_size != image->virtual_size;
+    a->shrinks = a->snapshot->disk_size < image->virtual_size;
+}
+
+static u64 entry_at(const struct mapping *mapping, u32 index) {
+    return index < mapping->entries ? mapping->l1[index] : 0;
+}
+
+/* Would the change of the active L1 table be more than one sector, which is written whole or not? */
+static bool may_tear(const struct application *a) {
+    u32 sectors = 0;
+    for (u32 first = 0; first < a->entries; first += SECTOR / 8) {
+        u64 differences = 0;
+        for (u32 i = first; i < min64(first + SECTOR / 8, a->entries); i++) {
+            differences |= entry_at(&a->old, i) ^ (entry_at(&a->wanted, i) & ~ENTRY_COPIED);
+        }
+        sectors += differences != 0;
     }
-    resize_l1(&image, &refcounts, snapshot->l1_entries);
-    refcounts_write_back(&refcounts);
+    return sectors > 1 || a->resizes;
+}
 
-    struct mapping old = {image.l1, image.l1_entries, image.l1_offset};
-    mapping_add_references(&image, &refcounts, &verification, &wanted, &old);
-    disk_flush(&image.disk);
-    if (mapping_clear_copied(&image, &wanted, &old)) {
-        mapping_write(&image, &wanted);
+/* Room for the copy where it is in nobody's way: behind all that a resize may allocate. Without such
+ * room, which an existing refcount block must count, things are done in qemu's order. */
+static void place_copy(struct application *a) {
+    struct qcow2 *image = &a->image;
+    u64 count = clusters_of(image, 8ull * a->entries);
+    bool shrinks_and_grows = a->shrinks && a->entries > image->l1_entries; /* no other snapshot is like that */
+    a->file_size = image->disk.size;
+    if (count == 0 || shrinks_and_grows || !may_tear(a)) {
+        return;
     }
-    disk_flush(&image.disk);
+    u64 first = clusters_of(image, image->disk.size);
+    if (a->resizes) {
+        first += image->l1_entries + 2 * count + 2;
+    }
+    u64 growth = ((first + count) << image->cluster_bits) - image->disk.size;
+    if (growth <= COPY_DISTANCE_MAX && refcounts_take(&a->refcounts, first, count)) {
+        a->copy_offset = first << image->cluster_bits;
+    }
+}
 
-    struct mapping active = {heap_take_zeroed(8ull * image.l1_entries), image.l1_entries, image.l1_offset};
-    memcpy(active.l1, wanted.l1, 8ull * wanted.entries);
-    mapping_write(&image, &active);
-    disk_flush(&image.disk);
+static void reserve(struct application *a) {
+    struct qcow2 *image = &a->image;
+    mapping_reserve(image, &a->wanted, &a->old);
+    mapping_reserve(image, &a->old, &a->wanted);
+    refcounts_reserve(&a->refcounts);
+    if (a->copy_offset != 0) {
+        disk_queue_reserve(&image->disk, a->copy_offset, 8ull * a->entries);
+        disk_run(&image->disk);
+    }
+}
 
+/* The mapping that will be the active one, to lie at `offset`. Everything it names is the snapshot's as
+ * well, so it has no COPIED flags. */
+static struct mapping new_mapping(const struct application *a, u64 offset) {
+    struct mapping mapping = {heap_take_zeroed(8ull * a->entries), a->entries, offset};
+    memcpy(mapping.l1, a->wanted.l1, 8ull * a->wanted.entries);
+    return mapping;
+}
+
+/* A resize may change the old mapping in between, so then nothing is left out as common to both. */
+static const struct mapping *if_same_size(const struct application *a, const struct mapping *unlike) {
+    return a->resizes ? NULL : unlike;
+}
+
+/* One reference more for what becomes active. Nothing of this shows before the commit point. */
+static void add_references(struct application *a) {
+    struct qcow2 *image = &a->image;
+    const struct mapping *unlike = if_same_size(a, &a->old);
+    mapping_add_references(image, &a->refcounts, &a->verification, &a->wanted, unlike);
+    disk_flush(&image->disk);
+    if (mapping_clear_copied(image, &a->wanted, unlike)) {
+        mapping_write(image, &a->wanted);
+    }
+    disk_flush(&image->disk);
+}
+
+static void commit_to_copy(struct application *a) {
+    struct qcow2 *image = &a->image;
+    const struct mapping copy = new_mapping(a, a->copy_offset);
+    refcounts_write_back(&a->refcounts);
+    mapping_write(image, &copy);
+    image->disk.size = a->file_size;
+    add_references(a);
+    header_switch_mapping(image, a->snapshot->disk_size, a->entries, a->copy_offset);
+    image->detached = true;
+}
+
+static void leave_copy(struct application *a) {
+    struct qcow2 *image = &a->image;
+    image->detached = false;
+    header_write_l1(image);
+    disk_flush(&image->disk);
+    refcounts_free(&a->refcounts, a->copy_offset, 8ull * a->entries, false);
+    refcounts_write_back(&a->refcounts);
+    disk_flush(&image->disk);
+    disk_resize(&image->disk, image->disk.size);
+}
+
+_Noreturn void operation_apply(void) {
+    struct result_apply *result = result_memory();
+    struct application a = {0};
+    struct qcow2 *image = &a.image;
+    open_application(&a, call_memory());
+    result->resized = a.resizes;
+    place_copy(&a);
+    reserve(&a);
+    prepare_header(image);
+    if (a.copy_offset != 0) {
+        commit_to_copy(&a);
+    }
+    if (a.resizes) {
+        resize_mapping(image, &a.refcounts, a.snapshot->disk_size);
+        if (a.shrinks && a.copy_offset == 0) {
+            resize_file(image, &a.refcounts);
+        }
+    }
+    resize_l1(image, &a.refcounts, a.snapshot->l1_entries);
+    refcounts_write_back(&a.refcounts);
+    a.old = (struct mapping){image->l1, image->l1_entries, image->l1_offset};
+    if (a.copy_offset == 0) {
+        add_references(&a);
+    }
+    const struct mapping active = new_mapping(&a, image->l1_offset);
+    mapping_write(image, &active); /* the commit point, unless the copy was */
+    disk_flush(&image->disk);
+    if (a.copy_offset != 0) {
+        leave_copy(&a);
+        if (a.shrinks) {
+            resize_file(image, &a.refcounts);
+            refcounts_write_back(&a.refcounts);
+        }
+    }
     u64 freed = 0;
-    mapping_drop_references(&image, &refcounts, &verification, &old, &active, &freed);
-    disk_flush(&image.disk);
-    result->virtual_size = image.virtual_size;
+    mapping_drop_references(image, &a.refcounts, &a.verification, &a.old, if_same_size(&a, &active), &freed);
+    disk_flush(&image->disk);
+    result->virtual_size = image->virtual_size;
     finish(NULL, 0);
 }

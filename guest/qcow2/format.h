@@ -50,7 +50,7 @@ struct snapshot {
     u32 l1_entries;
     u32 date_seconds;
     u32 date_nanoseconds;
-    u32 extra_size; /* bytes, as found in the table */
+    u32 extra_size;          /* bytes, as found in the table */
     const u8 *unknown_extra; /* extra_size - 24 bytes behind the known ones, if there are so many */
     const u8 *id;
     const u8 *name;
@@ -81,6 +81,7 @@ struct qcow2 {
     u64 l1_offset;
     u32 l1_entries;
     u64 *l1; /* host byte order; qcow2_load_l1() */
+    bool detached; /* the header names another L1 table for now, and its size: it is not to be written */
 
     u64 refcount_table_offset;
     u32 refcount_table_clusters;
@@ -123,7 +124,9 @@ static inline u64 l2_entries(const struct qcow2 *image) { return image->cluster_
 
 static inline u64 clusters_of(const struct qcow2 *image, u64 bytes) { return divide_up(bytes, image->cluster_size); }
 
-static inline u64 offset_in_cluster(const struct qcow2 *image, u64 offset) { return offset & (image->cluster_size - 1); }
+static inline u64 offset_in_cluster(const struct qcow2 *image, u64 offset) {
+    return offset & (image->cluster_size - 1);
+}
 
 /* Entries of the L1 table that a disk of `size` bytes needs. */
 static inline u64 l1_entries_for(const struct qcow2 *image, u64 size) {
@@ -131,7 +134,13 @@ static inline u64 l1_entries_for(const struct qcow2 *image, u64 size) {
     return divide_up(size, covered);
 }
 
-enum cluster_type { CLUSTER_UNALLOCATED, CLUSTER_ZERO_PLAIN, CLUSTER_NORMAL, CLUSTER_ZERO_ALLOCATED, CLUSTER_COMPRESSED };
+enum cluster_type {
+    CLUSTER_UNALLOCATED,
+    CLUSTER_ZERO_PLAIN,
+    CLUSTER_NORMAL,
+    CLUSTER_ZERO_ALLOCATED,
+    CLUSTER_COMPRESSED
+};
 
 static inline enum cluster_type cluster_type(const struct qcow2 *image, u64 entry) {
     if ((entry & ENTRY_COMPRESSED) != 0) {

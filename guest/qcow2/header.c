@@ -63,7 +63,7 @@ static void check_table(const struct qcow2 *image, u64 offset, u64 entries, u64 
 static void read_version(struct qcow2 *image) {
     const u8 *header = image->header;
     image->version = load32(header + AT_VERSION);
-    if (load32(header) != QCOW2_MAGIC || image->version == 1) {
+    if (load32(header) != QCOW2_MAGIC) {
         refuse_plain(REFUSAL_NOT_QCOW2);
     }
     if (image->version != 2 && image->version != 3) {
@@ -315,8 +315,9 @@ static const struct {
     u8 bit;
     const char *name;
 } feature_names[] = {
-    {0, 0, "dirty bit"},           {0, 1, "corrupt bit"},    {0, 2, "external data file"}, {0, 3, "compression type"},
-    {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"}, {2, 0, "bitmaps"},            {2, 1, "raw external data"},
+    {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
+    {0, 3, "compression type"}, {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
+    {2, 0, "bitmaps"},          {2, 1, "raw external data"},
 };
 
 struct header_writer {
@@ -343,7 +344,7 @@ static void extension_add(struct header_writer *writer, u32 type, const void *da
 
 static void add_feature_names(struct header_writer *writer) {
     u8 names[sizeof(feature_names) / sizeof(feature_names[0]) * FEATURE_NAME_BYTES] = {0};
-    for (u32 i = 0; i < sizeof(names) / FEATURE_NAME_BYTES; i++) {
+    for (u64 i = 0; i < sizeof(names) / FEATURE_NAME_BYTES; i++) {
         u8 *at = names + i * FEATURE_NAME_BYTES;
         *at++ = feature_names[i].type;
         *at++ = feature_names[i].bit;
@@ -405,7 +406,8 @@ void header_rewrite(struct qcow2 *image) {
     store64(header + AT_BACKING_OFFSET, image->backing_length != 0 ? writer.used : 0);
     if (image->backing_offset != 0) {
         store64(header + AT_BACKING_OFFSET, writer.used);
-        memcpy(header_add(&writer, image->backing_length), image->header + image->backing_offset, image->backing_length);
+        memcpy(header_add(&writer, image->backing_length), image->header + image->backing_offset,
+               image->backing_length);
     }
     disk_write(&image->disk, 0, writer.start, image->cluster_size);
     disk_flush(&image->disk);
@@ -437,4 +439,14 @@ void header_write_size(struct qcow2 *image) {
     u8 field[8];
     store64(field, image->virtual_size);
     disk_write(&image->disk, AT_SIZE, field, sizeof(field));
+}
+
+void header_switch_mapping(struct qcow2 *image, u64 size, u32 l1_entries, u64 l1_offset) {
+    u8 fields[AT_REFCOUNT_TABLE_OFFSET - AT_SIZE];
+    store64(fields, size);
+    store32(fields + AT_ENCRYPTION - AT_SIZE, image->encryption);
+    store32(fields + AT_L1_ENTRIES - AT_SIZE, l1_entries);
+    store64(fields + AT_L1_OFFSET - AT_SIZE, l1_offset);
+    disk_write(&image->disk, AT_SIZE, fields, sizeof(fields));
+    disk_flush(&image->disk);
 }

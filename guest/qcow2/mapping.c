@@ -18,7 +18,11 @@
 
 #define L1_FREED (1ull << 0) /* a reserved bit, set in memory only: the L2 table is free now */
 
-enum change { CHECK_ROOM, ADD, DROP };
+enum change {
+    CHECK_ROOM,
+    ADD,
+    DROP
+};
 
 struct walk {
     struct qcow2 *image;
@@ -32,8 +36,7 @@ struct walk {
 
 /* Do both name the same L2 table at this place? */
 static bool same_table(const struct mapping *mapping, const struct mapping *unlike, u32 index) {
-    return unlike != NULL && index < unlike->entries &&
-           ((unlike->l1[index] ^ mapping->l1[index]) & ENTRY_OFFSET) == 0;
+    return unlike != NULL && index < unlike->entries && ((unlike->l1[index] ^ mapping->l1[index]) & ENTRY_OFFSET) == 0;
 }
 
 void mapping_read(struct qcow2 *image, struct mapping *mapping, u64 offset, u32 entries, u32 room) {
@@ -136,7 +139,8 @@ static bool count_l2(void *context, const struct table_item *item, u8 *table) {
             count_compressed(walk, item, i, entry);
         } else if (offset == 0) {
             continue;
-        } else if (narrow && cluster - first < walk->counters.count && walk->counters.narrow_cells[cluster - first] == 0) {
+        } else if (narrow && cluster - first < walk->counters.count &&
+                   walk->counters.narrow_cells[cluster - first] == 0) {
             walk->counters.narrow_cells[cluster - first] = 1; /* the usual case of count_one() */
         } else {
             count_one(walk, cluster, 0, item, i, entry);
@@ -161,7 +165,8 @@ static u64 change_one(struct walk *walk, u64 cluster, u64 refcount, u32 counter)
     u64 references = counter & COUNT_MASK;
     if (walk->change == DROP) {
         if (refcount < references) {
-            refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, refcount, cluster << walk->image->cluster_bits, references);
+            refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, refcount, cluster << walk->image->cluster_bits,
+                   references);
         }
         return refcount - references;
     }

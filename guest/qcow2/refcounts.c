@@ -321,6 +321,15 @@ u64 refcounts_allocate(struct refcounts *refcounts, u64 bytes) {
     return first << refcounts->image->cluster_bits;
 }
 
+bool refcounts_take(struct refcounts *refcounts, u64 first_cluster, u64 count) {
+    for (u64 i = first_cluster; i < first_cluster + count; i++) {
+        if (!has_block(refcounts, i >> refcounts->block_bits) || refcounts_get(refcounts, i) != 0) {
+            return false;
+        }
+    }
+    return add_reference(refcounts, first_cluster, count);
+}
+
 void refcounts_free(struct refcounts *refcounts, u64 offset, u64 bytes, bool punch) {
     struct qcow2 *image = refcounts->image;
     if (bytes == 0) {

@@ -102,6 +102,9 @@ u64 refcounts_get(struct refcounts *refcounts, u64 cluster);
 /* Contiguous clusters for `bytes` bytes, refcount 1; their offset. */
 u64 refcounts_allocate(struct refcounts *refcounts, u64 bytes);
 
+/* Takes exactly these clusters, if they are free and have blocks that count them. */
+bool refcounts_take(struct refcounts *refcounts, u64 first_cluster, u64 count);
+
 /* One reference less for the clusters of the range. punch: what gets free is discarded. */
 void refcounts_free(struct refcounts *refcounts, u64 offset, u64 bytes, bool punch);
 

@@ -29,8 +29,10 @@ void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
     disk_flush(&image->disk);
     image->l1 = l1;
     image->l1_entries = (u32)entries;
-    header_write_l1(image);
-    disk_flush(&image->disk);
+    if (!image->detached) {
+        header_write_l1(image);
+        disk_flush(&image->disk);
+    }
     refcounts_free(refcounts, old_offset, old_bytes, false);
 }
 
@@ -124,7 +126,7 @@ static void cut_file(struct qcow2 *image, struct refcounts *refcounts) {
     }
 }
 
-static void shrink_disk(struct qcow2 *image, struct refcounts *refcounts, u64 old_size) {
+static void shrink_mapping(struct qcow2 *image, struct refcounts *refcounts, u64 old_size) {
     u64 per_table = l2_entries(image);
     u64 entries = l1_entries_for(image, image->virtual_size);
     u8 *table = heap_take(2 * image->cluster_size);
@@ -145,12 +147,15 @@ static void shrink_disk(struct qcow2 *image, struct refcounts *refcounts, u64 ol
         }
     }
     write_back_and_discard(image, refcounts);
+}
+
+void resize_file(struct qcow2 *image, struct refcounts *refcounts) {
     refcounts_shrink(refcounts);
     write_back_and_discard(image, refcounts);
     cut_file(image, refcounts);
 }
 
-void resize_disk(struct qcow2 *image, struct refcounts *refcounts, u64 size) {
+void resize_mapping(struct qcow2 *image, struct refcounts *refcounts, u64 size) {
     u64 old_size = image->virtual_size;
     bool grows = size > old_size;
     if (grows) {
@@ -158,9 +163,11 @@ void resize_disk(struct qcow2 *image, struct refcounts *refcounts, u64 size) {
         refcounts_write_back(refcounts);
     }
     image->virtual_size = size;
-    header_write_size(image);
-    disk_flush(&image->disk);
+    if (!image->detached) {
+        header_write_size(image);
+        disk_flush(&image->disk);
+    }
     if (!grows) {
-        shrink_disk(image, refcounts, old_size);
+        shrink_mapping(image, refcounts, old_size);
     }
 }

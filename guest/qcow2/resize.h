@@ -13,8 +13,12 @@
 void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries);
 
 /* Changes the size of the disk to `size` bytes. When it shrinks, the clusters behind the new end are
- * freed, and the file is cut behind its last cluster in use. The header has the new size first: what
- * a crash leaves is a disk of the new size with clusters leaked. */
-void resize_disk(struct qcow2 *image, struct refcounts *refcounts, u64 size);
+ * freed. The header has the new size first: what a crash leaves is a disk of the new size with
+ * clusters leaked. */
+void resize_mapping(struct qcow2 *image, struct refcounts *refcounts, u64 size);
+
+/* After the disk has shrunk: drops refcount blocks that count nothing and cuts the file behind its
+ * last cluster in use. */
+void resize_file(struct qcow2 *image, struct refcounts *refcounts);
 
 #endif

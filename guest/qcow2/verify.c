@@ -81,9 +81,8 @@ static enum table metadata_kind(const struct verifier *v, u64 cluster) {
             return TABLE_SNAPSHOT_L1;
         }
     }
-    return covers(image, image->bitmap_directory_offset, image->bitmap_directory_size, cluster)
-               ? TABLE_BITMAP_DIRECTORY
-               : TABLE_BITMAP_DATA;
+    return covers(image, image->bitmap_directory_offset, image->bitmap_directory_size, cluster) ? TABLE_BITMAP_DIRECTORY
+                                                                                                : TABLE_BITMAP_DATA;
 }
 
 static enum table kind_of(const struct verifier *v, u64 cluster, u32 counter) {
@@ -94,7 +93,8 @@ static void check_hunted(const struct verifier *v, u64 cluster, const struct ori
     if (cluster == v->hunted && v->hunted_for == REFUSAL_REFCOUNT_TOO_LOW) {
         struct origin found = *origin;
         found.entry = v->hunted_refcount;
-        blame(&found, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), counter_get(&v->counters, cluster) & COUNT_MASK);
+        blame(&found, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster),
+              counter_get(&v->counters, cluster) & COUNT_MASK);
     }
 }
 
@@ -589,7 +589,8 @@ static void compare(struct verifier *v) {
     void *mark = heap_mark();
     tables_open(&batch, v->image, visit_block, v);
     u64 window_end = v->counters.first + v->counters.count;
-    u64 end = window_end == v->clusters ? max64(refcounts->table_entries << refcounts->block_bits, window_end) : window_end;
+    u64 end =
+        window_end == v->clusters ? max64(refcounts->table_entries << refcounts->block_bits, window_end) : window_end;
     for (u64 at = v->counters.first; at < end;) {
         u64 index = at >> refcounts->block_bits;
         u64 next = (index + 1) << refcounts->block_bits;
