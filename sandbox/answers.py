@@ -112,6 +112,8 @@ def failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockErro
         return errors.BudgetError(f"The guest wanted to move more than {limits.bytes} bytes and was stopped.")
     if message.kind == TIME_OVER:
         return time_over(limits)
+    if message.kind == FINISHED:
+        return errors.GuestProtocolError("The sandbox process sent an answer without a result.")
     what = errors.clean(text, TEXT_LIMIT)
     if message.kind == FAILED and not message.layers & 1:
         return errors.KvmError(f"The guest could not be started: {what}.")

@@ -93,7 +93,7 @@ def run(
             worker.end()
     finally:
         os.close(device)
-    return _answer(outcome, worker, limits, journal, started)
+    return _answer(outcome, worker, limits, started)
 
 
 class _Worker:
@@ -159,7 +159,7 @@ class _Pipe:
                     return _Outcome(None, b"")
                 message = Message._make(answers.MESSAGE.unpack(head))
                 if message.length > _BODY_LIMIT:
-                    return _Outcome(None, b"")
+                    return _Outcome(None, b"")  # no guest has that much memory
                 body = self._read(message.length)
                 if message.kind != answers.PROGRESS:
                     return _Outcome(message, body) if len(body) == message.length else _Outcome(None, b"")
@@ -196,29 +196,27 @@ def _check(program: Program, call: bytes, disks: t.Sequence[Disk], journal: Undo
     boot.check_sizes(program.text, program.data, call)
     if len(disks) > kvm.bindings()[1].DISKS_MAX:
         raise ValueError("too many disks")
-    if journal is not None and all(journal.disk is not disk for disk in disks):
-        raise ValueError("the journal belongs to none of the disks")
-
-
-def _answer(
-    outcome: _Outcome | None, worker: _Worker, limits: Limits, journal: UndoJournal | None, started: float
-) -> Answer:
-    """The answer, or the exception that the outcome means."""
-    if outcome and outcome.message and outcome.message.kind == answers.FINISHED:
-        message, body = outcome.message, outcome.body
-        report = Report(
-            answers.layer_names(message),
-            message.exits,
-            message.bytes_read,
-            message.bytes_written,
-            (time.monotonic() - started) * 1000,
-            worker.peak_memory,
-        )
-        return Answer(body[: answers.RESULT_SIZE], body[answers.RESULT_SIZE :], report)
     if journal is not None:
-        journal.trim()
+        if all(journal.disk is not disk for disk in disks):
+            raise ValueError("the journal belongs to none of the disks")
+        journal.trim()  # behind a run that was killed
+
+
+def _answer(outcome: _Outcome | None, worker: _Worker, limits: Limits, started: float) -> Answer:
+    """The answer, or the exception that the outcome means."""
     if outcome is None:
         raise answers.time_over(limits)
-    if outcome.message is None:
+    message, body = outcome
+    if message is None:
         raise answers.vanished(worker.status)
-    raise answers.failure(outcome.message, outcome.body, limits)
+    if message.kind != answers.FINISHED or len(body) < answers.RESULT_SIZE:
+        raise answers.failure(message, body, limits)
+    report = Report(
+        answers.layer_names(message),
+        message.exits,
+        message.bytes_read,
+        message.bytes_written,
+        (time.monotonic() - started) * 1000,
+        worker.peak_memory,
+    )
+    return Answer(body[: answers.RESULT_SIZE], body[answers.RESULT_SIZE :], report)

@@ -59,11 +59,17 @@ def segments(elf: bytes) -> tuple[bytes, bytes]:
     return bytes(memory[:middle]).rstrip(b"\0"), bytes(memory[middle:]).rstrip(b"\0")
 
 
-def compile_guest(sources: Iterable[Path], extra_flags: Iterable[str] = ()) -> tuple[bytes, bytes]:
-    """Compile and link sources (paths relative to the checkout, or absolute). Raises CalledProcessError."""
+def sources(family: str) -> list[Path]:
+    """The C files of a family, relative to the checkout, in the order in which they are linked."""
+    folders = [TOP / "guest" / folder for folder in FAMILIES[family]]
+    return sorted(source.relative_to(TOP) for folder in folders for source in folder.glob("*.c"))
+
+
+def compile_guest(files: Iterable[Path]) -> tuple[bytes, bytes]:
+    """Compile and link C files (relative to the checkout, or absolute). Raises CalledProcessError."""
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "guest.elf"
-        command = ["gcc", *FLAGS, *extra_flags, *(str(source) for source in sources), "-o", str(output)]
+        command = ["gcc", *FLAGS, *(str(file) for file in files), "-o", str(output)]
         subprocess.run(command, cwd=TOP, check=True, env={**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"})
         return segments(output.read_bytes())
 
@@ -95,11 +101,9 @@ def main() -> None:
     parser.add_argument("family", choices=sorted(FAMILIES))
     parser.add_argument("output", nargs="?", type=Path)
     arguments = parser.parse_args()
-    folders = [TOP / "guest" / folder for folder in FAMILIES[arguments.family]]
-    sources = sorted(source.relative_to(TOP) for folder in folders for source in folder.glob("*.c"))
     output = arguments.output or TOP / "sandbox" / f"_guest_{arguments.family}.py"
     try:
-        text, data = compile_guest(sources)
+        text, data = compile_guest(sources(arguments.family))
     except (subprocess.CalledProcessError, OSError, ValueError) as error:
         # The compiler has said what is wrong; what is left to say is short.
         sys.exit(f"build_guest.py: {arguments.family}: {str(error)[:200]}")

@@ -1,0 +1,187 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The generators: what they write is the same each time, loads, and is what the sources say."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[3]
+sys.path.insert(0, str(TOP / "tools"))
+
+import build_abi  # noqa: E402
+import build_guest  # noqa: E402
+import generated  # noqa: E402
+
+MAIN = '#include "start/guest.h"\n_Noreturn void guest_main(void) { finish("text", 4); }\n'
+
+
+def loaded(path):
+    spec = importlib.util.spec_from_file_location("generated_here", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def is_neat(text):
+    assert max(map(len, text.splitlines())) <= 120
+    assert not re.search(r"[ \t]$", text, re.MULTILINE)
+    assert text.isascii()
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
+    assert str(TOP) not in text
+
+
+def test_abi(tmp_path):
+    text = build_abi.module(build_abi.tables(build_abi.declarations()))
+    assert text == build_abi.module(build_abi.tables(build_abi.declarations()))
+    is_neat(text)
+    path = tmp_path / "abi.py"
+    path.write_text(text)
+    ffi = loaded(path).load()
+    assert ffi.sizeof("struct doorbell_request") == 64
+    assert ffi.sizeof("struct doorbell") == 64 + 255 * 64
+    assert ffi.dlopen(None).MEMORY_SIZE == 128 << 20
+
+
+def test_the_abi_in_the_tree_is_of_these_headers():
+    text = build_abi.module(build_abi.tables(build_abi.declarations()))
+    assert (TOP / "sandbox" / "_abi.py").read_text() == text
+
+
+def test_backend_is_imported_when_it_is_needed():
+    """A host without cffi learns so from our error, and not from an import."""
+    code = "import sandbox._abi, sys; sys.exit('_cffi_backend' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=TOP, check=True)
+
+
+def test_c_and_python_agree_on_every_struct(tmp_path):
+    """Sizes and offsets of all structs of guest/abi, as gcc sees them and as cffi does."""
+    ffi = loaded(TOP / "sandbox" / "_abi.py").load()
+    headers = sorted((TOP / "guest" / "abi").glob("*.h"))
+    names = [name for header in headers for name in re.findall(r"^struct (\w+) \{", header.read_text(), re.MULTILINE)]
+    assert len(names) >= 15
+    checks = [f"sizeof(struct {name}) == {ffi.sizeof(f'struct {name}')}" for name in names]
+    for name in names:
+        for field, details in ffi.typeof(f"struct {name}").fields:
+            checks.append(f"__builtin_offsetof(struct {name}, {field}) == {details.offset}")
+    source = tmp_path / "checks.c"
+    lines = ["#include <stdint.h>", *(f'#include "abi/{header.name}"' for header in headers)]
+    lines += [f'_Static_assert({check}, "{check}");' for check in checks]
+    source.write_text("\n".join(lines) + "\n")
+    command = ["gcc", "-fsyntax-only", f"-I{TOP / 'guest'}", str(source)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def main(tmp_path):
+    path = tmp_path / "main.c"
+    path.write_text(MAIN)
+    return path
+
+
+START = [Path("guest/start/memory.c"), Path("guest/start/start.c")]
+
+
+def test_guest_is_the_same_from_everywhere(tmp_path, main, monkeypatch):
+    """Neither the directory nor the time get into what is shipped."""
+    here = build_guest.compile_guest([*START, main])
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(TOP / "guest", copy / "guest")
+    shutil.copy(main, copy / "main.c")
+    monkeypatch.setattr(build_guest, "TOP", copy)
+    assert build_guest.compile_guest([*START, Path("main.c")]) == here
+    assert b"main.c" not in here[0] + here[1]
+
+
+def test_guest_comes_back_as_it_was_packed(tmp_path):
+    content = os.urandom(5000), os.urandom(3)
+    text = build_guest.module(*content)
+    is_neat(text)
+    path = tmp_path / "guest.py"
+    path.write_text(text)
+    assert loaded(path).load() == content
+    assert build_guest.module(b"", b"").count('"""') == text.count('"""')
+
+
+def test_the_guest_in_the_tree_is_of_these_sources():
+    sources = build_guest.sources("snapshot")
+    assert (TOP / "sandbox" / "_guest_snapshot.py").read_text() == build_guest.module(
+        *build_guest.compile_guest(sources)
+    )
+
+
+def test_command_line(tmp_path, main, capfd, monkeypatch):
+    output = tmp_path / "guest.py"
+    monkeypatch.setattr(build_guest, "sources", lambda _family: [*START, main])
+    monkeypatch.setattr(sys, "argv", ["build_guest.py", "snapshot", str(output)])
+    build_guest.main()
+    before = output.stat().st_ino
+    build_guest.main()
+    assert output.stat().st_ino == before, "what is as it should be is not written again"
+    main.write_text("no C\n")
+    with pytest.raises(SystemExit) as caught:
+        build_guest.main()
+    assert "snapshot" in str(caught.value.code)
+    assert "error" in capfd.readouterr().err
+    assert loaded(output).load()[0]
+
+
+def elf(entry=0x100000, segments=((0x100000, b"text", 4),), magic=b"\x7fELF\x02\x01"):
+    """A program with these (address, content, bytes in memory)."""
+    body = b""
+    headers = b""
+    start = 64 + 56 * len(segments)
+    for address, content, size in segments:
+        headers += struct.pack("<IIQQQQQQ", 1, 5, start + len(body), address, address, len(content), size, 4096)
+        body += content
+    head = magic.ljust(24, b"\0") + struct.pack("<QQQIHHHHHH", entry, 64, 0, 0, 64, 56, len(segments), 0, 0, 0)
+    return head + headers + body
+
+
+def test_segments():
+    program = elf(segments=((0x100000, b"text\0\0", 6), (0x140000, b"data", 4096)))
+    assert build_guest.segments(program) == (b"text", b"data")
+    one = elf(segments=((0x100000, b"t" * 0x40000 + b"d", 0x80000),))
+    assert build_guest.segments(one) == (b"t" * 0x40000, b"d")
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        elf(entry=0x100010),
+        elf(magic=b"\x7fELF\x01\x01"),
+        elf(segments=((0xFFFFF, b"text", 4),)),
+        elf(segments=((0x140000, b"data", 0x40001),)),
+        elf(segments=((0x200000, b"heap", 4),)),
+    ],
+    ids=["entry", "32 bit", "below", "too large", "behind"],
+)
+def test_programs_that_do_not_fit(program):
+    with pytest.raises(ValueError, match=r"not a 64-bit|outside"):
+        build_guest.segments(program)
+
+
+def test_write_if_changed(tmp_path):
+    path = tmp_path / "new" / "file.py"
+    generated.write_if_changed(path, "one\n")
+    os.utime(path, (1, 1))
+    inode = path.stat().st_ino
+    generated.write_if_changed(path, "one\n")
+    assert path.stat().st_ino == inode
+    assert path.stat().st_mtime > 1, "make sees that it is up to date"
+    generated.write_if_changed(path, "two\n")
+    assert path.read_text() == "two\n"
+    assert os.listdir(path.parent) == ["file.py"]
