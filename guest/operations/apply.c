@@ -131,7 +131,9 @@ static void reserve(struct application *a) {
  * well, so it has no COPIED flags. */
 static struct mapping new_mapping(const struct application *a, u64 offset) {
     struct mapping mapping = {heap_take_zeroed(8ull * a->entries), a->entries, offset};
-    memcpy(mapping.l1, a->wanted.l1, 8ull * a->wanted.entries);
+    for (u32 i = 0; i < a->wanted.entries; i++) {
+        mapping.l1[i] = a->wanted.l1[i] & ~ENTRY_COPIED;
+    }
     return mapping;
 }
 
