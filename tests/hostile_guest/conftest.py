@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import struct
 import sys
 from pathlib import Path
@@ -16,26 +15,11 @@ from pathlib import Path
 import pytest
 
 from sandbox.disks import open_disk
-from sandbox.machine import Program, run
+from sandbox.machine import run
 
-HERE = Path(__file__).resolve().parent
-TOP = HERE.parent.parent
-sys.path.insert(0, str(TOP / "tools"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import build_guest  # noqa: E402
-
-START = [TOP / "guest" / "start" / "start.c", TOP / "guest" / "start" / "memory.c"]
-
-
-def program(source: str) -> Program:
-    return Program(*build_guest.compile_guest([*START, HERE / source]))
-
-
-def modes() -> dict[str, int]:
-    """enum mode of hostile.c: one number after the other."""
-    text = (HERE / "hostile.c").read_text(encoding="ascii")
-    body = re.search(r"enum mode \{(.*?)\};", text, re.DOTALL)
-    return {name: number for number, name in enumerate(re.findall(r"MODE_(\w+)", body[1]), 1)}
+from guests import modes, program
 
 
 @pytest.fixture(scope="session")

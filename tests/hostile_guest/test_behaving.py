@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -69,7 +70,9 @@ def test_read_write_copy_and_the_rest(worker, disk):
     assert answer.report.exits == 2
     assert answer.report.bytes_read == 8192 + 65536
     assert answer.report.bytes_written == 8192 + 65536
-    assert 0 < answer.report.peak_memory < 64 * MIB
+    # The pages that a child shares with its parent count as its own.
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    assert 0 < answer.report.peak_memory < resident + 16 * MIB
     assert answer.report.milliseconds > 0
     assert len(answer.result) == 8192
 

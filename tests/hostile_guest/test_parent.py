@@ -228,7 +228,7 @@ def test_program_that_reaps_every_child(hostile):
 ORPHAN = """
 import struct, sys
 sys.path[:0] = [{top!r}, {here!r}]
-from conftest import modes, program
+from guests import modes, program
 from sandbox.machine import Limits, run
 print("ready", flush=True)
 run(program("hostile.c"), struct.pack("<Q", modes()["SPIN"]), [], Limits(seconds=60))
