@@ -256,7 +256,7 @@ sandbox:
       type: list
       elements: str
       returned: success
-      sample: ["kvm", "user-mode", "no-new-privileges", "landlock", "seccomp"]
+      sample: ["user_mode_guest", "descriptors", "credentials", "no_new_privs", "landlock_abi_7", "rlimits", "seccomp", "timer"]
     exits:
       description: How often a guest rang for the host, all guests of the task together.
       type: int
