@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+import threading
 import time
 import typing as t
 import warnings
@@ -26,6 +27,7 @@ __all__ = ["Answer", "Limits", "Program", "Report", "run"]
 
 # The parent's own deadline, behind the child's timer.
 GRACE_SECONDS = 1.0
+_forking = threading.Lock()
 
 
 class Program(t.NamedTuple):
@@ -113,8 +115,9 @@ class _Worker:
         before = ffi.new("uint64_t[16]")
         library.pthread_sigmask(signal.SIG_BLOCK, everything, before)
         try:
-            with warnings.catch_warnings():
-                # Python 3.12 warns of forks in programs with threads. The child takes no lock of theirs.
+            # Python 3.12 warns of forks in programs with threads; where warnings are errors, that would lose the child.
+            # It takes no lock that another thread may hold. Filters are the whole program's: one at a time.
+            with _forking, warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._process = os.fork()
             if self._process == 0:

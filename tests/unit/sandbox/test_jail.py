@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import resource
 import signal
@@ -237,8 +238,7 @@ def test_resource_limits(tmp_path):
             fails_with(errno.EAGAIN, os.fork)
         fails_with(errno.EFBIG, os.pwrite, descriptor, b"x", 1 << 20)
         assert os.pwrite(descriptor, b"x", (1 << 20) - 1) == 1
-        with pytest.raises(MemoryError):
-            bytearray(jail.SPARE_MEMORY + (8 << 20))
+        fails_with(errno.ENOMEM, mmap.mmap, -1, jail.SPARE_MEMORY + (8 << 20))
         assert resource.getrlimit(resource.RLIMIT_CPU) == (12, 13)
         for limit in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_NOFILE):
             assert resource.getrlimit(limit) == (0, 0)
