@@ -12,7 +12,6 @@ import contextlib
 import os
 import select
 import signal
-import threading
 import time
 import typing as t
 import warnings
@@ -27,7 +26,6 @@ __all__ = ["Answer", "Limits", "Program", "Report", "run"]
 
 # The parent's own deadline, behind the child's timer.
 GRACE_SECONDS = 1.0
-_forking = threading.Lock()
 
 
 class Program(t.NamedTuple):
@@ -116,8 +114,8 @@ class _Worker:
         library.pthread_sigmask(signal.SIG_BLOCK, everything, before)
         try:
             # Python 3.12 warns of forks in programs with threads; where warnings are errors, that would lose the child.
-            # It takes no lock that another thread may hold. Filters are the whole program's: one at a time.
-            with _forking, warnings.catch_warnings():
+            # It takes no lock that another thread may hold.
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 self._process = os.fork()
             if self._process == 0:
