@@ -256,7 +256,16 @@ sandbox:
       type: list
       elements: str
       returned: success
-      sample: ["user_mode_guest", "descriptors", "credentials", "no_new_privs", "landlock_abi_7", "rlimits", "seccomp", "timer"]
+      sample:
+        - user_mode_guest
+        - descriptors
+        - namespaces
+        - credentials
+        - no_new_privs
+        - landlock_abi_7
+        - rlimits
+        - seccomp
+        - timer
     exits:
       description: How often a guest rang for the host, all guests of the task together.
       type: int
@@ -271,7 +280,7 @@ error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(no_images), V(duplicate_path), V(bad_timeout)).
-    - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(jail)).
+    - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(in_use), V(open_failed),
       V(read_failed)).
     - The image (V(not_qcow2), V(truncated), V(incompatible_features), and more of that kind).

@@ -247,7 +247,16 @@ sandbox:
       type: list
       elements: str
       returned: success
-      sample: ["user_mode_guest", "descriptors", "credentials", "no_new_privs", "landlock_abi_7", "rlimits", "seccomp", "timer"]
+      sample:
+        - user_mode_guest
+        - descriptors
+        - namespaces
+        - credentials
+        - no_new_privs
+        - landlock_abi_7
+        - rlimits
+        - seccomp
+        - timer
     exits:
       description: How often a guest rang for the host, all guests of the task together.
       type: int
@@ -263,9 +272,9 @@ error_code:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
       V(control_character), V(snapshot_id_with_present), V(force_share)).
-    - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(jail)).
+    - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
-      V(open_failed), V(no_space), V(read_failed), V(write_failed)).
+      V(open_failed), V(no_space), V(no_journal), V(read_failed), V(write_failed), V(transaction)).
     - The image (V(not_qcow2), V(truncated), V(incompatible_features), V(dirty), V(corrupt), V(refcount_too_low),
       V(overlap), V(outside_file), V(copied_flag), and more of that kind).
     - Its snapshots (V(snapshot_not_found), V(ambiguous_name), V(resize_not_allowed), V(resize_v2), V(has_bitmaps),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 
 from ..sandbox import errors
 
@@ -79,14 +78,22 @@ def need_backend(module: AnsibleModule) -> None:
     try:
         __import__(BACKEND)
     except ImportError:
-        interpreter = None if has_respawned() else probe_interpreters_for_module(INTERPRETERS, BACKEND)
-        if interpreter is not None:
-            respawn_module(interpreter)
+        _respawn()
         module.fail_json(
             msg=missing_required_lib("cffi", reason="to run the KVM guest that looks into the image")
             + " The packages are python3-cffi-backend (Debian, Ubuntu) and python3-cffi (Fedora, RHEL).",
             error_code=errors.NoCffiError.code,
         )
+
+
+def _respawn() -> None:
+    """Ends this process with the result of another interpreter's, if there is one that has the backend."""
+    from ansible.module_utils.common import respawn  # seldom needed, and not quick to import
+
+    if not respawn.has_respawned():
+        interpreter = respawn.probe_interpreters_for_module(INTERPRETERS, BACKEND)
+        if interpreter is not None:
+            respawn.respawn_module(interpreter)
 
 
 def _holders(error: Exception) -> dict[str, t.Any]:

@@ -331,6 +331,8 @@ def test_a_missing_backend_is_looked_for_elsewhere(
         raise SystemExit(0)
 
     monkeypatch.setattr(outcome, "BACKEND", "no_such_backend")
-    monkeypatch.setattr(outcome, "probe_interpreters_for_module", lambda paths, _name: paths[0])
-    monkeypatch.setattr(outcome, "respawn_module", respawn)
+    monkeypatch.setattr(
+        "ansible.module_utils.common.respawn.probe_interpreters_for_module", lambda paths, _name: paths[0]
+    )
+    monkeypatch.setattr("ansible.module_utils.common.respawn.respawn_module", respawn)
     assert run_module("qcow2_snapshot", path="a", name="s")["respawned"] == "/usr/bin/python3"
