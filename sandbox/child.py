@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What happens between fork and _exit: boot, give everything up, serve the guest, send the answer.
 
-The order of the layers is not free; each place has its reason in _prepare(). Signals are blocked from before the fork,
+The order of the layers is not free; each place has its reason in prepare(). Signals are blocked from before the fork,
 so no handler of the parent's program ever runs here, and os._exit() ends it without the parent's exit handlers.
 """
 

@@ -20,12 +20,14 @@ from . import answers, boot, child, errors, kvm
 from .answers import Answer, Limits, Message, Report
 from .disks import Disk
 from .journal import Recorder, UndoJournal, beyond_standard
-from .rules import File
+from .rules import PAYLOAD_MAX, File
 
 __all__ = ["Answer", "Limits", "Program", "Report", "run"]
 
 # The parent's own deadline, behind the child's timer.
 GRACE_SECONDS = 1.0
+_POLL_SECONDS = 3600.0  # poll(2) takes no more than 24 days
+_READ_SIZE = 1 << 20
 
 
 class Program(t.NamedTuple):
@@ -157,13 +159,15 @@ class _Pipe:
             while True:
                 head = self._read(answers.MESSAGE.size)
                 if len(head) < answers.MESSAGE.size:
-                    return _Outcome(None, b"")
+                    return _Outcome(None, b"", b"")
                 message = Message._make(answers.MESSAGE.unpack(head))
-                if message.length > _BODY_LIMIT:
-                    return _Outcome(None, b"")  # no guest has that much memory
-                body = self._read(message.length)
+                if message.length > answers.RESULT_SIZE + PAYLOAD_MAX:
+                    return _Outcome(None, b"", b"")
+                body = self._read(min(message.length, answers.RESULT_SIZE))
+                rest = self._read(message.length - len(body))
                 if message.kind != answers.PROGRESS:
-                    return _Outcome(message, body) if len(body) == message.length else _Outcome(None, b"")
+                    whole = len(body) + len(rest) == message.length
+                    return _Outcome(message if whole else None, body, rest)
                 if progress:
                     progress(message.a, message.b)
         except _DeadlineError:
@@ -171,25 +175,26 @@ class _Pipe:
 
     def _read(self, length: int) -> bytes:
         """Fewer bytes when the child is gone. Raises _DeadlineError."""
-        buffer = bytearray(length)
-        view = memoryview(buffer)
-        while view:
+        parts = []
+        while length > 0:
             left = self._deadline - time.monotonic()
-            if left <= 0 or not self._poll.poll(left * 1000):
+            if left <= 0:
                 raise _DeadlineError
-            done = os.readv(self._descriptor, [view])
-            if done == 0:
-                break
-            view = view[done:]
-        return bytes(buffer[: length - len(view)])
+            if self._poll.poll(min(left, _POLL_SECONDS) * 1000):
+                part = os.read(self._descriptor, min(length, _READ_SIZE))
+                if not part:
+                    break
+                parts.append(part)
+                length -= len(part)
+        return b"".join(parts)
 
 
 class _Outcome(t.NamedTuple):
+    """message: the last one, None without a whole one. body: its first RESULT_SIZE bytes; rest: those behind."""
+
     message: Message | None
     body: bytes
-
-
-_BODY_LIMIT = 256 << 20  # above what a guest's memory holds
+    rest: bytes
 
 
 def _check(program: Program, call: bytes, disks: t.Sequence[Disk], journal: UndoJournal | None) -> None:
@@ -207,7 +212,7 @@ def _answer(outcome: _Outcome | None, worker: _Worker, limits: Limits, started: 
     """The answer, or the exception that the outcome means."""
     if outcome is None:
         raise answers.time_over(limits)
-    message, body = outcome
+    message, body, rest = outcome
     if message is None:
         raise answers.vanished(worker.status)
     if message.kind != answers.FINISHED or len(body) < answers.RESULT_SIZE:
@@ -220,4 +225,4 @@ def _answer(outcome: _Outcome | None, worker: _Worker, limits: Limits, started: 
         (time.monotonic() - started) * 1000,
         worker.peak_memory,
     )
-    return Answer(body[: answers.RESULT_SIZE], body[answers.RESULT_SIZE :], report)
+    return Answer(body, rest, report)

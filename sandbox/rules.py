@@ -10,6 +10,7 @@ import typing as t
 
 OFFSET_MAX = (1 << 63) - 1  # off_t
 VALUE_MAX = (1 << 64) - 1  # stands for larger ones
+PAYLOAD_MAX = 64 << 20  # bytes: twice what the longest list takes; the parent holds it in memory
 REQUEST = struct.Struct("<IIQQQIIQqQ")  # struct doorbell_request
 
 # The rules that a guest can break, by the number that the child reports.
@@ -22,8 +23,12 @@ RULES = (
     "disk opened for reading",
     "size limit",
     "request after finish",
+    "payload size",
 )
-BAD_BATCH, BAD_OPERATION, BAD_DISK, BAD_RANGE, BAD_MEMORY, BAD_WRITE, BAD_SIZE, BAD_FINISH = range(len(RULES))
+BAD_BATCH, BAD_OPERATION, BAD_DISK, BAD_RANGE, BAD_MEMORY = range(5)
+BAD_WRITE, BAD_SIZE, BAD_FINISH, BAD_PAYLOAD = range(5, len(RULES))
+    len(RULES)
+)
 
 
 class RuleError(Exception):
@@ -131,4 +136,6 @@ class Checker:
     def _finish(self, index: int, _disk: int, _offset: int, length: int, memory: int, *_unused: int) -> int:
         if length:
             self._memory(index, memory, length)
+        if length > PAYLOAD_MAX:
+            raise RuleError(BAD_PAYLOAD, index, length)
         return 0

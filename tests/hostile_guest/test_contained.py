@@ -16,6 +16,7 @@ import pytest
 
 from sandbox import errors, kvm
 from sandbox.machine import Limits
+from sandbox.rules import PAYLOAD_MAX
 
 LIBRARY = kvm.bindings()[1]
 TEXT, DATA, HEAP, SIZE = LIBRARY.TEXT_ADDRESS, LIBRARY.DATA_ADDRESS, LIBRARY.HEAP_ADDRESS, LIBRARY.MEMORY_SIZE
@@ -205,12 +206,12 @@ def test_request_after_finish(hostile):
         hostile("FINISH_FIRST")
 
 
-def test_payload_of_all_memory(hostile):
-    """The largest payload there can be arrives whole."""
-    with pytest.raises(errors.GuestProtocolError):
-        hostile("REQUEST", FINISH, 0, 0, SIZE - DATA + 1, DATA)
-    answer = hostile("REQUEST", FINISH, 0, 0, SIZE - DATA, DATA)
-    assert len(answer.payload) == SIZE - DATA
+def test_largest_payload(hostile):
+    """It arrives whole, and one byte more does not: the parent has to hold it."""
+    answer = hostile("REQUEST", FINISH, 0, 0, PAYLOAD_MAX, HEAP)
+    assert answer.payload == bytes(PAYLOAD_MAX)
+    with pytest.raises(errors.GuestProtocolError, match="payload size"):
+        hostile("REQUEST", FINISH, 0, 0, PAYLOAD_MAX + 1, HEAP)
 
 
 def test_every_mode_is_tried(mode_names):

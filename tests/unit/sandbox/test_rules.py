@@ -41,7 +41,7 @@ def allowed(operation, disk, offset, length, memory, source, source_offset):
         RESIZE: disk in (0, 2) and length <= FILES[disk].limit,
         FLUSH: disk in (0, 2),
         PROGRESS: True,
-        FINISH: length == 0 or in_memory,
+        FINISH: length == 0 or (in_memory and length <= 64 << 20),
     }.get(operation, False)
 
 
@@ -66,6 +66,8 @@ REQUESTS = st.builds(request, OPERATIONS, U32, OFFSETS, LENGTHS, MEMORY, U32, OF
 @example(request(COPY, 0, 0, 512, 0, 1, (1 << 63) - 513))
 @example(request(RESIZE, 2, 0, 1 << 62))
 @example(request(FINISH, 0, 0, 0, 0))
+@example(request(FINISH, 0, 0, 64 << 20, FIRST))
+@example(request(FINISH, 0, 0, (64 << 20) + 1, FIRST))
 def test_one_request(one):
     try:
         moved = CHECK([one])
