@@ -27,8 +27,6 @@ RULES = (
 )
 BAD_BATCH, BAD_OPERATION, BAD_DISK, BAD_RANGE, BAD_MEMORY = range(5)
 BAD_WRITE, BAD_SIZE, BAD_FINISH, BAD_PAYLOAD = range(5, len(RULES))
-    len(RULES)
-)
 
 
 class RuleError(Exception):
