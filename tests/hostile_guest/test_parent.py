@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import child, errors, jail, kvm, machine
+from sandbox import answers, child, errors, jail, kvm, machine
 from sandbox.disks import open_disk
 from sandbox.machine import Limits
 
@@ -117,6 +117,22 @@ def test_parents_own_deadline(hostile, monkeypatch):
     monkeypatch.setattr(machine, "GRACE_SECONDS", 0.2)
     with pytest.raises(errors.TimeLimitError):
         hostile("SPIN", limits=Limits(seconds=0.2))
+
+
+def test_timer_that_fires_around_the_entry(hostile, monkeypatch):
+    """Before the guest runs, at its entry, within: the child's own timer is never lost."""
+    outcomes = []
+    answer = machine._answer
+
+    def note(outcome, *rest):
+        outcomes.append(outcome)
+        return answer(outcome, *rest)
+
+    monkeypatch.setattr(machine, "_answer", note)
+    for step in range(60):
+        with pytest.raises(errors.TimeLimitError):
+            hostile("SPIN", limits=Limits(seconds=step * 0.0002))
+    assert {outcome.message.kind for outcome in outcomes} == {answers.TIME_OVER}
 
 
 def test_limit_of_processor_time(hostile, monkeypatch):
