@@ -97,45 +97,56 @@ def layer_names(message: Message) -> tuple[str, ...]:
 
 
 def failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockError:
-    """The exception for a message that is neither PROGRESS nor FINISHED."""
+    """The exception for a message that is neither PROGRESS nor a whole FINISHED. text: what followed it."""
+    error = _failure(message, text, limits)
+    error.modified = message.bytes_written > 0
+    return error
+
+
+def _failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockError:
+    written = (
+        ' The image was written to before this; look at it with "qemu-img check".' if message.bytes_written else ""
+    )
     if message.kind == CRASHED:
-        return crash(message.a, message.b)
+        return crash(message.a, message.b, written)
     if message.kind == RULE_BROKEN:
         rule = RULES[message.a] if message.a < len(RULES) else "unknown"
         return errors.GuestProtocolError(
-            f"The guest broke a rule of the doorbell and was stopped: {rule} (request {message.b}: {message.c:#x}). "
-            "What it wrote before stays written."
+            f"The guest broke a rule of the doorbell and was stopped: {rule} (request {message.b}: {message.c:#x})."
+            + written
         )
     if message.kind == BUDGET_EXITS:
-        return errors.BudgetError(f"The guest rang the doorbell more than {limits.exits} times and was stopped.")
+        return errors.BudgetError(
+            f"The guest rang the doorbell more than {limits.exits} times and was stopped.{written}"
+        )
     if message.kind == BUDGET_BYTES:
-        return errors.BudgetError(f"The guest wanted to move more than {limits.bytes} bytes and was stopped.")
+        return errors.BudgetError(f"The guest wanted to move more than {limits.bytes} bytes and was stopped.{written}")
     if message.kind == TIME_OVER:
-        return time_over(limits)
+        return time_over(limits, written)
     if message.kind == FINISHED:
-        return errors.GuestProtocolError("The sandbox process sent an answer without a result.")
+        return errors.GuestProtocolError("The sandbox process sent an answer without a result." + written)
     what = errors.clean(text, TEXT_LIMIT)
-    if message.kind == FAILED and not message.layers & 1:
+    if not message.layers & 1:
         return errors.KvmError(f"The guest could not be started: {what}.")
-    return errors.JailError(f"The sandbox could not be put up, or failed: {what}.")
+    return errors.JailError(f"The sandbox could not be put up, or failed: {what}.{written}")
 
 
-def crash(exit_reason: int, address: int) -> errors.GuestCrashError:
+def crash(exit_reason: int, address: int, written: str) -> errors.GuestCrashError:
     """The exception for a guest that left in any other way than by its doorbell. address: of the instruction."""
     why = _EXIT_REASONS.get(exit_reason, "unexpected exit")
     error = errors.GuestCrashError(
         f"The guest was stopped by a {why}: exit reason {exit_reason}, instruction at {address:#x}. "
-        "A damaged or hostile image, or a fault of ours: please report it."
+        "A damaged or hostile image, or a fault of ours: please report it." + written
     )
     error.exit_reason = exit_reason
     error.address = address
     return error
 
 
-def time_over(limits: Limits) -> errors.TimeLimitError:
+def time_over(limits: Limits, written: str = "") -> errors.TimeLimitError:
     return errors.TimeLimitError(
         f"The guest did not finish within {limits.seconds:g} seconds and was stopped. Allow more time, or look into "
-        "what keeps the storage busy."
+        "what keeps the storage busy." + written
     )
 
 

@@ -151,10 +151,13 @@ def test_forbidden_system_call_in_the_child(hostile, monkeypatch):
         hostile("CPUID")
 
 
-def test_child_that_ends_without_a_word(hostile, monkeypatch):
+@pytest.mark.parametrize("writable", [False, True])
+def test_child_that_ends_without_a_word(hostile, disk, monkeypatch, writable):
+    """What it could have written must count as written."""
     monkeypatch.setattr(child._Session, "_serve", lambda _self: os._exit(0))
-    with pytest.raises(errors.JailError, match="without an answer"):
-        hostile("CPUID")
+    with pytest.raises(errors.JailError, match="without an answer") as caught:
+        hostile("CPUID", disks=[disk(b"", writable)])
+    assert caught.value.modified == writable
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,17 @@ def test_words(data, kind, words):
         end(data)
 
 
+def test_what_was_written_is_said():
+    """message() tells of 3 bytes."""
+    with pytest.raises(errors.BudgetError, match="written to before this") as caught:
+        end(message(answers.BUDGET_EXITS))
+    assert caught.value.modified
+    nothing = MESSAGE.pack(answers.BUDGET_EXITS, 0x1FF, 7, 1, 2, 0, 0, 0, 0, 0)
+    with pytest.raises(errors.BudgetError, match=r"was stopped\.$") as caught:
+        end(nothing)
+    assert not caught.value.modified
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [
