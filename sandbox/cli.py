@@ -289,7 +289,8 @@ def _listing(found: operations.SnapshotList, wanted: Arguments) -> bytes:
 
 def _change_facts(done: operations.Created | operations.Applied | operations.Deleted) -> dict[str, t.Any]:
     """What a change has to tell as JSON; qemu-img has nothing of the kind."""
-    facts: dict[str, t.Any] = {key.replace("_", "-"): value for key, value in done._asdict().items() if key != "report"}
+    fields = {key: value for key, value in done._asdict().items() if key not in ("report", "now")}
+    facts: dict[str, t.Any] = {key.replace("_", "-"): value for key, value in fields.items()}
     if isinstance(done, operations.Created):
         facts["id"] = done.id.decode("utf-8", "replace")
     return facts

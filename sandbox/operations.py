@@ -107,11 +107,15 @@ class Comparison(t.NamedTuple):
 
 
 class Created(t.NamedTuple):
-    """id: what the new snapshot got. leaked_clusters: refcounts above what refers to them, left alone."""
+    """id: what the new snapshot got. leaked_clusters: refcounts above what refers to them, left alone.
+
+    now: the snapshots that there are then.
+    """
 
     id: bytes
     leaked_clusters: int
     report: Report
+    now: SnapshotList
 
 
 class Applied(t.NamedTuple):
@@ -121,6 +125,7 @@ class Applied(t.NamedTuple):
     resized: bool
     leaked_clusters: int
     report: Report
+    now: SnapshotList
 
 
 class Deleted(t.NamedTuple):
@@ -129,6 +134,7 @@ class Deleted(t.NamedTuple):
     freed_clusters: int
     leaked_clusters: int
     report: Report
+    now: SnapshotList
 
 
 class Image:
@@ -237,7 +243,7 @@ class Transaction:
 def list_snapshots(image: Image, limits: Limits | None = None) -> SnapshotList:
     """The snapshots of an image; none of them for one with an external data file, which can have none."""
     result, payload, report = _run(image, "list", limits=limits)
-    return SnapshotList(calls.snapshots(payload, result.snapshot_count), result.virtual_size, report)
+    return _list_of(result, payload, report)
 
 
 def image_info(image: Image, limits: Limits | None = None) -> ImageInfo:
@@ -284,9 +290,9 @@ def create_snapshot(image: Image, name: bytes, date: tuple[int, int], limits: Li
     if not (0 <= seconds <= _DATE_MAX and 0 <= nanoseconds < 1_000_000_000):
         raise errors.ArgumentError("A snapshot's date lies between 1970 and 2106. Set the clock, or give another date.")
     fields = {"date_seconds": seconds, "date_nanoseconds": nanoseconds, "name_length": len(name), "name": name}
-    result, _payload, report = _run(image, "create", "create", _shown(name), limits, fields)
+    result, payload, report = _run(image, "create", "create", _shown(name), limits, fields)
     identifier = calls.text(result.id, result.id_length, calls.ID_MAX, "an id")
-    return Created(identifier, result.header.leaked_clusters, report)
+    return Created(identifier, result.header.leaked_clusters, report, _list_of(result, payload, report))
 
 
 def apply_snapshot(image: Image, selector: Selector, allow_resize: bool, limits: Limits | None = None) -> Applied:
@@ -297,15 +303,21 @@ def apply_snapshot(image: Image, selector: Selector, allow_resize: bool, limits:
     """
     _reject_unmatchable(image, selector, "apply", limits)
     fields = {"snapshot": selector, "resize_allowed": int(allow_resize)}
-    result, _payload, report = _run(image, "apply", "apply", selector.shown(), limits, fields)
-    return Applied(result.virtual_size, bool(result.resized), result.header.leaked_clusters, report)
+    result, payload, report = _run(image, "apply", "apply", selector.shown(), limits, fields)
+    now = _list_of(result, payload, report)
+    return Applied(result.virtual_size, bool(result.resized), result.header.leaked_clusters, report, now)
 
 
 def delete_snapshot(image: Image, selector: Selector, limits: Limits | None = None) -> Deleted:
     """The snapshot goes, and what only it referred to is freed. Raises SnapshotNotFoundError, RefusalError."""
     _reject_unmatchable(image, selector, "delete", limits)
-    result, _payload, report = _run(image, "delete", "delete", selector.shown(), limits, {"snapshot": selector})
-    return Deleted(result.freed_clusters, result.header.leaked_clusters, report)
+    result, payload, report = _run(image, "delete", "delete", selector.shown(), limits, {"snapshot": selector})
+    now = _list_of(result, payload, report)
+    return Deleted(result.freed_clusters, result.header.leaked_clusters, report, now)
+
+
+def _list_of(result: t.Any, payload: bytes, report: Report) -> SnapshotList:
+    return SnapshotList(calls.snapshots(payload, result.snapshot_count), result.virtual_size, report)
 
 
 def _run(

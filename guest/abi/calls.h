@@ -11,7 +11,7 @@ enum call_operation {
     CALL_LIST = 1, /* the snapshots; reads only */
     CALL_INFO,     /* facts of the format and the snapshots; reads only */
     CALL_COMPARE,  /* does the active mapping equal a snapshot's? reads only */
-    CALL_CREATE,
+    CALL_CREATE, /* the three that write answer with the snapshots that there are then */
     CALL_APPLY,
     CALL_DELETE
 };
@@ -93,7 +93,7 @@ struct result_header {
     uint8_t text[1024];       /* a name out of the image that the message quotes */
 };
 
-/* A snapshot in the payload of LIST and INFO, followed by id_length + name_length bytes of text and
+/* A snapshot in a payload, followed by id_length + name_length bytes of text and
  * padding to a multiple of 8. */
 struct snapshot_record {
     uint64_t vm_state_size; /* bytes */
@@ -148,20 +148,24 @@ struct result_compare {
 
 struct result_create {
     struct result_header header;
+    uint32_t snapshot_count; /* records in the payload */
     uint32_t id_length;
-    uint32_t reserved;
+    uint64_t virtual_size;
     uint8_t id[128];
 };
 
 struct result_apply {
     struct result_header header;
-    uint64_t virtual_size; /* afterwards, bytes */
+    uint32_t snapshot_count; /* records in the payload */
     uint32_t resized;
-    uint32_t reserved;
+    uint64_t virtual_size; /* afterwards, bytes */
 };
 
 struct result_delete {
     struct result_header header;
+    uint32_t snapshot_count; /* records in the payload */
+    uint32_t reserved;
+    uint64_t virtual_size;
     uint64_t freed_clusters;
 };
 

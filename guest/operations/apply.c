@@ -213,6 +213,7 @@ _Noreturn void operation_apply(void) {
     u64 freed = 0;
     mapping_drop_references(image, &a.refcounts, &a.verification, &a.old, if_same_size(&a, &active), &freed);
     disk_flush(&image->disk);
+    result->snapshot_count = image->snapshot_count;
     result->virtual_size = image->virtual_size;
-    finish(NULL, 0);
+    finish_with_snapshots(image);
 }

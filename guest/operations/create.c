@@ -69,5 +69,7 @@ _Noreturn void operation_create(void) {
     refcounts_write_back(&refcounts);
     disk_flush(&image.disk);
     refcounts_discard(&refcounts);
-    finish(NULL, 0);
+    result->snapshot_count = image.snapshot_count;
+    result->virtual_size = image.virtual_size;
+    finish_with_snapshots(&image);
 }

@@ -55,5 +55,7 @@ _Noreturn void operation_delete(void) {
         mapping_write(&image, &active);
     }
     disk_flush(&image.disk);
-    finish(NULL, 0);
+    result->snapshot_count = image.snapshot_count;
+    result->virtual_size = image.virtual_size;
+    finish_with_snapshots(&image);
 }

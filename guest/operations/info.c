@@ -35,7 +35,5 @@ _Noreturn void operation_info(void) {
                                               sizeof(result->backing_format));
     result->data_file_length =
         copy_text(result->data_file, image.data_file, image.data_file_length, sizeof(result->data_file));
-    u8 *payload;
-    u64 length = snapshots_records(&image, &payload);
-    finish(payload, length);
+    finish_with_snapshots(&image);
 }

@@ -10,9 +10,7 @@ _Noreturn void operation_list(void) {
     struct qcow2 image;
     qcow2_open(&image, 0, false);
     struct result_list *result = result_memory();
-    u8 *payload;
-    u64 length = snapshots_records(&image, &payload);
     result->snapshot_count = image.snapshot_count;
     result->virtual_size = image.virtual_size;
-    finish(payload, length);
+    finish_with_snapshots(&image);
 }

@@ -244,7 +244,7 @@ void snapshot_check_l1(const struct qcow2 *image, const struct snapshot *snapsho
     }
 }
 
-u64 snapshots_records(const struct qcow2 *image, u8 **payload) {
+_Noreturn void finish_with_snapshots(const struct qcow2 *image) {
     u8 *start = heap_mark();
     u64 length = 0;
     for (u32 i = 0; i < image->snapshot_count; i++) {
@@ -270,6 +270,5 @@ u64 snapshots_records(const struct qcow2 *image, u8 **payload) {
         memcpy(at + sizeof(*record) + id_length, snapshot->name, name_length);
         length += size;
     }
-    *payload = start;
-    return length;
+    finish(start, length);
 }

@@ -27,7 +27,7 @@ void snapshots_write(struct qcow2 *image, u64 offset, const struct snapshot *sna
 /* Refuses an L1 table that qcow2_validate_table() would refuse. */
 void snapshot_check_l1(const struct qcow2 *image, const struct snapshot *snapshot);
 
-/* Fills the payload of LIST and INFO; returns its length. */
-u64 snapshots_records(const struct qcow2 *image, u8 **payload);
+/* Ends the run with a record for each snapshot as the payload. */
+_Noreturn void finish_with_snapshots(const struct qcow2 *image);
 
 #endif

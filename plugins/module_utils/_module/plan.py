@@ -97,7 +97,7 @@ class Plan:
         return f"There are: {names}{', ...' if len(snapshots) > 20 else ''}."
 
     def carry_out(self) -> None:
-        """Changes the image, and reads what there is then."""
+        """Changes the image."""
         if self.wanted.state == "present":
             done = self.subject.run(operations.create_snapshot, self.wanted.name, self.wanted.date)
         elif self.wanted.state == "absent":
@@ -105,7 +105,7 @@ class Plan:
         else:
             done = self.subject.run(operations.apply_snapshot, self.selector, self.wanted.allow_resize)
         self.leaked_clusters = done.leaked_clusters
-        self.after = self.subject.run(operations.list_snapshots)
+        self.after = done.now
 
     def foresee(self) -> None:
         """Fills in what carry_out() would lead to, for check mode; refuses what it would refuse."""

@@ -111,14 +111,15 @@ class Script:
     def listed(self, *snapshots: t.Any, virtual_size: int = 1 << 20) -> t.Any:
         return self.operations.SnapshotList(snapshots, virtual_size, self.report)
 
-    def created(self, number: int, leaked: int = 0) -> t.Any:
-        return self.operations.Created(b"%d" % number, leaked, self.report)
+    def created(self, number: int, *now: t.Any) -> t.Any:
+        return self.operations.Created(b"%d" % number, 0, self.report, self.listed(*now))
 
-    def deleted(self, leaked: int = 0) -> t.Any:
-        return self.operations.Deleted(9, leaked, self.report)
+    def deleted(self, *now: t.Any, leaked: int = 0) -> t.Any:
+        return self.operations.Deleted(9, leaked, self.report, self.listed(*now))
 
-    def applied(self, virtual_size: int = 1 << 20, resized: bool = False) -> t.Any:
-        return self.operations.Applied(virtual_size, resized, 0, self.report)
+    def applied(self, *now: t.Any, virtual_size: int = 1 << 20, resized: bool = False) -> t.Any:
+        listed = self.listed(*now, virtual_size=virtual_size)
+        return self.operations.Applied(virtual_size, resized, 0, self.report, listed)
 
     def compared(self, differing: int, disk_size: int = 1 << 20, same_size: bool = True) -> t.Any:
         equal = not differing and same_size
