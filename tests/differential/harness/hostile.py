@@ -14,6 +14,8 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sandbox import errors, operations
+
 from . import qemu
 from .patch import Entry, Patch
 from .qcow2 import COMPRESSED, COPIED, OFFSET_MASK, Qcow2
@@ -46,6 +48,34 @@ class Row:
     lie: Callable[[Patch], None]
     refused: frozenset[str] = CHANGES
     options: str = ""
+
+
+LIMITS = operations.Limits(seconds=20.0)
+
+
+def operate(path: str, verb: str) -> errors.AirlockError | None:
+    """One operation (create "new"; apply, delete "s1"; list) on an image; the error if it was refused."""
+    try:
+        with operations.Image.open(path, writable=verb != "list") as image:
+            if verb == "list":
+                operations.list_snapshots(image, LIMITS)
+            elif verb == "create":
+                operations.create_snapshot(image, b"new", qemu.DATE, LIMITS)
+            elif verb == "apply":
+                operations.apply_snapshot(image, operations.Selector.by_id_or_name(b"s1"), True, LIMITS)
+            else:
+                operations.delete_snapshot(image, operations.Selector.by_name(b"s1"), LIMITS)
+    except errors.AirlockError as error:
+        return error
+    return None
+
+
+def check_refusal(error: errors.AirlockError) -> None:
+    """Asserts that it is a refusal and no accident, and that its message can be shown to anybody."""
+    if isinstance(error, (errors.GuestCrashError, errors.GuestProtocolError, errors.TimeLimitError)):
+        raise AssertionError(f"no refusal: {error!r}")
+    if error.modified or not error.message.isprintable() or not 0 < len(error.message.encode()) <= 4096:
+        raise AssertionError(f"modified {error.modified}, message {error.message!r}")
 
 
 def header(**fields: int) -> Callable[[Patch], None]:

@@ -107,6 +107,11 @@ class Check:
     def clean(self) -> bool:
         return self.code == 0
 
+    @property
+    def complaints(self) -> frozenset[str]:
+        """Each error and each leaked cluster."""
+        return frozenset(line for line in self.text.splitlines() if line.startswith(("ERROR", "Leaked", "Repairing")))
+
 
 def check(path: str) -> Check:
     """qemu-img check, read-only."""
