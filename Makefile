@@ -118,7 +118,7 @@ lint-docs: build $(FULL_ENVIRONMENT)
 sanity: copy $(FULL_ENVIRONMENT)
 	@$(PYTHON) tools/get_pip_stand_in.py --install
 	@$(call in_copy,ansible-test sanity --local --python $(python_version) --color no) > $(TOP)/build/sanity.log 2>&1 \
-		|| { cat $(TOP)/build/sanity.log; exit 1; }
+		|| { grep -E '^(ERROR|FATAL)' $(TOP)/build/sanity.log; exit 1; }
 
 # ---- what is measured -----------------------------------------------------------------------------------
 
