@@ -154,14 +154,14 @@ def test_impossible_snapshots_start_no_guest(
 
 @pytest.mark.parametrize("operation", ["create", "apply", "delete"])
 def test_a_change_tells_what_there_is_now(guest: Guest, image: Image, operation: str) -> None:
-    wanted = [Snapshot(b"1", b"a", 1, 2, 0, 0, None, 1 << 20), Snapshot(b"2", b"b", 3, 4, 5, 6, 7, 1 << 20)]
+    wanted = (snapshot(b"1", b"a"), snapshot(b"2", b"b"))
     guest.answers(operation, records(wanted), snapshot_count=2, virtual_size=1 << 20)
     done = {
         "create": lambda: operations.create_snapshot(image, b"b", (0, 0)),
         "apply": lambda: operations.apply_snapshot(image, Selector.by_id(b"2"), allow_resize=False),
         "delete": lambda: operations.delete_snapshot(image, Selector.by_id(b"3")),
     }[operation]()
-    assert done.now == (tuple(wanted), 1 << 20, guest.report)
+    assert done.now == (wanted, 1 << 20, guest.report)
 
 
 @pytest.mark.parametrize("length", [128, (1 << 32) - 1])

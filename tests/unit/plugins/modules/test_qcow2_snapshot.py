@@ -110,7 +110,9 @@ def test_applied_rolls_back(run: Run, script: Script, operations: t.Any) -> None
     script.expect("open", "a", True, False).expect("list_snapshots", "a", gives=script.listed(snapshot))
     script.expect("compare_snapshot", "a", selector, gives=script.compared(17, 2 << 20, same_size=False))
     script.expect("begin", "a")
-    script.expect("apply_snapshot", "a", selector, True, gives=script.applied(snapshot, virtual_size=2 << 20, resized=True))
+    script.expect(
+        "apply_snapshot", "a", selector, True, gives=script.applied(snapshot, virtual_size=2 << 20, resized=True)
+    )
     script.expect("keep").expect("close", "a")
     answer = run(path="a", name="s", state="applied", allow_resize=True, diff=True)
     image = answer["images"][0]
