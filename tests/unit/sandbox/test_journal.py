@@ -124,9 +124,9 @@ def test_discards_wait_for_keep(disk):
 def test_ranges_against_a_set():
     """The arithmetic of keep(): thousands of random ranges beside a plain set of bytes."""
     source = random.Random(7)
-    for _ in range(300):
+    for _unused in range(300):
         ranges, plain = journal._Ranges(), set()
-        for _ in range(12):
+        for _unused in range(12):
             start = source.randrange(60)
             end = start + source.randrange(12)
             missing = {byte for first, last in ranges.missing(start, end) for byte in range(first, last)}
