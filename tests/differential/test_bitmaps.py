@@ -54,7 +54,7 @@ def dirty_bits(path: str) -> dict[bytes, list[bytes]]:
                 image.read(entry & OFFSET_MASK, image.cluster_size) if entry & OFFSET_MASK else b""
                 for entry in image.table(table, entries)
             ]
-            for name, table, entries, _ in image.bitmap_directory()
+            for name, table, entries, _unused in image.bitmap_directory()
         }
 
 
@@ -63,7 +63,7 @@ def bitmap_bytes(path: str) -> dict[int, bytes]:
     with Qcow2(path) as image:
         found = {
             cluster: image.read(cluster * image.cluster_size, image.cluster_size)
-            for clusters, kind, _ in image.references()
+            for clusters, kind, _unused in image.references()
             if kind.startswith("bitmap")
             for cluster in clusters
         }
@@ -88,7 +88,7 @@ def test_create_and_delete(arena: Arena, options: str) -> None:
                 qemu.io(path, "write -P 9 512k 64k", "write -P 8 2M 4k")
             facts, bits, owned = bitmap_facts(arena.disk), dirty_bits(arena.disk), bitmap_bytes(arena.disk)
             continue
-        flag, _, name = step.partition(" ")
+        flag, _unused, name = step.partition(" ")
         call = SnapshotCall({"-c": "create", "-d": "delete"}[flag], name.encode())
         assert arena.driver.run(arena.disk, call).code == QemuDriver().run(theirs, call).code == 0
         assert qemu.check(arena.disk).clean
@@ -143,7 +143,7 @@ def test_bitmaps_that_another_program_left_behind(arena: Arena, verb: str) -> No
 def directory(patch: Patch) -> tuple[int, int]:
     """Offset of the bitmaps extension's data, and of the directory."""
     with patch.image() as image:
-        place = next(offset for offset, kind, _ in image.extensions() if kind == DIRECTORY)
+        place = next(offset for offset, kind, _unused in image.extensions() if kind == DIRECTORY)
         return place + 8, int.from_bytes(image.read(place + 24, 8), "big")
 
 
@@ -180,7 +180,7 @@ def _ten_thousand(patch: Patch) -> None:
     for i in range(10000):
         name = b"%08d" % i
         entries += struct.pack(">QIIBBHI", 1 << 20, 4096, 2, 1, 9, len(name), 0) + name
-    place, _ = directory(patch)
+    place, _unused = directory(patch)
     where = (patch.length + CLUSTER - 1) // CLUSTER * CLUSTER
     patch.write(where, entries)
     patch.write(place, struct.pack(">IIQQ", 10000, 0, len(entries), where))
@@ -209,9 +209,9 @@ LIES: dict[str, Callable[[Patch], None]] = {
     "two of one name": entry_field(24, b"b1"),
     "table entry names L1": table_entry(lambda image: image.header["l1_table_offset"]),
     "table entry names a data cluster": table_entry(lambda image: image.l2(image.active_l1()[0])[1][0] & OFFSET_MASK),
-    "table entry names the header": table_entry(lambda _: 1 << 9),
-    "table entry behind the end": table_entry(lambda _: 1 << 45),
-    "table entry with reserved bits": table_entry(lambda _: 1 << 60),
+    "table entry names the header": table_entry(lambda _unused: 1 << 9),
+    "table entry behind the end": table_entry(lambda _unused: 1 << 45),
+    "table entry with reserved bits": table_entry(lambda _unused: 1 << 60),
     "directory in a data cluster": _directory_in_data,
 }
 HARMLESS = {"two of one name"}

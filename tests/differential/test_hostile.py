@@ -66,7 +66,9 @@ def damage(path: str, rng: random.Random) -> str:
     """Changes one word of metadata in some way; says what it did."""
     with Patch(path) as patch:
         with patch.image() as image:
-            metadata = {c for where, kind, _ in image.references() if kind not in ("data", "compressed") for c in where}
+            metadata = {
+                c for where, kind, _unused in image.references() if kind not in ("data", "compressed") for c in where
+            }
             cluster = rng.choice(sorted(c for c in metadata if c * 4096 < image.length))
             used = [i for i in range(0, 4096, 8) if any(image.read(cluster * 4096 + i, 8))] or [0]
             place = cluster * 4096 + (rng.choice(used) if rng.random() < 0.9 else rng.randrange(512) * 8)
@@ -90,7 +92,7 @@ def test_random_damage(arena: Arena, seed: int) -> None:
     rng = random.Random(seed)
     damaged, theirs, ours = (os.path.join(arena.directory, name) for name in ("damaged", "theirs", "ours"))
     sound_image(damaged, rng.choice(("", ",compat=0.10", ",refcount_bits=8", ",lazy_refcounts=on")))
-    story = "; ".join(damage(damaged, rng) for _ in range(rng.choice((1, 1, 2))))
+    story = "; ".join(damage(damaged, rng) for _unused in range(rng.choice((1, 1, 2))))
     found = qemu.check(damaged)
     for call in CALLS:
         qemu.copy(damaged, theirs)

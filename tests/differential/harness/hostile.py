@@ -156,7 +156,7 @@ def refcounts(value: int, *kinds: str) -> Callable[[Patch], None]:
 
     def lie(patch: Patch) -> None:
         with patch.image() as image:
-            clusters = {c for where, kind, _ in image.references() if not kinds or kind in kinds for c in where}
+            clusters = {c for where, kind, _unused in image.references() if not kinds or kind in kinds for c in where}
         for cluster in clusters:
             patch.refcount(cluster, value)
 
@@ -307,38 +307,38 @@ ROWS: dict[str, Row] = {
     "L1 entry with a reserved bit": Row(34, l1_entry(lambda i: _first(i)[0] | 1 << 60)),
     "L1 entry with a low reserved bit": Row(34, l1_entry(lambda i: _first(i)[0] | 1)),
     "L1 entry not aligned": Row(34, l1_entry(lambda i: _first(i)[0] + 512)),
-    "L1 entry behind the end": Row(34, l1_entry(lambda _: COPIED | 1 << 40)),
-    "L1 entry names the header": Row(34, l1_entry(lambda _: COPIED | 512 << 3)),
+    "L1 entry behind the end": Row(34, l1_entry(lambda _unused: COPIED | 1 << 40)),
+    "L1 entry names the header": Row(34, l1_entry(lambda _unused: COPIED | 512 << 3)),
     "L1 entry names L1": Row(34, l1_entry(lambda i: COPIED | i.header["l1_table_offset"])),
     "L2 entry with a reserved bit": Row(34, l2_entry(lambda i: _first(i)[1] | 1 << 59)),
     "L2 entry with a low reserved bit": Row(34, l2_entry(lambda i: i.l2(_first(i)[0])[2][0] | 1 << 4)),
     "L2 entry not aligned": Row(34, l2_entry(lambda i: i.l2(_first(i)[0])[2][0] + 512)),
     "L2 entry names L1": Row(35, l2_entry(lambda i: COPIED | i.header["l1_table_offset"])),
     "L2 entry names its own table": Row(35, l2_entry(lambda i: COPIED | _first(i)[0] & OFFSET_MASK)),
-    "L2 entry names the refcount block": Row(35, l2_entry(lambda _: COPIED | 2 * CLUSTER)),
+    "L2 entry names the refcount block": Row(35, l2_entry(lambda _unused: COPIED | 2 * CLUSTER)),
     "L2 entry names the snapshot table": Row(35, l2_entry(lambda i: COPIED | i.header["snapshots_offset"])),
-    "L2 entry behind the end": Row(36, l2_entry(lambda _: COPIED | 1 << 45)),
-    "L2 entry at the last offset": Row(36, l2_entry(lambda _: COPIED | (1 << 56) - CLUSTER)),
+    "L2 entry behind the end": Row(36, l2_entry(lambda _unused: COPIED | 1 << 45)),
+    "L2 entry at the last offset": Row(36, l2_entry(lambda _unused: COPIED | (1 << 56) - CLUSTER)),
     "L2 entry names a free cluster": Row(36, l2_entry(lambda i: COPIED | _free_word(i))),
     "two guest clusters, one host cluster, refcount 1": Row(37, _shared_host_cluster(1, COPIED)),
     "two guest clusters, one host cluster, refcount 2": Row(37, _shared_host_cluster(2, 0)),
     "COPIED set on a shared cluster": Row(38, l2_entry(lambda i: i.l2(_first(i)[0])[5][0] | COPIED, 5)),
     "COPIED missing": Row(38, l2_entry(lambda i: i.l2(_first(i)[0])[2][0] & ~COPIED)),
     "COPIED missing in L1": Row(38, l1_entry(lambda i: _first(i)[0] & ~COPIED)),
-    "compressed cluster behind the end": Row(39, l2_entry(lambda _: compressed(1 << 44, 3))),
-    "compressed cluster over the header": Row(39, l2_entry(lambda _: compressed(512, 1))),
+    "compressed cluster behind the end": Row(39, l2_entry(lambda _unused: compressed(1 << 44, 3))),
+    "compressed cluster over the header": Row(39, l2_entry(lambda _unused: compressed(512, 1))),
     "compressed cluster of 8 KiB over others": Row(39, l2_entry(lambda i: compressed(_first(i)[0] & OFFSET_MASK, 15))),
     "subclusters allocated and zero": Row(
         41, l2_entry(lambda i: i.l2(_first(i)[0])[0][0], 0, 0x1_0000_0001), options="cluster_size=16384,extended_l2=on"
     ),
     "subclusters allocated in nothing": Row(
-        41, l2_entry(lambda _: 0, 9, 0xFF), options="cluster_size=16384,extended_l2=on"
+        41, l2_entry(lambda _unused: 0, 9, 0xFF), options="cluster_size=16384,extended_l2=on"
     ),
     "refcount table names itself": Row(42, table_entry(0, lambda i: i.header["refcount_table_offset"])),
-    "refcount table names the header": Row(42, table_entry(1, lambda _: 1 << 9)),
+    "refcount table names the header": Row(42, table_entry(1, lambda _unused: 1 << 9)),
     "refcount table names L1": Row(42, table_entry(0, lambda i: i.header["l1_table_offset"])),
     "refcount block not aligned": Row(42, table_entry(0, lambda i: i.refcount_blocks()[0] + 512)),
-    "refcount block behind the end": Row(42, table_entry(1, lambda _: 1 << 50)),
+    "refcount block behind the end": Row(42, table_entry(1, lambda _unused: 1 << 50)),
     "refcount table with reserved bits": Row(42, table_entry(0, lambda i: i.refcount_blocks()[0] | 1)),
     "two entries, one refcount block": Row(43, table_entry(1, lambda i: i.refcount_blocks()[0])),
     "refcount table of 8 MiB, one block": Row(43, _huge_refcount_table),
@@ -372,9 +372,9 @@ ROWS: dict[str, Row] = {
     "one snapshot more than there is": Row(50, header(nb_snapshots=3), NOTHING),
     "names that command the terminal": Row(51, _same_names, APPLY | DELETE),
     "snapshot L1 on the header": Row(52, snapshot_field(0, bytes(8))),
-    "snapshot L1 entry names the header": Row(52, snapshot_l1(lambda _: COPIED | 512 << 3)),
+    "snapshot L1 entry names the header": Row(52, snapshot_l1(lambda _unused: COPIED | 512 << 3)),
     "snapshot L1 entry names the active L1": Row(53, snapshot_l1(lambda i: i.header["l1_table_offset"])),
-    "snapshot L1 entry behind the end": Row(53, snapshot_l1(lambda _: 1 << 42)),
+    "snapshot L1 entry behind the end": Row(53, snapshot_l1(lambda _unused: 1 << 42)),
     "snapshot L1 entry not aligned": Row(53, snapshot_l1(lambda i: i.active_l1()[0] + 512)),
     "snapshot L1 not aligned": Row(54, snapshot_field(0, (CLUSTER + 512).to_bytes(8, "big"))),
     "snapshot L1 behind the end": Row(54, snapshot_field(0, (1 << 50).to_bytes(8, "big"))),
