@@ -444,9 +444,9 @@ void header_write_size(struct qcow2 *image) {
 void header_switch_mapping(struct qcow2 *image, u64 size, u32 l1_entries, u64 l1_offset) {
     u8 fields[AT_REFCOUNT_TABLE_OFFSET - AT_SIZE];
     store64(fields, size);
-    store32(fields + AT_ENCRYPTION - AT_SIZE, image->encryption);
-    store32(fields + AT_L1_ENTRIES - AT_SIZE, l1_entries);
-    store64(fields + AT_L1_OFFSET - AT_SIZE, l1_offset);
+    store32(fields + (AT_ENCRYPTION - AT_SIZE), image->encryption);
+    store32(fields + (AT_L1_ENTRIES - AT_SIZE), l1_entries);
+    store64(fields + (AT_L1_OFFSET - AT_SIZE), l1_offset);
     disk_write(&image->disk, AT_SIZE, fields, sizeof(fields));
     disk_flush(&image->disk);
 }
