@@ -23,7 +23,7 @@ def run(run_module: Run) -> Run:
 
 
 def test_present_creates_a_missing_snapshot(run: Run, script: Script) -> None:
-    old = script.snapshot(1, b"old")
+    old, new = script.snapshot(1, b"old"), script.snapshot(2, b"new")
     script.expect("open", "a", True, False).expect("list_snapshots", "a", gives=script.listed(old))
     script.expect("begin", "a").expect("create_snapshot", "a", b"new", DATE, gives=script.created(2, old, new))
     script.expect("keep").expect("close", "a")
@@ -34,7 +34,7 @@ def test_present_creates_a_missing_snapshot(run: Run, script: Script) -> None:
     assert answer["snapshots"][1] == {
         "id": "2",
         "name": "new",
-        "date": {"seconds": 1_700_000_000, "nanoseconds": 5, "iso8601": "2023-11-14T22:13:20.000000005Z"},
+        "date": {"seconds": 1_600_000_002, "nanoseconds": 7, "iso8601": "2020-09-13T12:26:42.000000007Z"},
         "vm_state_size": 0,
         "vm_clock": 0,
         "icount": 0,
@@ -219,7 +219,7 @@ def test_one_file_named_twice_is_refused(
 
 
 def test_a_group_is_decided_before_it_is_changed(run: Run, script: Script) -> None:
-    there = script.snapshot(1, b"s")
+    there, new = script.snapshot(1, b"s"), script.snapshot(1, b"s")
     for path in "abc":
         script.expect("open", path, True, False)
     script.expect("list_snapshots", "a", gives=script.listed())
