@@ -1,0 +1,71 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The guest as a library, in several makes, and images to run it on."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.guest.images import RECIPES
+from tests.unit.guest.native import Guest, compiled
+
+MAKES = {
+    "plain": (),
+    "windows": ("-DCELLS_BYTES_MAX=128",),  # 64 counters at a time
+    "wide": ("-DNARROW_COUNT=1u",),  # two references to one cluster are too many for 16 bits
+    "wide windows": ("-DCELLS_BYTES_MAX=256", "-DNARROW_COUNT=1u"),
+}
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A directory that all workers of this session have in common."""
+    base = tmp_path_factory.getbasetemp()
+    directory = (base if worker_id == "master" else base.parent) / "guest"
+    directory.mkdir(exist_ok=True)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def make(shared: Path) -> Callable[[str], Guest]:
+    """make(name) is one of MAKES, compiled when it is first asked for."""
+    made: dict[str, Guest] = {}
+
+    def get(name: str) -> Guest:
+        if name not in made:
+            made[name] = Guest(compiled(shared, MAKES[name]))
+        return made[name]
+
+    return get
+
+
+@pytest.fixture
+def guest(make: Callable[[str], Guest]) -> Guest:
+    return make("plain")
+
+
+@pytest.fixture(scope="session")
+def library(make: Callable[[str], Guest]) -> Guest:
+    """The same, for tests that hypothesis runs many times: each of them loads its own image."""
+    return make("plain")
+
+
+@pytest.fixture(scope="session")
+def image(shared: Path) -> Callable[[str], Path]:
+    """image(name) is the path of one of RECIPES, made when it is first asked for; not to be changed."""
+
+    def get(name: str) -> Path:
+        path = shared / f"{name}.qcow2"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                RECIPES[name].make(path.with_suffix(".draft")).rename(path)
+        return path
+
+    return get

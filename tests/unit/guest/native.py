@@ -1,0 +1,235 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The guest as a shared library of this machine, with a disk in memory: no KVM, no jail, no files.
+
+Compiled by the test session (nothing of it is kept in the checkout) and loaded with cffi.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import struct
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cffi
+
+TOP = Path(__file__).resolve().parents[3]
+HERE = Path(__file__).resolve().parent / "c"
+ROOMS = ("start", "disk", "qcow2", "operations")
+BARE = {"start.c", "memory.c"}  # what only a bare virtual processor can run
+FLAGS = ("-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-msse2", "-Wall", "-Wextra", "-Werror", "-Wl,--wrap=heap_open")
+NEVER = (1 << 64) - 1
+DATE = (1767323045, 0)
+
+
+def sources() -> list[Path]:
+    """The guest's C files that a computer with an operating system can run."""
+    found = [path for room in ROOMS for path in (TOP / "guest" / room).glob("*.c") if path.name not in BARE]
+    return sorted(found)
+
+
+def declarations() -> str:
+    """The ABI and the tests' entries as cffi's parser takes them."""
+    headers = [*sorted((TOP / "guest" / "abi").glob("*.h")), HERE / "host.h", HERE / "probes.h"]
+    lines = [line for header in headers for line in header.read_text(encoding="ascii").splitlines()]
+    return "\n".join(line for line in lines if not line.startswith("#"))
+
+
+def compiled(directory: Path, options: Sequence[str] = ()) -> Path:
+    """The shared library with these compiler options; made once for all workers of a session. Raises
+    CalledProcessError with what the compiler has printed."""
+    name = hashlib.sha256(" ".join(options).encode()).hexdigest()[:16]
+    library = directory / f"guest-{name}.so"
+    with open(directory / f"guest-{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            files = [*sources(), HERE / "host.c", HERE / "probes.c"]
+            command = ["gcc", *FLAGS, *options, f"-I{TOP / 'guest'}", f"-I{HERE}", *map(str, files)]
+            draft = library.with_suffix(".draft")
+            subprocess.run([*command, "-o", str(draft)], check=True, cwd=directory)
+            draft.rename(library)
+    return library
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came over the doorbell. operation: READ, WRITE, ...; offset and length in bytes."""
+
+    operation: str
+    batch: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a run ended. refusal: the name without REFUSAL_, "" for success. result: the struct of the operation."""
+
+    refusal: str
+    arguments: tuple[int, ...]
+    text: bytes
+    modified: bool
+    leaked: int
+    result: Any
+    payload: bytes
+    requests: int
+
+
+class BrokenRuleError(AssertionError):
+    """The guest asked for what abi/doorbell.h forbids, or for more than any operation needs."""
+
+
+class Guest:
+    """The library and its one disk. After load() each run works on what the last one left."""
+
+    def __init__(self, library: Path) -> None:
+        self.ffi = cffi.FFI()
+        self.ffi.cdef(declarations())
+        self.lib = self.ffi.dlopen(str(library))
+        self.host = self.lib.host_open()
+        self.refusals = self._names("enum refusal", "REFUSAL_")
+        self.tables = self._names("enum table", "TABLE_")
+        self.operations = self._names("enum doorbell_operation", "DOORBELL_")
+
+    def _names(self, enum: str, prefix: str) -> dict[int, str]:
+        elements: Mapping[int, str] = self.ffi.typeof(enum).elements
+        return {number: name.removeprefix(prefix) for number, name in elements.items()}
+
+    # The disk
+
+    def load(self, path: str | Path) -> None:
+        """Takes an image into memory; holes of the file cost nothing."""
+        self.lib.host_clear()
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            size = os.fstat(descriptor).st_size
+            self.host.length = size
+            position = 0
+            while position < size:
+                try:
+                    start = os.lseek(descriptor, position, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno == errno.ENXIO:
+                        break
+                    raise
+                position = os.lseek(descriptor, start, os.SEEK_HOLE)
+                self.lib.host_load(os.pread(descriptor, position - start, start), start, position - start)
+        finally:
+            os.close(descriptor)
+
+    def load_bytes(self, image: bytes) -> None:
+        self.lib.host_clear()
+        self.host.length = len(image)
+        self.lib.host_load(image, 0, len(image))
+
+    def image(self) -> bytes:
+        """The whole disk as it is now."""
+        return bytes(self.ffi.buffer(self.host.disk, self.host.length))
+
+    def store(self, path: str | Path) -> None:
+        Path(path).write_bytes(self.ffi.buffer(self.host.disk, self.host.length))
+
+    def fail(self, index: int, with_errno: int = errno.EIO, operation: str = "") -> None:
+        """The request with this index (of those with this operation) fails; till the next load()."""
+        kinds = {name: number for number, name in self.operations.items()}
+        self.host.fail_at = index
+        self.host.fail_for = kinds[operation] if operation else 0
+        self.host.fail_with = -with_errno
+
+    # Runs
+
+    def call(self, operation: str, **fields: Any) -> Answer:
+        """Runs an operation. fields: those of its call struct; bytes fill arrays, a dict fills a struct within."""
+        call = self.ffi.cast(f"struct call_{operation} *", self.host.call)
+        self.ffi.buffer(self.host.call)[:] = bytes(len(self.host.call))
+        call.header.abi_version = self.lib.ABI_VERSION
+        call.header.operation = getattr(self.lib, f"CALL_{operation.upper()}")
+        call.header.disk_count = 1
+        self._fill(call, fields)
+        return self._outcome(self.lib.host_run(), operation)
+
+    def _fill(self, target: Any, fields: Mapping[str, Any]) -> None:
+        for name, value in fields.items():
+            if isinstance(value, dict):
+                self._fill(getattr(target, name), value)
+            elif isinstance(value, bytes):
+                self.ffi.buffer(getattr(target, name))[: len(value)] = value
+            else:
+                setattr(target, name, value)
+
+    def verify(self) -> Answer:
+        """The verification that comes before every change."""
+        return self._outcome(self.lib.host_verify(), "create")
+
+    def probe(self, name: str, *arguments: Any) -> Answer:
+        """Calls a function of probes.h. The operation in the answer means nothing."""
+        return self._outcome(getattr(self.lib, f"probe_{name}")(*arguments), "create")
+
+    def _outcome(self, end: int, operation: str) -> Answer:
+        if end != self.lib.HOST_FINISHED:
+            raise BrokenRuleError(f"{operation}: {'endless' if end == self.lib.HOST_ENDLESS else 'a rule is broken'}")
+        result = self.ffi.new(f"struct result_{operation} *")
+        self.ffi.memmove(result, self.host.result, self.ffi.sizeof(result[0]))
+        header = result.header
+        payload = b""
+        if self.host.payload_length:
+            payload = bytes(self.ffi.buffer(self.host.payload, self.host.payload_length))
+        return Answer(
+            refusal=self.refusals[header.code] if header.code else "",
+            arguments=tuple(header.arguments),
+            text=bytes(self.ffi.buffer(header.text)[: header.text_length]),
+            modified=header.modified != 0,
+            leaked=header.leaked_clusters,
+            result=result,
+            payload=payload,
+            requests=self.host.requests,
+        )
+
+    def create(self, name: bytes, date: tuple[int, int] = DATE) -> Answer:
+        return self.call("create", name=name, name_length=len(name), date_seconds=date[0], date_nanoseconds=date[1])
+
+    def apply(self, text: bytes, resize: bool = True) -> Answer:
+        selector = {"kind": self.lib.SELECT_BY_ID_OR_NAME, "name": text, "name_length": len(text)}
+        return self.call("apply", snapshot=selector, resize_allowed=resize)
+
+    def delete(self, name: bytes) -> Answer:
+        selector = {"kind": self.lib.SELECT_BY_NAME, "name": name, "name_length": len(name)}
+        return self.call("delete", snapshot=selector)
+
+    def compare(self, text: bytes) -> Answer:
+        selector = {"kind": self.lib.SELECT_BY_ID_OR_NAME, "name": text, "name_length": len(text)}
+        return self.call("compare", snapshot=selector)
+
+    def listing(self) -> list[tuple[bytes, bytes]]:
+        """The snapshots as (id, name)."""
+        answer = self.call("list")
+        if answer.refusal:
+            raise ValueError(answer.refusal)
+        return records(answer.payload, answer.result.snapshot_count)
+
+    def log(self) -> list[Request]:
+        """What came over the doorbell since load()."""
+        entries = self.host.log[0 : self.host.logged]
+        return [Request(self.operations[e.operation], e.batch, e.offset, e.length) for e in entries]
+
+
+def records(payload: bytes, count: int) -> list[tuple[bytes, bytes]]:
+    """(id, name) of each record in a payload of LIST or INFO. Raises ValueError when it does not come out even."""
+    found, at = [], 0
+    for _unused in range(count):
+        id_length, name_length = struct.unpack_from("<HH", payload, at + 40)
+        middle = at + 48 + id_length
+        found.append((payload[at + 48 : middle], payload[middle : middle + name_length]))
+        at = middle + name_length + 7 & ~7
+    if at != len(payload):
+        raise ValueError(f"{len(payload)} bytes for {count} records")
+    return found

@@ -1,0 +1,88 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The disk fails, once at every request of an operation: the image stays the old one or is the new one, at worst with
+clusters leaked or flags that say too much of a cluster that nobody shares."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.crash import judge
+from tests.differential.harness.qcow2 import Qcow2
+from tests.unit.guest.native import Guest
+
+OPERATIONS = [
+    ("tiny", "create", b"fresh"),
+    ("shared", "create", b"fresh"),
+    ("shared", "apply", b"one"),
+    ("shared", "delete", b"two"),
+    ("mixed", "apply", b"b"),
+    ("mixed", "delete", b"a"),
+    ("resized", "apply", b"small"),
+    ("resized", "apply", b"large"),
+    ("resized", "delete", b"large"),
+    ("bits64", "create", b"fresh"),
+    ("extended", "apply", b"e"),
+    ("bitmaps", "create", b"fresh"),
+]
+
+
+def codes_of(operation: str) -> set[str]:
+    """The refusals that a failure of this request may lead to."""
+    return {"READ": {"READ_FAILED"}, "RESERVE": {"NO_SPACE", "WRITE_FAILED"}}.get(operation, {"WRITE_FAILED"})
+
+
+def judged(directory: Path, image: bytes) -> tuple[judge.Content, judge.Faults]:
+    """What the image holds, and what is wrong with it."""
+    path = directory / "judged.qcow2"
+    path.write_bytes(image)
+    with Qcow2(str(path)) as reader:
+        return judge.content(reader), judge.faults(reader)
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
+@pytest.mark.parametrize(("name", "verb", "argument"), OPERATIONS)
+def test_every_request_fails_once(
+    guest: Guest,
+    image: Callable[[str], Path],
+    tmp_path: Path,
+    name: str,
+    verb: str,
+    argument: bytes,
+    error: int,
+) -> None:
+    path = image(name)
+    before = path.read_bytes()
+    guest.load(path)
+    assert getattr(guest, verb)(argument).refusal == ""
+    requests = guest.log()
+    new = judged(tmp_path, guest.image())[0]
+    old = judged(tmp_path, before)[0]
+    seen: set[bytes] = set()
+    for index, request in enumerate(requests):
+        guest.load(path)
+        guest.fail(index, error)
+        answer = getattr(guest, verb)(argument)
+        where = f"request {index} of {len(requests)}, {request}"
+        if request.operation == "RESERVE" and error == errno.ENOSPC:
+            assert answer.refusal == "NO_SPACE", where
+        else:
+            assert answer.refusal in codes_of(request.operation), where
+        assert answer.arguments[0] == error, where
+        assert answer.arguments[1] == request.offset, where
+        after = guest.image()
+        if not answer.modified:
+            assert after == before, where
+        elif after not in seen:
+            seen.add(after)
+            again = guest.verify()
+            assert again.refusal == "", (where, again)
+            content, faults = judged(tmp_path, after)
+            assert content in (old, new), where
+            assert faults.damage == [], where

@@ -1,0 +1,138 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""guest/qcow2/refcounts: entries of every width, the search for free clusters, growth of blocks and of the table."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.differential.harness.qcow2 import Qcow2
+from tests.unit.guest.native import Guest
+
+CLUSTER = 512
+ALLOCATE, FREE, PUNCH, WRITE_BACK = 1, 2, 3, 4
+
+
+def entry_of(block: bytes, order: int, index: int) -> int:
+    """The specification's words: entries narrower than a byte start at its least significant bit, others are
+    big-endian."""
+    bits = 1 << order
+    if bits < 8:
+        return block[index * bits // 8] >> (index * bits % 8) & ((1 << bits) - 1)
+    return int.from_bytes(block[index * bits // 8 : (index + 1) * bits // 8], "big")
+
+
+@settings(max_examples=300, deadline=None)
+@given(order=st.integers(0, 6), data=st.data())
+def test_entries_of_every_width(library: Guest, order: int, data: st.DataObject) -> None:
+    block = data.draw(st.binary(min_size=64, max_size=64))
+    entries = 64 * 8 >> order
+    index = data.draw(st.integers(0, entries - 1))
+    value = data.draw(st.integers(0, (1 << (1 << order)) - 1))
+    memory = library.ffi.new("uint8_t[]", block)
+    assert library.lib.probe_block_get(memory, order, index) == entry_of(block, order, index)
+    library.lib.probe_block_set(memory, order, index, value)
+    after = bytes(library.ffi.buffer(memory))[:64]
+    assert [entry_of(after, order, i) for i in range(entries)] == [
+        value if i == index else entry_of(block, order, i) for i in range(entries)
+    ]
+
+
+def change(guest: Guest, script: list[tuple[int, int, int]], cursor: int) -> list[int]:
+    """Runs (kind, offset, bytes) steps on the loaded image; the offsets allocated."""
+    changes = guest.ffi.new("struct probe_change[]", [(kind, 0, at, size) for kind, at, size in script])
+    answer = guest.probe("refcounts", changes, len(changes), cursor)
+    assert answer.refusal == ""
+    return [entry.offset for entry in changes if entry.kind == ALLOCATE]
+
+
+def test_the_search_takes_the_first_run_from_the_cursor_on(guest: Guest, image: Callable[[str], Path]) -> None:
+    guest.load(image("tiny"))
+    with Qcow2(str(image("tiny"))) as reader:
+        taken = {c for clusters, _kind, _who in reader.references() for c in clusters}
+    free = [c for c in range(max(taken) + 20) if c not in taken]
+    assert free[0] == max(taken) + 1  # no hole yet
+    some = sorted(taken)[-9:]
+    script = [(FREE, some[i] * CLUSTER, CLUSTER) for i in (0, 2, 3, 6, 7, 8)]
+    # Freed: 0, 2-3, 6-8; freeing moves the cursor back, as in QEMU.
+    script += [(ALLOCATE, 0, 2 * CLUSTER), (ALLOCATE, 0, CLUSTER), (ALLOCATE, 0, 5 * CLUSTER), (ALLOCATE, 0, 1)]
+    found = change(guest, script, cursor=max(taken) + 1)
+    assert found == [some[2] * CLUSTER, some[6] * CLUSTER, some[7] * CLUSTER, (some[7] + 5) * CLUSTER]
+
+
+def test_nothing_takes_nothing(guest: Guest, image: Callable[[str], Path]) -> None:
+    guest.load(image("tiny"))
+    assert change(guest, [(ALLOCATE, 0, 0)], cursor=5) == [0]
+    assert guest.image() == image("tiny").read_bytes()
+
+
+def model_run(guest: Guest, start: bytes, seed: int, largest: int) -> tuple[bytes, set[int]]:
+    """Random allocations and frees; the image afterwards, and the clusters that are still held."""
+    rng = random.Random(seed)
+    script: list[tuple[int, int, int]] = []
+    for _round in range(rng.randrange(1, 4)):
+        guest.load_bytes(start)
+        script += [(ALLOCATE, 0, rng.randrange(1, largest) * CLUSTER) for _unused in range(rng.randrange(1, 6))]
+        offsets = iter(change(guest, script, cursor=0))
+        ranges = [(next(offsets), size) for kind, _at, size in script if kind == ALLOCATE]
+        freed = {at for kind, at, _size in script if kind in (FREE, PUNCH)}
+        held = [(at, size) for at, size in ranges if at not in freed]
+        for at, size in rng.sample(held, len(held) // 2):
+            script.append((rng.choice((FREE, PUNCH)), at, size))
+        script.append((WRITE_BACK, 0, 0))
+    guest.load_bytes(start)
+    offsets = iter(change(guest, script, cursor=0))
+    held_clusters: set[int] = set()
+    for kind, at, size in script:
+        place = next(offsets) if kind == ALLOCATE else at
+        clusters = set(range(place // CLUSTER, (place + size) // CLUSTER))
+        if kind == ALLOCATE:
+            assert not clusters & held_clusters
+            held_clusters |= clusters
+        elif kind in (FREE, PUNCH):
+            held_clusters -= clusters
+    return guest.image(), held_clusters
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(("name", "largest"), [("tiny", 300), ("bits64", 40), ("bits64", 2500), ("bit", 3000)])
+def test_refcounts_stay_in_order(
+    guest: Guest, image: Callable[[str], Path], tmp_path: Path, name: str, largest: int, seed: int
+) -> None:
+    """Whatever is allocated and freed: refcounts are what they were, plus what is held, and blocks and a table that
+    had to be made count themselves. Holding a range is leaking it, to the eyes of the verification."""
+    start = image(name).read_bytes()
+    after, held = model_run(guest, start, seed, largest)
+    path = tmp_path / "after.qcow2"
+    path.write_bytes(after)
+    with Qcow2(str(path)) as reader:
+        references = reader.reference_counts()
+        last = max([len(after) // CLUSTER, *held, *references]) + 1
+        wrong = {
+            c: (reader.refcount(c), references[c], c in held)
+            for c in range(last)
+            if reader.refcount(c) != references[c] + (c in held)
+        }
+    assert wrong == {}
+    guest.load_bytes(after)
+    answer = guest.verify()
+    assert (answer.refusal, answer.leaked) == ("", len(held))
+
+
+def test_the_table_grows(guest: Guest, image: Callable[[str], Path]) -> None:
+    """64-bit refcounts: a cluster counts 64, and a table of one cluster names 64 of those."""
+    guest.load(image("bits64"))
+    before = int.from_bytes(guest.image()[56:60], "big")
+    (offset,) = change(guest, [(ALLOCATE, 0, 5000 * CLUSTER)], cursor=0)
+    assert offset > 0
+    assert int.from_bytes(guest.image()[56:60], "big") > before
+    answer = guest.verify()
+    assert (answer.refusal, answer.leaked) == ("", 5000)
