@@ -13,38 +13,16 @@ from ..sandbox import errors, operations
 from .outcome import UNTOUCHED, GroupError
 
 LEAST_SECONDS = 0.001
-
-
-class Meter:
-    """What all guests of one task have cost."""
-
-    def __init__(self) -> None:
-        self._layers: tuple[str, ...] = ()
-        self._exits = 0
-        self._milliseconds = 0.0
-
-    def add(self, report: operations.Report) -> None:
-        """Counts one guest."""
-        self._layers = tuple(report.layers)
-        self._exits += report.exits
-        self._milliseconds += report.milliseconds
-
-    def summary(self) -> dict[str, t.Any]:
-        """RETURN's `sandbox`."""
-        return {
-            "layers": list(self._layers),
-            "exits": self._exits,
-            "milliseconds": round(self._milliseconds, 3),
-        }
+MOST_AT_ONCE = 8  # guests; each takes up to 64 MiB
 
 
 class OpenImage:
-    """One image of the task, with the time that is left for it."""
+    """One image of the task, with the time that is left for it, and the reports of its guests."""
 
-    def __init__(self, image: operations.Image, seconds: float, meter: Meter) -> None:
+    def __init__(self, image: operations.Image, seconds: float) -> None:
         self.image = image
+        self.reports: list[operations.Report] = []
         self._seconds = seconds
-        self._meter = meter
 
     @property
     def path(self) -> str:
@@ -54,14 +32,42 @@ class OpenImage:
     def run(self, operation: t.Callable[..., t.Any], *arguments: t.Any) -> t.Any:
         """One of the functions of operations, on this image, within the time that is left; its answer."""
         answer = operation(self.image, *arguments, limits=operations.Limits(seconds=self._seconds))
-        self._meter.add(answer.report)
+        self.reports.append(answer.report)
         self._seconds = max(self._seconds - answer.report.milliseconds / 1000, LEAST_SECONDS)
         return answer
 
 
+def sandbox_summary(subjects: t.Sequence[OpenImage]) -> dict[str, t.Any]:
+    """RETURN's `sandbox`: what all guests of the task were confined by, and what they cost together."""
+    reports = [report for subject in subjects for report in subject.reports]
+    return {
+        "layers": list(reports[-1].layers) if reports else [],
+        "exits": sum(report.exits for report in reports),
+        "milliseconds": round(sum(report.milliseconds for report in reports), 3),
+    }
+
+
+Item = t.TypeVar("Item")
+Result = t.TypeVar("Result")
+
+
+def for_each(function: t.Callable[[Item], Result], items: t.Sequence[Item]) -> list[Result]:
+    """The function's results for all items, in their order; as many at a time as there are processors.
+
+    When one fails, those that run are waited for, no more than a few others are begun, and its exception goes on.
+    """
+    workers = min(len(items), len(os.sched_getaffinity(0)), MOST_AT_ONCE)
+    if workers < 2:
+        return [function(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor  # for groups only, and not quick to import
+
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, items))
+
+
 @contextlib.contextmanager
 def open_images(
-    paths: t.Sequence[str], timeout: int, meter: Meter, writable: bool, force_share: bool
+    paths: t.Sequence[str], timeout: int, writable: bool, force_share: bool
 ) -> t.Iterator[tuple[OpenImage, ...]]:
     """Opens and locks all images of a task, and closes them behind it.
 
@@ -74,7 +80,6 @@ def open_images(
                 OpenImage(
                     stack.enter_context(operations.Image.open(path, writable=writable, force_share=force_share)),
                     timeout,
-                    meter,
                 )
                 for path in paths
             )

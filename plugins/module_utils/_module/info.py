@@ -11,18 +11,15 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import facts, operations
 from . import report
-from .group import Meter, OpenImage, open_images
+from .group import OpenImage, for_each, open_images, sandbox_summary
 
 
 def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """Reads the images; returns what RETURN of qcow2_info says. Raises GroupError."""
     params = module.params
-    meter = Meter()
-    with open_images(
-        params["path"], params["timeout"], meter, writable=False, force_share=params["force_share"]
-    ) as subjects:
-        images = [_image_record(subject) for subject in subjects]
-    result: dict[str, t.Any] = {"changed": False, "images": images, "sandbox": meter.summary()}
+    with open_images(params["path"], params["timeout"], writable=False, force_share=params["force_share"]) as subjects:
+        images = for_each(_image_record, subjects)
+    result: dict[str, t.Any] = {"changed": False, "images": images, "sandbox": sandbox_summary(subjects)}
     if len(images) == 1:
         result["snapshots"] = images[0]["snapshots"]
         result["listing"] = images[0]["listing"]

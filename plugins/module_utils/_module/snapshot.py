@@ -11,7 +11,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors, facts, operations
 from . import report
-from .group import Meter, open_images
+from .group import for_each, open_images, sandbox_summary
 from .outcome import UNDONE, UNKNOWN, UNTOUCHED, GroupError
 from .plan import Plan, Wanted
 
@@ -29,22 +29,18 @@ def snapshot_flow(module: AnsibleModule) -> dict[str, t.Any]:
             "whoever uses it.",
             "force_share",
         )
-    meter = Meter()
     with open_images(
         params["path"],
         params["timeout"],
-        meter,
         writable=not module.check_mode,
         force_share=params["force_share"],
     ) as subjects:
-        plans = [Plan(subject, wanted) for subject in subjects]
+        plans = for_each(lambda subject: Plan(subject, wanted), subjects)
         if module.check_mode:
-            for plan in plans:
-                if plan.changed:
-                    plan.foresee()
+            for_each(Plan.foresee, [plan for plan in plans if plan.changed])
         else:
             _change_all(plans)
-    return _result(module, plans, meter)
+    return _result(module, plans)
 
 
 def _change_all(plans: t.Sequence[Plan]) -> None:
@@ -53,25 +49,31 @@ def _change_all(plans: t.Sequence[Plan]) -> None:
     if not todo:
         return
     written: list[Plan] = []
+
+    def carry_out(plan: Plan) -> None:
+        written.append(plan)
+        try:
+            plan.carry_out()
+        except errors.RefusalError as error:
+            if not error.modified:
+                written.remove(plan)
+            raise
+
     try:
         with operations.Transaction([plan.subject.image for plan in todo]) as transaction:
-            for plan in todo:
-                written.append(plan)
-                plan.carry_out()
+            for_each(carry_out, todo)
             transaction.keep()
     except errors.AirlockError as error:
-        if isinstance(error, errors.RefusalError) and not error.modified:
-            written.pop()
         undone = UNKNOWN if isinstance(error, errors.TransactionError) else UNDONE
         outcomes = [(plan.path, undone if plan in written else UNTOUCHED) for plan in plans]
         raise GroupError(error, outcomes) from error
 
 
-def _result(module: AnsibleModule, plans: t.Sequence[Plan], meter: Meter) -> dict[str, t.Any]:
+def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
     result: dict[str, t.Any] = {
         "changed": any(plan.changed for plan in plans),
         "images": [_image_record(module, plan) for plan in plans],
-        "sandbox": meter.summary(),
+        "sandbox": sandbox_summary([plan.subject for plan in plans]),
     }
     if len(plans) == 1:
         result["snapshots"] = result["images"][0]["snapshots"]
