@@ -48,10 +48,8 @@ class Selector(t.NamedTuple):
 
     @classmethod
     def by_id_or_name(cls, text: bytes) -> Selector:
-        """The one with this id, else the first with this name: qemu-img snapshot -a."""
-        if len(text) > ID_MAX:
-            return cls.by_name(text)
-        return cls("SELECT_BY_ID_OR_NAME", text, text)
+        """The one with this id, else the first with this name: qemu-img snapshot -a. The guest takes both from name."""
+        return cls("SELECT_BY_ID_OR_NAME", b"", text)
 
     @classmethod
     def by_id(cls, identifier: bytes, name: bytes = b"") -> Selector:
@@ -64,7 +62,7 @@ class Selector(t.NamedTuple):
 
     def shown(self) -> str:
         """The text that the operator gave, for messages."""
-        return (self.name if self.kind == "SELECT_BY_NAME" else self.id).decode("utf-8", "surrogateescape")
+        return (self.id if self.kind == "SELECT_BY_ID" else self.name).decode("utf-8", "surrogateescape")
 
 
 def build(operation: str, disk_sizes: t.Sequence[int], fields: t.Mapping[str, t.Any]) -> bytes:

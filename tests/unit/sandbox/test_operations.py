@@ -177,7 +177,7 @@ def test_apply(guest: Guest, image: Image, allowed: bool) -> None:
     found = operations.apply_snapshot(image, Selector.by_id_or_name(b"5"), allow_resize=allowed)
     assert found == (1 << 20, True, 0, guest.report, ((), 1 << 20, guest.report))
     call = call_of(guest, "apply")
-    assert (call.snapshot.kind, call.snapshot.id_length, call.resize_allowed) == (2, 1, int(allowed))
+    assert (call.snapshot.kind, call.snapshot.name_length, call.resize_allowed) == (2, 1, int(allowed))
 
 
 def test_delete(guest: Guest, image: Image) -> None:
