@@ -12,7 +12,7 @@ import pytest
 
 from tests.differential.harness.cells import Cell, every_axis
 from tests.differential.harness.chains import Arena, Tally
-from tests.differential.harness.drivers import Driver
+from tests.differential.harness.drivers import CliDriver, Driver
 from tests.differential.harness.steps import make_chain
 
 CELLS = list(every_axis())
@@ -30,6 +30,14 @@ def test_every_cell(arena: Arena, cell: Cell) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_chain(arena: Arena, seed: int) -> None:
     mismatch = arena.run(make_chain(seed))
+    assert mismatch is None, f"{mismatch.chain}\nstep {mismatch.step}\n{mismatch.report}"
+
+
+@pytest.mark.parametrize("seed", range(7000, 7050 if LONG else 7006))
+def test_command_line(arena: Arena, seed: int) -> None:
+    """build/airlock beside qemu-img: bytes, exit codes, and the words of refusals."""
+    line = Arena(arena.directory, CliDriver(), Tally())
+    mismatch = line.run(make_chain(seed))
     assert mismatch is None, f"{mismatch.chain}\nstep {mismatch.step}\n{mismatch.report}"
 
 

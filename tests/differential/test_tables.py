@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from tests.differential.harness.chains import Arena
 from tests.differential.harness.patch import Entry, Patch
 from tests.differential.harness.qcow2 import COPIED, Qcow2
 
+LONG = os.environ.get("AIRLOCK_LONG") == "1"
 MEGA = 1 << 20
 MAX64 = (1 << 64) - 1
 
@@ -138,8 +140,9 @@ def test_how_many_snapshots(arena: Arena, count: int) -> None:
     with Patch(path) as patch:
         patch.snapshot_table(entries)
     arena.agree("create", b"one more", code=count - 65535)
-    arena.agree("delete", b"s40000")
-    arena.agree("apply", b"s50000")
+    if LONG:  # qemu-img needs ten seconds for each
+        arena.agree("delete", b"s40000")
+        arena.agree("apply", b"s50000")
 
 
 @pytest.mark.parametrize("options", ["", "cluster_size=512"])
