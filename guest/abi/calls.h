@@ -11,7 +11,7 @@ enum call_operation {
     CALL_LIST = 1, /* the snapshots; reads only */
     CALL_INFO,     /* facts of the format and the snapshots; reads only */
     CALL_COMPARE,  /* does the active mapping equal a snapshot's? reads only */
-    CALL_CREATE, /* the three that write answer with the snapshots that there are then */
+    CALL_CREATE,   /* the three that write answer with the snapshots that there are then */
     CALL_APPLY,
     CALL_DELETE
 };

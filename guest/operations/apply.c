@@ -71,6 +71,7 @@ static void open_application(struct application *a, const struct call_apply *cal
     check_resize(image, a->snapshot, call->resize_allowed != 0);
     prepare(image, &a->refcounts, &a->verification);
     mapping_read(image, &a->wanted, a->snapshot->l1_offset, a->snapshot->l1_entries, a->snapshot->l1_entries);
+    mapping_check_unique(image, &a->refcounts, &a->verification, &a->wanted);
     mapping_check_room(image, &a->refcounts, &a->verification, &a->wanted);
     a->old = (struct mapping){image->l1, image->l1_entries, image->l1_offset};
     u64 entries = max64(a->snapshot->l1_entries, l1_entries_for(image, a->snapshot->disk_size));
@@ -127,16 +128,6 @@ static void reserve(struct application *a) {
     }
 }
 
-/* The mapping that will be the active one, to lie at `offset`. Everything it names is the snapshot's as
- * well, so it has no COPIED flags. */
-static struct mapping new_mapping(const struct application *a, u64 offset) {
-    struct mapping mapping = {heap_take_zeroed(8ull * a->entries), a->entries, offset};
-    for (u32 i = 0; i < a->wanted.entries; i++) {
-        mapping.l1[i] = a->wanted.l1[i] & ~ENTRY_COPIED;
-    }
-    return mapping;
-}
-
 /* A resize may change the old mapping in between, so then nothing is left out as common to both. */
 static const struct mapping *if_same_size(const struct application *a, const struct mapping *unlike) {
     return a->resizes ? NULL : unlike;
@@ -156,9 +147,8 @@ static void add_references(struct application *a) {
 
 static void commit_to_copy(struct application *a) {
     struct qcow2 *image = &a->image;
-    const struct mapping copy = new_mapping(a, a->copy_offset);
     refcounts_write_back(&a->refcounts);
-    mapping_write(image, &copy);
+    mapping_write_shared(image, &a->wanted, a->copy_offset, a->entries);
     image->disk.size = a->file_size;
     add_references(a);
     header_switch_mapping(image, a->snapshot->disk_size, a->entries, a->copy_offset);
@@ -200,8 +190,7 @@ _Noreturn void operation_apply(void) {
     if (a.copy_offset == 0) {
         add_references(&a);
     }
-    const struct mapping active = new_mapping(&a, image->l1_offset);
-    mapping_write(image, &active); /* the commit point, unless the copy was */
+    mapping_write_shared(image, &a.wanted, image->l1_offset, a.entries); /* the commit point, unless the copy was */
     disk_flush(&image->disk);
     if (a.copy_offset != 0) {
         leave_copy(&a);
@@ -211,7 +200,7 @@ _Noreturn void operation_apply(void) {
         }
     }
     u64 freed = 0;
-    mapping_drop_references(image, &a.refcounts, &a.verification, &a.old, if_same_size(&a, &active), &freed);
+    mapping_drop_references(image, &a.refcounts, &a.verification, &a.old, if_same_size(&a, &a.wanted), &freed);
     disk_flush(&image->disk);
     result->snapshot_count = image->snapshot_count;
     result->virtual_size = image->virtual_size;

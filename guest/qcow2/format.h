@@ -80,7 +80,7 @@ struct qcow2 {
 
     u64 l1_offset;
     u32 l1_entries;
-    u64 *l1; /* host byte order; qcow2_load_l1() */
+    u64 *l1;       /* host byte order; qcow2_load_l1() */
     bool detached; /* the header names another L1 table for now, and its size: it is not to be written */
 
     u64 refcount_table_offset;

@@ -16,9 +16,11 @@
 #define MANY 2
 #define FREED 3 /* refcount 0 since now, and not an L2 table */
 
+#define L1_CHUNK (MIB / 8)   /* entries that are written at a time */
 #define L1_FREED (1ull << 0) /* a reserved bit, set in memory only: the L2 table is free now */
 
 enum change {
+    CHECK_UNIQUE,
     CHECK_ROOM,
     ADD,
     DROP
@@ -49,14 +51,26 @@ void mapping_read(struct qcow2 *image, struct mapping *mapping, u64 offset, u32 
     }
 }
 
-void mapping_write(struct qcow2 *image, const struct mapping *mapping) {
+static void write_l1(struct qcow2 *image, const struct mapping *mapping, u64 offset, u32 entries, u64 mask) {
     void *mark = heap_mark();
-    u64 *raw = heap_take(8ull * mapping->entries);
-    for (u32 i = 0; i < mapping->entries; i++) {
-        raw[i] = swap64(mapping->l1[i]);
+    u64 room = min64(entries, L1_CHUNK);
+    u64 *raw = heap_take(8 * room);
+    for (u64 first = 0; first < entries; first += room) {
+        u64 count = min64(room, entries - first);
+        for (u64 i = 0; i < count; i++) {
+            raw[i] = first + i < mapping->entries ? swap64(mapping->l1[first + i] & mask) : 0;
+        }
+        disk_write(&image->disk, offset + 8 * first, raw, 8 * count);
     }
-    disk_write(&image->disk, mapping->offset, raw, 8ull * mapping->entries);
     heap_release(mark);
+}
+
+void mapping_write(struct qcow2 *image, const struct mapping *mapping) {
+    write_l1(image, mapping, mapping->offset, mapping->entries, UINT64_MAX);
+}
+
+void mapping_write_shared(struct qcow2 *image, const struct mapping *mapping, u64 offset, u32 entries) {
+    write_l1(image, mapping, offset, entries, ~ENTRY_COPIED);
 }
 
 void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike) {
@@ -69,15 +83,16 @@ void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const s
     disk_run(&image->disk);
 }
 
-/* Visits the L2 tables that `mapping` names and `unlike` (NULL: none) does not name at the same place. */
-static void visit_tables(struct walk *walk, const struct mapping *mapping, const struct mapping *unlike,
+/* Visits the L2 tables that `mapping` names and `unlike` (NULL: none) does not name at the same place.
+ * skip: entries with this bit are left out. */
+static void visit_tables(struct walk *walk, const struct mapping *mapping, const struct mapping *unlike, u64 skip,
                          table_visit *visit) {
     struct table_batch batch;
     void *mark = heap_mark();
     tables_open(&batch, walk->image, visit, walk);
     for (u32 i = 0; i < mapping->entries; i++) {
         u64 offset = mapping->l1[i] & ENTRY_OFFSET;
-        if (offset != 0 && (mapping->l1[i] & L1_FREED) == 0 && !same_table(mapping, unlike, i)) {
+        if (offset != 0 && (mapping->l1[i] & skip) == 0 && !same_table(mapping, unlike, i)) {
             tables_add(&batch, &(struct table_item){.offset = offset, .index = i});
         }
     }
@@ -90,7 +105,8 @@ static void count_one(struct walk *walk, u64 cluster, u32 flag, const struct tab
         return;
     }
     u32 counter = counter_get(&walk->counters, cluster);
-    if (counter != 0 && (flag != COMPRESSED || (counter & COMPRESSED) == 0)) {
+    bool twice = counter != 0 && (flag != COMPRESSED || (counter & COMPRESSED) == 0);
+    if (twice && walk->change == CHECK_UNIQUE) {
         refuse(REFUSAL_SHARED_CLUSTER, TABLE_L2, item->offset, index, entry, cluster << walk->image->cluster_bits,
                counter & COUNT_MASK);
     }
@@ -157,7 +173,7 @@ static void count_mapping(struct walk *walk, const struct mapping *mapping, cons
             count_one(walk, offset >> walk->image->cluster_bits, TABLE, &item, i, mapping->l1[i]);
         }
     }
-    visit_tables(walk, mapping, unlike, count_l2);
+    visit_tables(walk, mapping, unlike, 0, count_l2); /* a freed one has clusters in other windows */
 }
 
 /* One cluster's refcount by the mapping's references; returns the new one. */
@@ -311,8 +327,8 @@ static void punch_freed(const struct walk *walk) {
 static void walk_open(struct walk *walk, struct qcow2 *image, struct refcounts *refcounts,
                       const struct verification *verification, enum change change) {
     *walk = (struct walk){.image = image, .refcounts = refcounts, .change = change};
-    walk->clusters = clusters_of(image, image->disk.size);
     if (refcounts != NULL) {
+        walk->clusters = min64(clusters_of(image, image->disk.size), refcounts_end(refcounts));
         counters_open(&walk->counters, walk->clusters, verification->wide_counters);
     }
 }
@@ -321,8 +337,19 @@ static void change_references(struct walk *walk, const struct mapping *mapping, 
     for (u64 first = 0; first < walk->clusters; first += walk->counters.room) {
         counters_window(&walk->counters, first, walk->clusters);
         count_mapping(walk, mapping, unlike);
-        change_blocks(walk);
+        if (walk->change != CHECK_UNIQUE) {
+            change_blocks(walk);
+        }
     }
+}
+
+void mapping_check_unique(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
+                          const struct mapping *mapping) {
+    void *mark = heap_mark();
+    struct walk walk;
+    walk_open(&walk, image, refcounts, verification, CHECK_UNIQUE);
+    change_references(&walk, mapping, NULL);
+    heap_release(mark);
 }
 
 void mapping_check_room(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
@@ -365,7 +392,7 @@ bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping, const st
     struct walk walk;
     bool changed = false;
     walk_open(&walk, image, NULL, NULL, ADD);
-    visit_tables(&walk, mapping, unlike, clear_copied);
+    visit_tables(&walk, mapping, unlike, 0, clear_copied);
     for (u32 i = 0; i < mapping->entries; i++) {
         changed |= (mapping->l1[i] & ENTRY_COPIED) != 0;
         mapping->l1[i] &= ~ENTRY_COPIED;
@@ -469,9 +496,9 @@ static bool drop(struct walk *walk, struct mapping *gone, const struct mapping *
         refcounts_discard(walk->refcounts);
         punch_freed(walk);
         mark_freed_tables(walk, gone, unlike);
-        visit_tables(walk, gone, unlike, refresh_l2);
+        visit_tables(walk, gone, unlike, L1_FREED, refresh_l2);
         if (kept != NULL) {
-            visit_tables(walk, kept, gone, refresh_l2);
+            visit_tables(walk, kept, gone, 0, refresh_l2);
             changed |= refresh_l1(walk, kept);
         }
     }

@@ -25,9 +25,17 @@ void mapping_read(struct qcow2 *image, struct mapping *mapping, u64 offset, u32 
 /* Writes the L1 table. */
 void mapping_write(struct qcow2 *image, const struct mapping *mapping);
 
+/* Writes it to `offset` as one of `entries` entries, the rest zero, that shares all it names with
+ * another: without COPIED flags. */
+void mapping_write_shared(struct qcow2 *image, const struct mapping *mapping, u64 offset, u32 entries);
+
 /* Reserves room in the file system for the L1 table and the L2 tables, but for those that `unlike`
  * (NULL: none) names as well. */
 void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike);
+
+/* Refuses a mapping that names a cluster or a table twice, which would make the disk's own mapping so. */
+void mapping_check_unique(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
+                          const struct mapping *mapping);
 
 /* Refuses when one reference more does not fit a refcount. */
 void mapping_check_room(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,

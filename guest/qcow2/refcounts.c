@@ -74,6 +74,14 @@ void refcounts_open(struct refcounts *refcounts, struct qcow2 *image) {
     ranges_open(&refcounts->freed, FREED_ROOM);
 }
 
+u64 refcounts_end(const struct refcounts *refcounts) {
+    u64 entries = refcounts->table_entries;
+    while (entries > 0 && refcounts->table[entries - 1] == 0) {
+        entries--;
+    }
+    return entries << refcounts->block_bits;
+}
+
 /* Writes every changed block; no order among them is needed. */
 static void write_blocks(struct refcounts *refcounts) {
     struct qcow2 *image = refcounts->image;
@@ -393,6 +401,9 @@ void refcounts_shrink(struct refcounts *refcounts) {
         if (counts_itself) {
             u64 cluster = dropped[i] >> image->cluster_bits;
             refcounts->cursor = min64(refcounts->cursor, cluster);
+            if (ranges_full(&refcounts->freed)) {
+                refcounts_discard(refcounts);
+            }
             ranges_add(&refcounts->freed, dropped[i], image->cluster_size);
         } else {
             refcounts_free(refcounts, dropped[i], image->cluster_size, true);

@@ -97,6 +97,9 @@ void ranges_add(struct range_list *list, u64 offset, u64 length);
 /* Loads the table. The entries must have been verified before anything is allocated. */
 void refcounts_open(struct refcounts *refcounts, struct qcow2 *image);
 
+/* The end of what blocks count, a cluster index: behind it everything is free. */
+u64 refcounts_end(const struct refcounts *refcounts);
+
 u64 refcounts_get(struct refcounts *refcounts, u64 cluster);
 
 /* Contiguous clusters for `bytes` bytes, refcount 1; their offset. */

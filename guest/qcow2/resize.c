@@ -117,7 +117,7 @@ static void write_back_and_discard(struct qcow2 *image, struct refcounts *refcou
 /* Cuts the file behind the last cluster in use. */
 static void cut_file(struct qcow2 *image, struct refcounts *refcounts) {
     u64 size = round_up(image->disk.size, 512);
-    u64 clusters = clusters_of(image, size);
+    u64 clusters = min64(clusters_of(image, size), refcounts_end(refcounts));
     while (clusters > 0 && refcounts_get(refcounts, clusters - 1) == 0) {
         clusters--;
     }

@@ -16,6 +16,7 @@
 #define COPIED_SEEN (1u << 29) /* an active entry says that it is the only one */
 #define CLEAR_SEEN (1u << 28)  /* an active entry was the only one, and did not say so */
 #define KIND (EXCLUSIVE | TABLE)
+#define ACTIVE_SEEN (COPIED_SEEN | CLEAR_SEEN) /* both: an active entry that rightly has no COPIED flag */
 
 #define L1_BATCH_BYTES (1 * MIB)
 #define NOTHING UINT64_MAX
@@ -29,9 +30,11 @@ struct verifier {
     u8 *visited; /* a bit for each cluster: L2 tables done; only when one window holds all */
     struct table_batch l2;
     u64 clusters; /* of the file */
+    u64 counted;  /* of them, those that a refcount block may count: behind, all refcounts are 0 */
     u64 hunted;   /* the cluster whose first reference is to be named; NOTHING: none */
     enum refusal hunted_for;
     u64 hunted_refcount;
+    u64 hunted_references;
 };
 
 /* The entry that refers to a cluster, for messages. */
@@ -93,14 +96,18 @@ static void check_hunted(const struct verifier *v, u64 cluster, const struct ori
     if (cluster == v->hunted && v->hunted_for == REFUSAL_REFCOUNT_TOO_LOW) {
         struct origin found = *origin;
         found.entry = v->hunted_refcount;
-        blame(&found, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster),
-              counter_get(&v->counters, cluster) & COUNT_MASK);
+        blame(&found, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), v->hunted_references);
     }
 }
 
 static void check_inside(const struct verifier *v, u64 cluster, const struct origin *origin) {
     if (cluster >= v->clusters) {
         blame(origin, REFUSAL_OUTSIDE_FILE, byte_offset(v, cluster), v->image->disk.size);
+    }
+    if (cluster >= v->counted) {
+        struct origin uncounted = *origin;
+        uncounted.entry = 0;
+        blame(&uncounted, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), 1);
     }
 }
 
@@ -137,7 +144,7 @@ static u32 check_copied(const struct verifier *v, u64 cluster, u32 counter, cons
     if (cluster == v->hunted && v->hunted_for == REFUSAL_COPIED_FLAG) {
         blame(origin, REFUSAL_COPIED_FLAG, byte_offset(v, cluster), v->hunted_refcount);
     }
-    return only ? counter | CLEAR_SEEN : counter;
+    return counter | (only ? CLEAR_SEEN : ACTIVE_SEEN);
 }
 
 static void add_table(struct verifier *v, u64 cluster, const struct origin *origin, bool active) {
@@ -150,8 +157,11 @@ static void add_table(struct verifier *v, u64 cluster, const struct origin *orig
     if ((counter & KIND) == EXCLUSIVE) {
         blame(origin, REFUSAL_OVERLAP, byte_offset(v, cluster), kind_of(v, cluster, counter));
     }
-    if ((active && (counter & KIND) == KIND) || (counter & COPIED_SEEN) != 0) {
+    if (active && (counter & KIND) == KIND) {
         blame(origin, REFUSAL_SHARED_CLUSTER, byte_offset(v, cluster), counter & COUNT_MASK);
+    }
+    if ((counter & COUNT_MASK) == COUNT_MASK) {
+        blame(origin, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), COUNT_MASK);
     }
     counter = (counter + 1) | TABLE;
     if (active) {
@@ -172,7 +182,7 @@ static void add_data(struct verifier *v, u64 cluster, u32 weight, const struct o
         blame(origin, REFUSAL_OVERLAP, byte_offset(v, cluster), kind_of(v, cluster, counter));
     }
     bool sole = !compressed && v->image->snapshot_count == 0;
-    if ((counter & COPIED_SEEN) != 0 || (sole && counter != 0)) {
+    if ((counter & ACTIVE_SEEN) != 0 || (sole && counter != 0)) {
         blame(origin, REFUSAL_SHARED_CLUSTER, byte_offset(v, cluster), counter & COUNT_MASK);
     }
     if ((counter & COUNT_MASK) + weight > COUNT_MASK) {
@@ -253,9 +263,7 @@ static inline bool add_quickly(struct verifier *v, u64 entry, u32 weight, bool a
         if (copied ? sum != 1 : sum == 1) {
             return false;
         }
-        if (copied) {
-            sum |= COPIED_SEEN >> FLAGS_SHIFT << NARROW_SHIFT;
-        }
+        sum |= (copied ? COPIED_SEEN : ACTIVE_SEEN) >> FLAGS_SHIFT << NARROW_SHIFT;
     }
     v->counters.narrow_cells[cluster] = (u16)sum;
     return true;
@@ -272,8 +280,8 @@ static inline bool add_run(struct verifier *v, const u8 *entries, u64 entry, u32
         !none_set(load_run(cells))) {
         return false;
     }
-    u32 seen = active && copied ? COPIED_SEEN >> FLAGS_SHIFT << NARROW_SHIFT : 0;
-    store_run(cells, run_of((u16)(weight | seen)));
+    u32 seen = !active ? 0 : copied ? COPIED_SEEN : ACTIVE_SEEN;
+    store_run(cells, run_of((u16)(weight | seen >> FLAGS_SHIFT << NARROW_SHIFT)));
     return true;
 }
 
@@ -332,7 +340,7 @@ static void count_other_metadata(struct verifier *v) {
     header.entry = image->snapshots_offset;
     add_exclusive(v, image->snapshots_offset, image->snapshots_size, &header);
     header.entry = image->crypto_offset;
-    if (image->crypto_length > image->disk.size) {
+    if (image->crypto_length > image->disk.size || image->crypto_offset > image->disk.size) {
         blame(&header, REFUSAL_OUTSIDE_FILE, image->crypto_offset, image->disk.size);
     }
     add_exclusive(v, image->crypto_offset, image->crypto_length, &header);
@@ -399,7 +407,7 @@ static void visit_references_to_l2(struct verifier *v, const struct origin *at, 
     for (u32 i = 0; i < count; i++) {
         const struct origin origin = {at->table, at->offset, at->index + i, entries[i]};
         u64 offset = entries[i] & ENTRY_OFFSET;
-        if ((entries[i] & L1_RESERVED) != 0) {
+        if ((entries[i] & L1_RESERVED) != 0 || entries[i] == ENTRY_COPIED) {
             blame(&origin, REFUSAL_RESERVED_BITS, offset, 0);
         }
         if (offset_in_cluster(v->image, offset) != 0) {
@@ -412,7 +420,8 @@ static void visit_references_to_l2(struct verifier *v, const struct origin *at, 
 }
 
 /* With all counters in one window a table that several L1 tables name is read once, and counts as
- * often as it is named; else it is read for each of them. */
+ * often as it is named; else it is read for each of them. The active tables come last, so that their
+ * entries meet complete counters. */
 static void visit_l2_tables(struct verifier *v, const struct origin *at, const u64 *entries, u32 count, bool active) {
     for (u32 i = 0; i < count; i++) {
         u64 offset = entries[i] & ENTRY_OFFSET;
@@ -423,13 +432,13 @@ static void visit_l2_tables(struct verifier *v, const struct origin *at, const u
         }
         if (v->visited != NULL) {
             u8 bit = (u8)(1u << (cluster % 8));
-            if ((v->visited[cluster / 8] & bit) != 0) {
+            u32 counter = counter_get(&v->counters, cluster);
+            bool waits = !active && (counter & KIND) == KIND;
+            if (waits || (v->visited[cluster / 8] & bit) != 0) {
                 continue;
             }
             v->visited[cluster / 8] |= bit;
-            u32 counter = counter_get(&v->counters, cluster);
             item.weight = counter & COUNT_MASK;
-            item.owner = (counter & KIND) == KIND;
         }
         tables_add(&v->l2, &item);
     }
@@ -488,7 +497,7 @@ static void walk_l1_tables(struct verifier *v, visit_l1 *visit) {
 
 static void count_references(struct verifier *v) {
     if (v->visited != NULL) {
-        memset(v->visited, 0, divide_up(v->clusters, 8));
+        memset(v->visited, 0, divide_up(v->counted, 8));
     }
     count_refcount_structures(v);
     count_other_metadata(v);
@@ -504,7 +513,8 @@ static _Noreturn void hunt(struct verifier *v, u64 cluster, enum refusal code, u
     v->hunted = cluster;
     v->hunted_for = code;
     v->hunted_refcount = refcount;
-    counters_window(&v->counters, v->counters.first, v->clusters);
+    v->hunted_references = references;
+    counters_window(&v->counters, v->counters.first, v->counted);
     count_references(v);
     refuse(code, TABLE_DATA, 0, 0, refcount, byte_offset(v, cluster), references);
 }
@@ -515,7 +525,7 @@ static void compare_one(struct verifier *v, u64 cluster, u64 refcount) {
     if (refcount < references && !v->counters.overflowed) {
         hunt(v, cluster, REFUSAL_REFCOUNT_TOO_LOW, refcount);
     }
-    if ((counter & CLEAR_SEEN) != 0 && refcount == 1) {
+    if ((counter & ACTIVE_SEEN) == CLEAR_SEEN && refcount == 1) {
         hunt(v, cluster, REFUSAL_COPIED_FLAG, refcount);
     }
     v->result->leaked_clusters += refcount > references;
@@ -525,9 +535,11 @@ static void compare_one(struct verifier *v, u64 cluster, u64 refcount) {
 static inline bool compare_run(const struct verifier *v, u64 cluster, const u8 *block, u64 *max) {
     u16x8 refcounts = swap_run(load_run((const u16 *)(const void *)block));
     u16x8 cells = load_run(v->counters.narrow_cells + (cluster - v->counters.first));
-    const u16 asked = (u16)(NARROW_COUNT | CLEAR_SEEN >> FLAGS_SHIFT << NARROW_SHIFT);
+    const u16 clear_seen = (u16)(CLEAR_SEEN >> FLAGS_SHIFT << NARROW_SHIFT);
     u16 refcount = refcounts[0];
-    if (refcount == 0 || !all_equal(cells & run_of(asked), refcounts) || !all_equal(refcounts, run_of(refcount))) {
+    bool settled = refcount > 1 || none_set(cells & run_of(clear_seen)); /* the flag matters at refcount 1 only */
+    if (refcount == 0 || !settled || !all_equal(cells & run_of(NARROW_COUNT), refcounts) ||
+        !all_equal(refcounts, run_of(refcount))) {
         return false;
     }
     *max = max64(*max, refcount);
@@ -553,8 +565,9 @@ static void compare_block(struct verifier *v, u64 first, u64 end, const u8 *bloc
         }
         if (quick) {
             u32 cell = v->counters.narrow_cells[cluster - v->counters.first];
+            const u32 seen = ACTIVE_SEEN >> FLAGS_SHIFT << NARROW_SHIFT;
             const u32 clear_seen = CLEAR_SEEN >> FLAGS_SHIFT << NARROW_SHIFT;
-            if ((cell & NARROW_COUNT) == refcount && (cell & clear_seen) == 0) {
+            if ((cell & NARROW_COUNT) == refcount && (cell & seen) != clear_seen) {
                 continue;
             }
         }
@@ -569,10 +582,10 @@ static bool visit_block(void *context, const struct table_item *item, u8 *block)
     u64 end = first + (1ull << v->refcounts->block_bits);
     u64 window_end = v->counters.first + v->counters.count;
     compare_block(v, max64(first, v->counters.first), min64(end, window_end), block, first);
-    if (window_end < v->clusters) {
+    if (window_end < v->counted) {
         return false;
     }
-    for (u64 cluster = max64(first, v->clusters); cluster < end; cluster++) { /* behind the end: nothing refers there */
+    for (u64 cluster = max64(first, v->counted); cluster < end; cluster++) { /* behind the end: nothing refers there */
         u64 refcount = block_get(block, v->image->refcount_order, cluster - first);
         v->result->leaked_clusters += refcount != 0;
         if (refcount == 0 && v->result->first_free == NOTHING) {
@@ -615,16 +628,16 @@ static bool pass(struct verifier *v, bool wide) {
     tables_open(&v->l2, v->image, visit_l2, v);
     v->visited = NULL;
     void *before_visited = heap_mark();
-    u8 *visited = heap_left() > divide_up(v->clusters, 8) + 64 * MIB ? heap_take(divide_up(v->clusters, 8)) : NULL;
-    counters_open(&v->counters, v->clusters, wide);
-    if (counters_hold_all(&v->counters, v->clusters)) {
+    u8 *visited = heap_left() > divide_up(v->counted, 8) + 64 * MIB ? heap_take(divide_up(v->counted, 8)) : NULL;
+    counters_open(&v->counters, v->counted, wide);
+    if (counters_hold_all(&v->counters, v->counted)) {
         v->visited = visited;
     } else {
         heap_release(before_visited);
-        counters_open(&v->counters, v->clusters, wide);
+        counters_open(&v->counters, v->counted, wide);
     }
-    for (u64 first = 0; first < v->clusters; first += v->counters.room) {
-        counters_window(&v->counters, first, v->clusters);
+    for (u64 first = 0; first < v->counted; first += v->counters.room) {
+        counters_window(&v->counters, first, v->counted);
         count_references(v);
         compare(v);
     }
@@ -637,6 +650,7 @@ void verify(struct qcow2 *image, struct refcounts *refcounts, struct verificatio
     void *mark = heap_mark();
     struct verifier v = {.image = image, .refcounts = refcounts, .result = verification, .hunted = NOTHING};
     v.clusters = clusters_of(image, image->disk.size);
+    v.counted = max64(min64(v.clusters, refcounts_end(refcounts)), 1); /* the header is looked at in any case */
     if (bitmaps_present(image)) {
         v.bitmaps = bitmaps_read(image);
     }
@@ -644,12 +658,9 @@ void verify(struct qcow2 *image, struct refcounts *refcounts, struct verificatio
         pass(&v, true);
     }
     if (verification->first_free == NOTHING) {
-        verification->first_free = max64(v.clusters, refcounts->table_entries << refcounts->block_bits);
+        verification->first_free = refcounts_end(refcounts);
     }
-    refcounts->cursor = 0;
-    if (verification->first_free != NOTHING) {
-        refcounts->cursor = verification->first_free;
-    }
+    refcounts->cursor = verification->first_free;
     struct result_header *result = result_memory();
     result->leaked_clusters = verification->leaked_clusters;
     heap_release(mark);
