@@ -99,10 +99,12 @@ integration: copy $(FULL_ENVIRONMENT) | packages-test
 
 lint: lint-python lint-c lint-ansible lint-docs sanity ## every linter
 
-lint-python: $(GENERATED) $(FULL_ENVIRONMENT)
+lint-python: build $(FULL_ENVIRONMENT)
 	@ruff check --quiet .
 	@ruff format --quiet --check .
 	@mypy --no-error-summary sandbox tools benchmarks
+	@cd build/tree && MYPYPATH=$$PWD mypy --config-file $(TOP)/pyproject.toml --cache-dir $(TOP)/.mypy_cache \
+		--no-error-summary $(COLLECTION)/plugins/modules $(COLLECTION)/plugins/module_utils/_module
 
 lint-c: | packages-test
 	@clang-format --dry-run -Werror $(C_SOURCES)

@@ -114,7 +114,7 @@ class UsageError(Exception):
     """A wrong command line; its one argument is the message."""
 
 
-class HelpRequest(Exception):  # noqa: N818 - not an error
+class HelpRequest(Exception):
     """Not a failure: its one argument is to be printed, and that is all."""
 
 

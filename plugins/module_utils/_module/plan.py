@@ -161,7 +161,7 @@ def _text(option: str, value: str | None, limit: int) -> bytes:
     """The option's value as it stands in an image; b"" when it was not given. Raises ArgumentError."""
     if value is None:
         return b""
-    data = to_bytes(value, errors="surrogate_or_strict")
+    data: bytes = to_bytes(value, errors="surrogate_or_strict")
     if not data:
         raise errors.ArgumentError(f"{option} is empty. Leave it out, or give it a value.", "empty_name")
     if len(data) > limit:
