@@ -52,7 +52,10 @@ RECIPES = {
     "shared": Recipe(
         TINY,
         512 * KILO,
-        ("write -P 1 0 90k", "+one", "write -P 2 40k 8k", "+two", "write -P 3 200k 70k", "write -z 3k 2k", "+three"),
+        (
+            *("write -P 1 0 90k", "+one", "write -P 2 40k 8k", "+two"),
+            *("write -P 3 200k 70k", "write -z 3k 2k", "+three", "write -P 4 300k 9k"),
+        ),
     ),
     "mixed": Recipe(
         TINY,
