@@ -6,7 +6,7 @@
 
 Between two flushes a disk may do the writes in any order, and lose any of them; a write may arrive in part, in units of
 a sector. So for each epoch (the events up to a flush) all that came before it is there, and of its own events: every
-prefix, every subset while there are few, else every single loss and seeded random subsets, and every event torn.
+prefix, every subset while there are few, else single losses and seeded random subsets, and every event torn.
 """
 
 from __future__ import annotations
@@ -77,13 +77,14 @@ def epochs(events: Sequence[Event], names: dict[int, str]) -> list[list[Change]]
 
 
 def _selections(count: int, rng: random.Random, extra: int) -> Iterator[tuple[bool, ...]]:
-    """Which of `count` events arrive."""
+    """Which of `count` events arrive. Of a long epoch: `extra` prefixes, single losses and random subsets each."""
     if count <= ALL_SUBSETS:
         yield from product((False, True), repeat=count)
         return
-    for i in range(count + 1):
+    step = max(1, count // extra)
+    for i in range(0, count + 1, step):
         yield tuple(j < i for j in range(count))
-    for i in range(count):
+    for i in range(0, count, step):
         yield tuple(j != i for j in range(count))
         yield tuple(j == i for j in range(count))
     for _unused in range(extra):

@@ -14,6 +14,8 @@ AIRLOCK_LONG=1 asks qemu-img about every state and draws more random subsets.
 from __future__ import annotations
 
 import os
+import random
+import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,13 +27,14 @@ from sandbox import machine
 from sandbox.journal import Event, Recorder
 from tests.crash import judge, replay
 from tests.differential.harness import qemu
+from tests.differential.harness.cells import Cell
 from tests.differential.harness.drivers import PythonDriver, SnapshotCall
 from tests.differential.harness.patch import Patch
 from tests.differential.harness.qcow2 import Qcow2
-from tests.differential.harness.steps import Fill, trim_l1
+from tests.differential.harness.steps import Fill, make_chain, trim_l1
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
-ASK_QEMU_EVERY = 1 if LONG else 40
+ASK_QEMU_EVERY = 1 if LONG else 20
 RANDOM_SUBSETS = 2000 if LONG else 30
 
 
@@ -75,6 +78,18 @@ def _trimmed(path: str) -> None:
             patch.u64(place, 32 << 10)
 
 
+def _autoclear(path: str) -> None:
+    """An unknown autoclear bit, and an extension that is not in the header's first sector: all of it is rewritten."""
+    with Patch(path) as patch:
+        patch.write(112, struct.pack(">II", 0x6803F857, 480) + bytes(480) + struct.pack(">II", 0x1234, 8) + b"contents")
+        patch.header(autoclear_features=1 << 9)
+
+
+def _bitmaps(path: str) -> None:
+    qemu.must(["qemu-img", "bitmap", "--add", path, "b0"])
+    qemu.io(path, "write -P 11 8k 8k")
+
+
 def _leaking(path: str) -> None:
     with Patch(path) as patch:
         patch.append(b"lost")
@@ -104,6 +119,10 @@ SCENARIOS = {
     "create, refcount table moved": Scenario(CREATE, EDGE, 4 << 20, Fill(True, 3, 256 << 10).run),
     "delete, refcount block added": Scenario(DELETE, EDGE, 1 << 20, Fill(False, 0, 256 << 10).run),
     "create, leaks present": Scenario(CREATE, more=_leaking),
+    "create, header rewritten": Scenario(CREATE, "cluster_size=65536", 4 << 20, _autoclear),
+    "apply, header rewritten": Scenario(APPLY, "cluster_size=4096", 1 << 20, _autoclear),
+    "create, bitmaps present": Scenario(CREATE, "cluster_size=4096", 1 << 20, _bitmaps),
+    "delete, bitmaps present": Scenario(DELETE, "cluster_size=4096", 1 << 20, _bitmaps),
     "apply, disk grows": Scenario(APPLY, more=_resized(48 << 10)),
     "apply, disk shrinks": Scenario(APPLY, more=_resized(160 << 10)),
     "apply, L1 grows": Scenario(APPLY, more=_trimmed),
@@ -130,6 +149,8 @@ def qemu_agrees(path: str, found: judge.Faults) -> None:
     else:
         assert checked.code == (3 if found.leaks else 0), checked.text
     with Qcow2(path) as image:
+        if image.header["autoclear_features"]:
+            return  # 10.0.2's repair rewrites the header before it reads the snapshot table: all snapshots are lost
         before = judge.content(image)
     qemu.run(["qemu-img", "check", "-q", "-r", "all", "-f", "qcow2", path])
     assert qemu.check(path).clean
@@ -137,24 +158,20 @@ def qemu_agrees(path: str, found: judge.Faults) -> None:
         assert judge.content(image) == before
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
-def test_power_cut(name: str, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    scenario = SCENARIOS[name]
-    path = os.path.join(tmp_path, "disk.qcow2")
-    scenario.make(path)
+def cut(path: str, call: SnapshotCall, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Does the operation to the image, then looks at every state that a power cut could have left instead. Returns how
+    many there were: clean, with leaks, with flags."""
     with open(path, "rb") as file:
         before = file.read()
     with Qcow2(path) as image:
         allowed = [judge.content(image)]
         assert judge.faults(image).damage == []
-    log = replay.epochs(record(path, scenario.call, monkeypatch), replay.operation_names())
+    log = replay.epochs(record(path, call, monkeypatch), replay.operation_names())
     with Qcow2(path) as image:
         allowed.append(judge.content(image))
-    with open(path, "rb") as file:
-        after = file.read()
     tally: Counter[str] = Counter()
     problems = []
-    state = os.path.join(tmp_path, "state.qcow2")
+    state = path + ".state"
     for story, data in replay.states(before, log, seed=1, extra=RANDOM_SUBSETS):
         with open(state, "wb") as file:
             file.write(data)
@@ -165,15 +182,49 @@ def test_power_cut(name: str, tmp_path: os.PathLike[str], monkeypatch: pytest.Mo
         if found.damage:
             problems.append(f"{story}: {found.damage[:3]}")
             continue
-        kind = "flags" if found.flags else "leaks" if found.leaks else "clean"
-        tally[kind] += 1
+        tally["flags" if found.flags else "leaks" if found.leaks else "clean"] += 1
         if sum(tally.values()) % ASK_QEMU_EVERY == 0:
             qemu_agrees(state, found)
     content = bytearray(before)
     for epoch in log:
         for change in epoch:
             change.apply(content)
-    assert bytes(content) == after, "the log does not tell all that was done"
-    print(f"{name}: {sum(map(len, log))} changes in {len(log)} epochs, states: {dict(tally)}, bad: {len(problems)}")
-    assert not problems, f"{len(problems)} bad states of {sum(tally.values())}, first: " + "\n".join(problems[:4])
-    assert tally["clean"] + tally["leaks"] + tally["flags"] > 2
+    with open(path, "rb") as file:
+        assert bytes(content) == file.read(), "the log does not tell all that was done"
+    assert not problems, f"{len(problems)} bad states beside {tally}, first: " + "\n".join(problems[:4])
+    return tally
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_power_cut(name: str, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = os.path.join(tmp_path, "disk.qcow2")
+    SCENARIOS[name].make(path)
+    tally = cut(path, SCENARIOS[name].call, monkeypatch)
+    print(f"{name}: {dict(tally)}")
+    assert sum(tally.values()) > 2
+
+
+@pytest.mark.parametrize("seed", range(200 if LONG else 6))
+def test_power_cuts_in_a_random_chain(seed: int, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains as the differential tests make them, on small images, with power cuts in every operation."""
+    rng = random.Random(seed)
+    extended = rng.random() < 0.2
+    cell = Cell(
+        cluster_bits=14 if extended else rng.choice((9, 9, 10, 12)),
+        refcount_bits=rng.choice((8, 16, 16, 64)),
+        extended_l2=extended,
+        size=rng.randrange(64 << 10, 512 << 10) // 512 * 512,
+        compression=rng.choice(("none", "zlib")),
+    )
+    path = cell.make(str(tmp_path))
+    total: Counter[str] = Counter()
+    for step in make_chain(seed, cell).steps:
+        if step.call is None:
+            step.prepare(path)
+            continue
+        trial = path + ".trial"
+        qemu.copy(path, trial)
+        if PythonDriver().run(trial, step.call).code == 0:
+            total += cut(path, step.call, monkeypatch)
+    print(f"seed {seed}, {cell}: {dict(total)}")
+    assert sum(total.values()) > 2
