@@ -26,7 +26,7 @@ def listing(snapshots: t.Sequence[operations.Snapshot]) -> str:
 
 def diff_text(disk_size: int, active: str, snapshots: t.Sequence[t.Mapping[str, t.Any]]) -> str:
     """One side of an image's diff. active: what to say of the disk's own content, may be empty."""
-    lines = [f"disk size: {disk_size}"]
+    lines = [f"disk size: {disk_size} bytes"]
     if active:
         lines.append(f"active state: {active}")
     for record in snapshots:

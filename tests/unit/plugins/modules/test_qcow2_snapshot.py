@@ -67,8 +67,8 @@ def test_present_in_check_mode_predicts(run: Run, script: Script) -> None:
         {
             "before_header": "a",
             "after_header": "a",
-            "before": "disk size: 1048576\n",
-            "after": "disk size: 1048576\nsnapshot (new): new, date not known yet, 1048576 bytes\n",
+            "before": "disk size: 1048576 bytes\n",
+            "after": "disk size: 1048576 bytes\nsnapshot (new): new, date not known yet, 1048576 bytes\n",
         }
     ]
 
@@ -118,8 +118,8 @@ def test_applied_rolls_back(run: Run, script: Script, operations: t.Any) -> None
     image = answer["images"][0]
     assert (answer["changed"], image["virtual_size"], image["differing_clusters"]) == (True, 2 << 20, 17)
     before, after = answer["diff"][0]["before"], answer["diff"][0]["after"]
-    assert "disk size: 1048576\nactive state: differs from snapshot 's' in 17 clusters\n" in before
-    assert "disk size: 2097152\nactive state: equals snapshot 's'\n" in after
+    assert "disk size: 1048576 bytes\nactive state: differs from snapshot 's' in 17 clusters\n" in before
+    assert "disk size: 2097152 bytes\nactive state: equals snapshot 's'\n" in after
 
 
 def test_applied_leaves_an_equal_disk(run: Run, script: Script, operations: t.Any) -> None:
