@@ -602,8 +602,7 @@ static void compare(struct verifier *v) {
     void *mark = heap_mark();
     tables_open(&batch, v->image, visit_block, v);
     u64 window_end = v->counters.first + v->counters.count;
-    u64 end =
-        window_end == v->clusters ? max64(refcounts->table_entries << refcounts->block_bits, window_end) : window_end;
+    u64 end = window_end == v->clusters ? max64(refcounts_end(refcounts), window_end) : window_end;
     for (u64 at = v->counters.first; at < end;) {
         u64 index = at >> refcounts->block_bits;
         u64 next = (index + 1) << refcounts->block_bits;
