@@ -31,7 +31,7 @@ C_SOURCES := $(shell find guest tests -name '*.[ch]')
 WORKERS := 2
 
 .PHONY: help build cli demo dist test pytest integration lint lint-python lint-c lint-ansible lint-docs sanity \
-	bench bench-short tree copy clean packages-build packages-demo packages-test
+	bench bench-short fuzz coverage tree copy clean packages-build packages-demo packages-test
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,13 @@ pytest: build cli $(FULL_ENVIRONMENT) | packages-test
 
 integration: copy $(FULL_ENVIRONMENT) | packages-test
 	@$(call in_copy,ansible-test integration --local --python $(python_version) --color no)
+
+fuzz: $(FULL_ENVIRONMENT) | packages-test ## the guest under sanitizers, for FUZZ_SECONDS (600)
+	@mkdir -p build/fuzz
+	@$(PYTHON) -m tests.fuzz.run build/fuzz $(or $(FUZZ_SECONDS),600)
+
+coverage: $(FULL_ENVIRONMENT) | packages-test ## lines of the guest that its unit tests run
+	@$(PYTHON) -m tests.unit.guest.coverage
 
 lint: lint-python lint-c lint-ansible lint-docs sanity ## every linter
 

@@ -1,0 +1,85 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Makes the fuzzer and its seeds: the guest under sanitizers, and images of the unit tests with an operation each."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.unit.guest import native
+from tests.unit.guest.images import NAMES, RECIPES
+
+HERE = Path(__file__).resolve().parent
+SANITIZERS = "address,undefined"
+FLAGS = (
+    *("-std=gnu11", "-O1", "-g", "-msse2", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZERS}"),
+    # memcpy(NULL, NULL, 0) is in order in the guest, whose memcpy is its own.
+    *("-fno-sanitize-recover=all", "-fno-sanitize=nonnull-attribute,pointer-overflow"),
+    *(f"-I{native.TOP / 'guest'}", f"-I{native.HERE}", f"-I{HERE}"),
+)
+IN_A_ROW = {"header.c", "snapshots.c"}  # pieces of the heap that follow each other are one to them
+OPERATIONS = ("list", "info", "compare", "create", "apply", "delete")
+ENVIRONMENT = {"ASAN_OPTIONS": "handle_abort=1:detect_leaks=0:allocator_may_return_null=1", "LC_ALL": "C"}
+
+
+def clang() -> str:
+    """The compiler with an engine of its own; Debian's clang-tidy brings one that has its version in its name."""
+    return next((name for name in ("clang", "clang-14") if shutil.which(name)), "clang")
+
+
+def fuzzer(directory: Path, libfuzzer: bool = False, options: Sequence[str] = ()) -> Path:
+    """Compiles the fuzzer into an empty directory: with clang's engine, or with driver.c. Raises CalledProcessError."""
+    compiler = [clang(), "-fsanitize=fuzzer-no-link"] if libfuzzer else ["gcc"]
+    guest = [path for path in native.sources() if path.name != "heap.c"]
+    own = [native.HERE / "host.c", HERE / "harness.c", HERE / "mutate.c", HERE / "heap.c"]
+    own += [] if libfuzzer else [HERE / "driver.c"]
+    groups = [
+        ([path for path in guest if path.name in IN_A_ROW], ["-Dheap_take=heap_take_row"]),
+        ([path for path in [*guest, *own] if path.name not in IN_A_ROW], []),
+    ]
+    for files, more in groups:
+        subprocess.run([*compiler, *FLAGS, *options, *more, "-c", *map(str, files)], cwd=directory, check=True)
+    link = [*compiler, "-fsanitize=fuzzer" if libfuzzer else "-g", f"-fsanitize={SANITIZERS}", "-Wl,--wrap=heap_open"]
+    objects = sorted(str(path) for path in directory.glob("*.o"))
+    subprocess.run([*link, *objects, "-o", "fuzzer"], cwd=directory, check=True)
+    return directory / "fuzzer"
+
+
+def step(operation: str, text: bytes) -> bytes:
+    """struct input_step: the operation on the snapshot of this id or name; delete takes names only."""
+    selector = {"delete": 0}.get(operation, 1)
+    return struct.pack("<BBBB8s", OPERATIONS.index(operation), selector, 1, len(text[:8]), text[:8])
+
+
+def head(*steps: tuple[str, bytes]) -> bytes:
+    """struct input of input.h without a failure."""
+    packed = b"".join(step(*one) for one in (*steps, ("list", b""), ("info", b""))[:3])
+    return struct.pack("<36sHBBI20x", packed, 0xFFFF, 0, 0, 0)
+
+
+def seeds(directory: Path) -> list[Path]:
+    """Writes one input for every operation on every small image."""
+    made = []
+    for name, recipe in RECIPES.items():
+        if name == "large":
+            continue
+        path = recipe.make(directory / f"{name}.qcow2")
+        image = path.read_bytes()
+        path.unlink()
+        heads = {"create": head(("create", b"fresh"), ("delete", b"fresh"), ("create", b"again"))}
+        for snapshot in NAMES[name]:
+            text = snapshot.decode()
+            heads[f"apply-{text}"] = head(("apply", snapshot), ("create", b"more"), ("delete", snapshot))
+            heads[f"delete-{text}"] = head(("delete", snapshot), ("create", b"more"), ("apply", b"more"))
+            heads[f"compare-{text}"] = head(("compare", snapshot), ("apply", snapshot), ("list", b""))
+        for title, start in heads.items():
+            seed = directory / f"{name}-{title}"
+            seed.write_bytes(start + image)
+            made.append(seed)
+    return made

@@ -1,0 +1,206 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * One input: a few operations on one image. What must hold afterwards is checked here; the sanitizers check the rest.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "host.h"
+#include "input.h"
+
+#ifndef KNOWN_LATE
+#define KNOWN_LATE(code) false
+#endif
+
+enum {
+    REQUESTS_MAX = 200000,
+    MORE_MAX = 16 << 11,
+    GROWTH = 16 << 20,
+    BYTES_MAX = INPUT_MAX + 32 * 1024 * 1024
+};
+
+static u8 before[BYTES_MAX];
+static struct host *host;
+static u32 accepted[7]; /* successes by operation, for the driver's summary */
+static u32 done[7];
+
+int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
+void harness_summary(void);
+
+static const struct result_header *header(void) { return (const struct result_header *)host->result; }
+
+static _Noreturn void fail(const char *what) {
+    const struct result_header *result = header();
+    const struct call_header *call = (const struct call_header *)host->call;
+    fprintf(stderr, "FUZZ: %s: operation %u, refusal %u (%llu %llu %llu %llu %llu %llu), modified %u, leaked %llu\n",
+            what, call->operation, result->code, (unsigned long long)result->arguments[0],
+            (unsigned long long)result->arguments[1], (unsigned long long)result->arguments[2],
+            (unsigned long long)result->arguments[3], (unsigned long long)result->arguments[4],
+            (unsigned long long)result->arguments[5], result->modified, (unsigned long long)result->leaked_clusters);
+    abort();
+}
+
+static void run(int (*function)(void)) {
+    switch (function()) {
+    case HOST_BROKEN:
+        fail("a request that the rules forbid");
+    case HOST_ENDLESS:
+        fail("too many requests");
+    default:
+        break;
+    }
+}
+
+static void select_snapshot(struct selector *selector, const struct input_step *step) {
+    selector->kind = step->selector % 3 + 1;
+    u32 length = step->text_length % (sizeof(step->text) + 1);
+    if (selector->kind == SELECT_BY_ID) {
+        selector->id_length = (u16)length;
+        memcpy(selector->id, step->text, length);
+    } else {
+        selector->name_length = (u16)length;
+        memcpy(selector->name, step->text, length);
+    }
+}
+
+static u32 write_call(const struct input_step *step) {
+    u32 operation = step->operation % CALL_DELETE + 1;
+    memset(host->call, 0, sizeof(host->call));
+    *(struct call_header *)host->call =
+        (struct call_header){.abi_version = ABI_VERSION, .operation = operation, .disk_count = 1};
+    switch (operation) {
+    case CALL_COMPARE:
+        select_snapshot(&((struct call_compare *)host->call)->snapshot, step);
+        break;
+    case CALL_CREATE: {
+        struct call_create *call = (struct call_create *)host->call;
+        call->name_length = step->text_length % (sizeof(step->text) + 1);
+        memcpy(call->name, step->text, call->name_length);
+        break;
+    }
+    case CALL_APPLY:
+        select_snapshot(&((struct call_apply *)host->call)->snapshot, step);
+        ((struct call_apply *)host->call)->resize_allowed = step->resize_allowed % 2;
+        break;
+    case CALL_DELETE:
+        select_snapshot(&((struct call_delete *)host->call)->snapshot, step);
+        break;
+    default:
+        break;
+    }
+    return operation;
+}
+
+/* After a refusal that says that nothing was written. */
+static void check_untouched(u64 length) {
+    if (host->length != length || memcmp(host->disk, before, length) != 0) {
+        fail("refused as unmodified, but the file changed");
+    }
+}
+
+/* all_done: false when the disk failed. What is left then may leak, and may lack flags that say that a cluster is not
+ * shared any more. */
+static void check_verified(bool all_done, bool may_leak, u64 leaked) {
+    struct result_header then = *header();
+    run(host_verify);
+    if (!all_done && header()->code == REFUSAL_COPIED_FLAG && header()->arguments[3] >> 63 == 0) {
+        return;
+    }
+    if (KNOWN_LATE(header()->code)) {
+        return;
+    }
+    if (header()->code != REFUSAL_NONE) {
+        fprintf(stderr, "FUZZ: it was refusal %u, modified %u\n", then.code, then.modified);
+        fail("an image that was accepted is refused after the operation");
+    }
+    if (all_done && !may_leak && header()->leaked_clusters != leaked) {
+        fprintf(stderr, "FUZZ: %llu clusters leaked before\n", (unsigned long long)leaked);
+        fail("an operation leaks clusters");
+    }
+}
+
+/* The snapshot that was just applied is the one that the disk equals. */
+static void check_applied(void) {
+    struct call_apply applied = *(struct call_apply *)host->call;
+    struct call_compare *call = (struct call_compare *)host->call;
+    memset(host->call, 0, sizeof(host->call));
+    call->header = applied.header;
+    call->header.operation = CALL_COMPARE;
+    call->snapshot = applied.snapshot;
+    run(host_run);
+    if (header()->code != REFUSAL_NONE || ((struct result_compare *)host->result)->equal != 1) {
+        fail("applied, but the disk differs");
+    }
+}
+
+/* False: what comes next has nothing to work on. */
+static bool run_step(const struct input_step *step, bool faulty) {
+    u64 length = host->length;
+    memcpy(before, host->disk, length);
+    u32 changes = host->changes;
+    u32 operation = write_call(step);
+    host->requests = host->logged = 0;
+    run(host_run);
+    const struct result_header result = *header();
+    bool failed = faulty && host->fail_at < host->counted;
+    done[operation]++;
+    if (result.code > REFUSAL_NAME_NOT_DELETABLE || result.text_length > MESSAGE_TEXT_MAX) {
+        fail("no such refusal");
+    }
+    host->fail_at = UINT64_MAX;
+    if (operation < CALL_CREATE && (host->changes != changes || result.modified != 0)) {
+        fail("an operation that reads has written");
+    }
+    if (result.modified == 0) {
+        check_untouched(length);
+    } else if (result.code != REFUSAL_NONE && !failed && !KNOWN_LATE(result.code)) {
+        fail("a refusal after the first write");
+    }
+    if (result.code == REFUSAL_NONE && !failed) {
+        accepted[operation]++;
+    }
+    if (result.modified != 0 && !KNOWN_LATE(result.code)) {
+        /* qemu, too, forgets the cluster that a disk ends in the middle of. */
+        bool resized = operation == CALL_APPLY && ((const struct result_apply *)host->result)->resized != 0;
+        check_verified(!failed, resized, result.leaked_clusters);
+        if (operation == CALL_APPLY && result.code == REFUSAL_NONE) {
+            write_call(step);
+            check_applied();
+        }
+    }
+    return result.code == REFUSAL_NONE;
+}
+
+int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
+    struct input input;
+    if (size < sizeof(input) || size > INPUT_MAX) {
+        return 0;
+    }
+    memcpy(&input, data, sizeof(input));
+    host = host_open();
+    host_load(data + sizeof(input), 0, size - sizeof(input));
+    host->length = size - sizeof(input) + 512ull * (input.more % MORE_MAX);
+    host->limit = host->length + GROWTH;
+    host->requests_max = REQUESTS_MAX;
+    bool faulty = input.fail_at != 0xffff;
+    if (faulty) {
+        host->fail_at = input.fail_at;
+        host->fail_with = input.error % 2 == 0 ? -5 : -28; /* EIO, ENOSPC */
+    }
+    for (u32 i = 0; i < STEPS; i++) {
+        if (!run_step(&input.steps[i], faulty && i == 0)) {
+            break;
+        }
+    }
+    return 0;
+}
+
+void harness_summary(void) {
+    static const char *const names[] = {"", "list", "info", "compare", "create", "apply", "delete"};
+    for (u32 i = CALL_LIST; i <= CALL_DELETE; i++) {
+        printf("%s %u of %u, ", names[i], accepted[i], done[i]);
+    }
+}

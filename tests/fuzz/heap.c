@@ -1,0 +1,62 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Stands in for guest/start/heap.c: the same stack of memory, but what is not taken is poisoned, and a poisoned zone
+ * lies before each piece. Files that rely on pieces in a row are compiled with heap_take as heap_take_row.
+ */
+#include <sanitizer/asan_interface.h>
+
+#include "start/guest.h"
+#include "start/heap.h"
+
+#define ZONE 64
+
+static u8 *heap_start;
+static u8 *heap_end;
+static u8 *heap_top;
+static u8 *heap_highest;
+
+void *heap_take_row(u64 size);
+
+void heap_open(void *start, u64 size) {
+    if (heap_highest == NULL) {
+        heap_highest = start;
+    }
+    heap_start = start;
+    heap_end = heap_start + size;
+    ASAN_POISON_MEMORY_REGION(heap_start, (u64)(heap_highest - heap_start));
+    heap_top = heap_highest = heap_start;
+}
+
+u64 heap_left(void) { return (u64)(heap_end - heap_top); }
+
+void *heap_take_row(u64 size) {
+    u64 whole = round_up(min64(size, UINT64_MAX - ZONE), ZONE);
+    if (whole > heap_left()) {
+        refuse(REFUSAL_NO_MEMORY, whole, 0, 0, 0, 0, 0);
+    }
+    void *taken = heap_top;
+    heap_top += whole;
+    if (heap_top > heap_highest) {
+        heap_highest = heap_top;
+    }
+    ASAN_POISON_MEMORY_REGION(taken, whole);
+    ASAN_UNPOISON_MEMORY_REGION(taken, size);
+    return taken;
+}
+
+void *heap_take(u64 size) {
+    u8 *zone = heap_take_row(ZONE);
+    ASAN_POISON_MEMORY_REGION(zone, ZONE);
+    return heap_take_row(size);
+}
+
+void *heap_take_zeroed(u64 size) { return memset(heap_take(size), 0, size); }
+
+void *heap_mark(void) { return heap_top; }
+
+void heap_release(void *mark) {
+    ASAN_POISON_MEMORY_REGION(mark, (u64)(heap_top - (u8 *)mark));
+    heap_top = mark;
+}
