@@ -220,17 +220,25 @@ static void store_entry(u8 *at, const struct snapshot *snapshot) {
 }
 
 void snapshots_write(struct qcow2 *image, u64 offset, const struct snapshot *snapshots, u32 count) {
-    u64 size = snapshots_table_size(snapshots, count);
     void *mark = heap_mark();
-    u8 *table = heap_take(size);
-    disk_read(&image->disk, offset, table, size);
-    u64 at = 0;
-    for (u32 i = 0; i < count; i++) {
-        at = round_up(at, 8);
-        store_entry(table + at, &snapshots[i]);
-        at += entry_size(&snapshots[i]);
+    u8 *piece = heap_take(TABLE_CHUNK);
+    u64 at = 0; /* in the table, where the piece begins */
+    for (u32 i = 0; i < count;) {
+        u32 first = i;
+        u64 length = entry_size(&snapshots[i++]);
+        while (i < count && round_up(length, 8) + entry_size(&snapshots[i]) <= TABLE_CHUNK) {
+            length = round_up(length, 8) + entry_size(&snapshots[i++]);
+        }
+        disk_read(&image->disk, offset + at, piece, length);
+        u64 in_piece = 0;
+        for (u32 k = first; k < i; k++) {
+            in_piece = round_up(in_piece, 8);
+            store_entry(piece + in_piece, &snapshots[k]);
+            in_piece += entry_size(&snapshots[k]);
+        }
+        disk_write(&image->disk, offset + at, piece, length);
+        at = round_up(at + length, 8);
     }
-    disk_write(&image->disk, offset, table, size);
     heap_release(mark);
 }
 
