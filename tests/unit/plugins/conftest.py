@@ -56,7 +56,8 @@ def script(monkeypatch: pytest.MonkeyPatch, operations: t.Any) -> t.Iterator[Scr
     for name, value in scripted.stand_ins().items():
         monkeypatch.setattr(operations, name, value)
     monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_005)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0})  # one at a time, in order
+    group = importlib.import_module(f"{PLUGINS}.module_utils._module.group")
+    monkeypatch.setattr(group, "AT_ONCE", 1)  # in order
     yield scripted
     scripted.finish()
 

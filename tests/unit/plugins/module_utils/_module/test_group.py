@@ -21,22 +21,22 @@ def group(collection_tree: None) -> t.Any:
     return importlib.import_module(f"{PLUGINS}.module_utils._module.group")
 
 
-@pytest.mark.parametrize("processors", [1, 2, 100])
-def test_results_come_in_order(group: t.Any, monkeypatch: pytest.MonkeyPatch, processors: int) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(processors)))
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_results_come_in_order(group: t.Any, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(group, "AT_ONCE", at_once)
     assert group.for_each(lambda number: number * 2, range(50)) == list(range(0, 100, 2))
     assert group.for_each(lambda number: number, []) == []
 
 
-def test_as_many_run_at_once_as_there_are_processors(group: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0, 1, 2})
+def test_several_run_at_once(group: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group, "AT_ONCE", 3)
     meeting = threading.Barrier(3)
     assert sorted(group.for_each(lambda _number: meeting.wait(MEETING_SECONDS), range(3))) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("processors", [1, 2])
-def test_all_have_ended_when_a_failure_is_seen(group: t.Any, monkeypatch: pytest.MonkeyPatch, processors: int) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(processors)))
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_all_have_ended_when_a_failure_is_seen(group: t.Any, monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(group, "AT_ONCE", at_once)
     begun: list[int] = []
     ended: list[int] = []
 
@@ -50,5 +50,5 @@ def test_all_have_ended_when_a_failure_is_seen(group: t.Any, monkeypatch: pytest
     with pytest.raises(ValueError, match="1 failed"):
         group.for_each(work, range(1000))
     assert sorted(begun) == sorted(ended)
-    if processors == 1:
+    if at_once == 1:
         assert begun == [0, 1]
