@@ -17,6 +17,7 @@
 #define CLEAR_SEEN (1u << 28)  /* an active entry was the only one, and did not say so */
 #define KIND (EXCLUSIVE | TABLE)
 #define ACTIVE_SEEN (COPIED_SEEN | CLEAR_SEEN) /* both: an active entry that rightly has no COPIED flag */
+#define COMPRESSED (EXCLUSIVE | COPIED_SEEN)   /* compressed clusters, which may share it with each other only */
 
 #define L1_BATCH_BYTES (1 * MIB)
 #define NOTHING UINT64_MAX
@@ -88,7 +89,12 @@ static enum table metadata_kind(const struct verifier *v, u64 cluster) {
                                                                                                 : TABLE_BITMAP_DATA;
 }
 
+static bool is_compressed(u32 counter) { return (counter & (KIND | COPIED_SEEN)) == COMPRESSED; }
+
 static enum table kind_of(const struct verifier *v, u64 cluster, u32 counter) {
+    if (is_compressed(counter)) {
+        return TABLE_DATA;
+    }
     return (counter & TABLE) != 0 ? TABLE_L2 : (counter & EXCLUSIVE) != 0 ? metadata_kind(v, cluster) : TABLE_DATA;
 }
 
@@ -178,18 +184,21 @@ static void add_data(struct verifier *v, u64 cluster, u32 weight, const struct o
     }
     check_hunted(v, cluster, origin);
     u32 counter = counter_get(&v->counters, cluster);
-    if ((counter & KIND) != 0) {
+    if ((counter & KIND) != 0 && !is_compressed(counter)) {
         blame(origin, REFUSAL_OVERLAP, byte_offset(v, cluster), kind_of(v, cluster, counter));
     }
-    bool sole = !compressed && v->image->snapshot_count == 0;
-    if ((counter & ACTIVE_SEEN) != 0 || (sole && counter != 0)) {
+    bool sole = v->image->snapshot_count == 0;
+    bool shared = compressed ? counter != 0 && !is_compressed(counter) : (sole && counter != 0);
+    if (shared || (!compressed && (counter & ACTIVE_SEEN) != 0)) {
         blame(origin, REFUSAL_SHARED_CLUSTER, byte_offset(v, cluster), counter & COUNT_MASK);
     }
     if ((counter & COUNT_MASK) + weight > COUNT_MASK) {
         blame(origin, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), COUNT_MASK);
     }
     counter += weight;
-    if (active && !compressed) {
+    if (compressed) {
+        counter |= COMPRESSED;
+    } else if (active) {
         counter = check_copied(v, cluster, counter, origin);
     }
     counter_set(&v->counters, cluster, counter);

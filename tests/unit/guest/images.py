@@ -102,6 +102,19 @@ RECIPES = {
             "write -c 1M 16k",
         ),
     ),
+    "shrunk": Recipe(  # the disk is larger now, in all that can be larger
+        "cluster_size=512,refcount_bits=64",
+        128 * KILO,
+        (
+            "write -P 1 0 20k",
+            "+before",
+            ">6M",
+            "write -P 2 5M 600k",
+            "write -P 3 100k 90k",
+            "+between",
+            "write -P 4 2M 9k",
+        ),
+    ),
     "bitmaps": Recipe(TINY, 512 * KILO, ("%first", "%second", "write -P 1 0 90k", "+one", "write -P 2 9k 9k")),
     "large": Recipe("cluster_size=2M", 64 << 20, ("write -P 1 0 1M", "+l", "write -P 2 5M 1k")),
 }

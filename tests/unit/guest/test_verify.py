@@ -284,3 +284,27 @@ def test_leaks_behind_the_file_are_counted(guest: Guest, image: Callable[[str], 
         answer = guest.verify()
         assert entries * 5 > last + 5
         assert (answer.refusal, answer.leaked) == ("", 4), name
+
+
+@pytest.mark.parametrize("which", MAKES)
+@pytest.mark.parametrize("first", ["compressed", "plain"])
+def test_compressed_clusters_share_with_each_other_only(
+    make: Callable[[str], Guest], image: Callable[[str], Path], tmp_path: Path, which: str, first: str
+) -> None:
+    """A plain cluster in a place that compressed ones have: a write to one would be seen in the others."""
+    path = tmp_path / "both.qcow2"
+    shutil.copyfile(image("tiny"), path)
+    with Patch(str(path)) as patch:
+        with patch.image() as reader:
+            l2 = reader.active_l1()[0] & OFFSET_MASK
+            data = reader.table(l2, 64)[5] & OFFSET_MASK
+        both = [data, COMPRESSED | data]
+        patch.u64(l2 + 8 * 5, both[first == "compressed"])
+        patch.u64(l2 + 8 * 6, both[first == "plain"])
+        patch.refcount(data // 512, 2)
+    guest = make(which)
+    guest.load(path)
+    before = guest.image()
+    answer = guest.create(b"fresh")
+    assert (answer.refusal, answer.arguments[:3], answer.modified) == ("SHARED_CLUSTER", (L2, l2, 6), False)
+    assert guest.image() == before
