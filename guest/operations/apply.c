@@ -71,8 +71,8 @@ static void open_application(struct application *a, const struct call_apply *cal
     check_resize(image, a->snapshot, call->resize_allowed != 0);
     prepare(image, &a->refcounts, &a->verification);
     mapping_read(image, &a->wanted, a->snapshot->l1_offset, a->snapshot->l1_entries, a->snapshot->l1_entries);
-    mapping_check_unique(image, &a->refcounts, &a->verification, &a->wanted);
-    mapping_check_room(image, &a->refcounts, &a->verification, &a->wanted);
+    references_check_unique(image, &a->refcounts, &a->verification, &a->wanted);
+    references_check_room(image, &a->refcounts, &a->verification, &a->wanted);
     a->old = (struct mapping){image->l1, image->l1_entries, image->l1_offset};
     u64 entries = max64(a->snapshot->l1_entries, l1_entries_for(image, a->snapshot->disk_size));
     a->entries = (u32)max64(image->l1_entries, entries);
@@ -137,7 +137,7 @@ static const struct mapping *if_same_size(const struct application *a, const str
 static void add_references(struct application *a) {
     struct qcow2 *image = &a->image;
     const struct mapping *unlike = if_same_size(a, &a->old);
-    mapping_add_references(image, &a->refcounts, &a->verification, &a->wanted, unlike);
+    references_add(image, &a->refcounts, &a->verification, &a->wanted, unlike);
     disk_flush(&image->disk);
     if (mapping_clear_copied(image, &a->wanted, unlike)) {
         mapping_write(image, &a->wanted);
@@ -200,7 +200,7 @@ _Noreturn void operation_apply(void) {
         }
     }
     u64 freed = 0;
-    mapping_drop_references(image, &a.refcounts, &a.verification, &a.old, if_same_size(&a, &a.wanted), &freed);
+    references_drop(image, &a.refcounts, &a.verification, &a.old, if_same_size(&a, &a.wanted), &freed);
     disk_flush(&image->disk);
     result->snapshot_count = image->snapshot_count;
     result->virtual_size = image->virtual_size;

@@ -43,7 +43,7 @@ _Noreturn void operation_create(void) {
     }
     prepare(&image, &refcounts, &verification);
     struct mapping active = {image.l1, image.l1_entries, image.l1_offset};
-    mapping_check_room(&image, &refcounts, &verification, &active);
+    references_check_room(&image, &refcounts, &verification, &active);
     mapping_reserve(&image, &active, NULL);
     refcounts_reserve(&refcounts);
     prepare_header(&image);
@@ -58,7 +58,7 @@ _Noreturn void operation_create(void) {
     mapping_write(&image, &(struct mapping){active.l1, active.entries, created->l1_offset});
     snapshots_write(&image, table_offset, image.snapshots, image.snapshot_count + 1);
     refcounts_write_back(&refcounts);
-    mapping_add_references(&image, &refcounts, &verification, &active, NULL);
+    references_add(&image, &refcounts, &verification, &active, NULL);
     disk_flush(&image.disk);
     if (mapping_clear_copied(&image, &active, NULL)) {
         mapping_write(&image, &active);

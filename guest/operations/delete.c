@@ -51,7 +51,7 @@ _Noreturn void operation_delete(void) {
     commit_snapshots(&image, &refcounts, count, table_offset, table_size);
     refcounts_free(&refcounts, removed.l1_offset, 8ull * removed.l1_entries, true);
     refcounts_write_back(&refcounts);
-    if (mapping_drop_and_refresh(&image, &refcounts, &verification, &gone, &active, &result->freed_clusters)) {
+    if (references_drop_and_refresh(&image, &refcounts, &verification, &gone, &active, &result->freed_clusters)) {
         mapping_write(&image, &active);
     }
     disk_flush(&image.disk);

@@ -8,7 +8,7 @@
 #define AIRLOCK_OPERATIONS_PREPARATION_H
 
 #include "qcow2/header.h"
-#include "qcow2/mapping.h"
+#include "qcow2/references.h"
 #include "qcow2/snapshots.h"
 #include "qcow2/verify.h"
 

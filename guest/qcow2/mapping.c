@@ -4,40 +4,9 @@
  */
 #include "qcow2/mapping.h"
 
-#include "qcow2/counters.h"
-#include "qcow2/runs.h"
-#include "qcow2/tables.h"
+#define L1_CHUNK (MIB / 8) /* entries that are written at a time */
 
-/* Flags of a counter while the references of one mapping are counted. */
-#define TABLE (1u << 31)      /* an L2 table */
-#define COMPRESSED (1u << 30) /* compressed clusters share it: more than one reference is in order */
-
-/* After the refcount blocks are done a counter holds its cluster's refcount, cut to MANY; or this: */
-#define MANY 2
-#define FREED 3 /* refcount 0 since now, and not an L2 table */
-
-#define L1_CHUNK (MIB / 8)   /* entries that are written at a time */
-#define L1_FREED (1ull << 0) /* a reserved bit, set in memory only: the L2 table is free now */
-
-enum change {
-    CHECK_UNIQUE,
-    CHECK_ROOM,
-    ADD,
-    DROP
-};
-
-struct walk {
-    struct qcow2 *image;
-    struct refcounts *refcounts;
-    struct counters counters;
-    u64 clusters; /* of the file */
-    enum change change;
-    bool all_states; /* the refcounts of clusters that were not counted are wanted as well */
-    u64 freed;
-};
-
-/* Do both name the same L2 table at this place? */
-static bool same_table(const struct mapping *mapping, const struct mapping *unlike, u32 index) {
+bool mapping_same_table(const struct mapping *mapping, const struct mapping *unlike, u32 index) {
     return unlike != NULL && index < unlike->entries && ((unlike->l1[index] ^ mapping->l1[index]) & ENTRY_OFFSET) == 0;
 }
 
@@ -75,7 +44,7 @@ void mapping_write_shared(struct qcow2 *image, const struct mapping *mapping, u6
 
 void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike) {
     for (u32 i = 0; i < mapping->entries; i++) {
-        if (mapping->l1[i] != 0 && !same_table(mapping, unlike, i)) {
+        if (mapping->l1[i] != 0 && !mapping_same_table(mapping, unlike, i)) {
             disk_queue_reserve(&image->disk, mapping->l1[i] & ENTRY_OFFSET, image->cluster_size);
         }
     }
@@ -83,16 +52,14 @@ void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const s
     disk_run(&image->disk);
 }
 
-/* Visits the L2 tables that `mapping` names and `unlike` (NULL: none) does not name at the same place.
- * skip: entries with this bit are left out. */
-static void visit_tables(struct walk *walk, const struct mapping *mapping, const struct mapping *unlike, u64 skip,
-                         table_visit *visit) {
+void mapping_visit(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike, u64 skip,
+                   table_visit *visit, void *context) {
     struct table_batch batch;
     void *mark = heap_mark();
-    tables_open(&batch, walk->image, visit, walk);
+    tables_open(&batch, image, visit, context);
     for (u32 i = 0; i < mapping->entries; i++) {
         u64 offset = mapping->l1[i] & ENTRY_OFFSET;
-        if (offset != 0 && (mapping->l1[i] & skip) == 0 && !same_table(mapping, unlike, i)) {
+        if (offset != 0 && (mapping->l1[i] & skip) == 0 && !mapping_same_table(mapping, unlike, i)) {
             tables_add(&batch, &(struct table_item){.offset = offset, .index = i});
         }
     }
@@ -100,287 +67,14 @@ static void visit_tables(struct walk *walk, const struct mapping *mapping, const
     heap_release(mark);
 }
 
-static void count_one(struct walk *walk, u64 cluster, u32 flag, const struct table_item *item, u64 index, u64 entry) {
-    if (!in_window(&walk->counters, cluster)) {
-        return;
-    }
-    u32 counter = counter_get(&walk->counters, cluster);
-    bool twice = counter != 0 && (flag != COMPRESSED || (counter & COMPRESSED) == 0);
-    if (twice && walk->change == CHECK_UNIQUE) {
-        refuse(REFUSAL_SHARED_CLUSTER, TABLE_L2, item->offset, index, entry, cluster << walk->image->cluster_bits,
-               counter & COUNT_MASK);
-    }
-    counter_set(&walk->counters, cluster, (counter + 1) | flag);
-}
-
-static void count_compressed(struct walk *walk, const struct table_item *item, u64 index, u64 entry) {
-    u64 offset;
-    u64 length;
-    compressed_range(walk->image, entry, &offset, &length);
-    u64 last = (offset + length - 1) >> walk->image->cluster_bits;
-    for (u64 cluster = offset >> walk->image->cluster_bits; cluster <= last; cluster++) {
-        count_one(walk, cluster, COMPRESSED, item, index, entry);
-    }
-}
-
-/* Eight entries in a row to which the mapping has not referred yet. */
-static inline bool count_run(struct walk *walk, const u8 *entries, u64 entry) {
-    u64 i = ((entry & ENTRY_OFFSET) >> walk->image->cluster_bits) - walk->counters.first;
-    u16 *cells = walk->counters.narrow_cells + i;
-    if ((entry & ENTRY_COMPRESSED) != 0 || (entry & ENTRY_OFFSET) == 0 || i >= walk->counters.count ||
-        i + RUN > walk->counters.count || !is_run(entries, entry, walk->image->cluster_size) ||
-        !none_set(load_run(cells))) {
-        return false;
-    }
-    store_run(cells, run_of(1));
-    return true;
-}
-
-static bool count_l2(void *context, const struct table_item *item, u8 *table) {
-    struct walk *walk = context;
-    struct qcow2 *image = walk->image;
-    u32 step = l2_entry_size(image);
-    bool narrow = !walk->counters.wide;
-    u64 first = walk->counters.first;
-    u64 count = l2_entries(image);
-    for (u64 i = 0; i < count; i++) {
-        u64 entry = load64(table + i * step);
-        u64 offset = entry & ENTRY_OFFSET;
-        if (narrow && step == 8 && i + RUN <= count && count_run(walk, table + i * step, entry)) {
-            i += RUN - 1;
-            continue;
-        }
-        u64 cluster = offset >> image->cluster_bits;
-        if ((entry & ENTRY_COMPRESSED) != 0) {
-            count_compressed(walk, item, i, entry);
-        } else if (offset == 0) {
-            continue;
-        } else if (narrow && cluster - first < walk->counters.count &&
-                   walk->counters.narrow_cells[cluster - first] == 0) {
-            walk->counters.narrow_cells[cluster - first] = 1; /* the usual case of count_one() */
-        } else {
-            count_one(walk, cluster, 0, item, i, entry);
-        }
-    }
-    return false;
-}
-
-static void count_mapping(struct walk *walk, const struct mapping *mapping, const struct mapping *unlike) {
-    for (u32 i = 0; i < mapping->entries; i++) {
-        u64 offset = mapping->l1[i] & ENTRY_OFFSET;
-        const struct table_item item = {.offset = mapping->offset, .index = i};
-        if (offset != 0 && !same_table(mapping, unlike, i)) {
-            count_one(walk, offset >> walk->image->cluster_bits, TABLE, &item, i, mapping->l1[i]);
-        }
-    }
-    visit_tables(walk, mapping, unlike, 0, count_l2); /* a freed one has clusters in other windows */
-}
-
-/* One cluster's refcount by the mapping's references; returns the new one. */
-static u64 change_one(struct walk *walk, u64 cluster, u64 refcount, u32 counter) {
-    u64 references = counter & COUNT_MASK;
-    if (walk->change == DROP) {
-        if (refcount < references) {
-            refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, refcount, cluster << walk->image->cluster_bits,
-                   references);
-        }
-        return refcount - references;
-    }
-    if (references > walk->refcounts->max - refcount) {
-        refuse(REFUSAL_REFCOUNT_OVERFLOW, 1u << walk->image->refcount_order, cluster << walk->image->cluster_bits, 0, 0,
-               0, 0);
-    }
-    return refcount + references;
-}
-
-/* Eight 16-bit refcounts that are far from overflowing. */
-static inline bool add_run(const u16 *cells, u8 *block, bool *changed) {
-    u16 *at = (u16 *)(void *)block;
-    u16x8 refcounts = swap_run(load_run(at));
-    u16x8 counts = load_run(cells) & run_of(NARROW_COUNT);
-    if (!none_set(refcounts & run_of(0x8000))) {
-        return false;
-    }
-    *changed |= !none_set(counts);
-    store_run(at, swap_run(refcounts + counts));
-    return true;
-}
-
-/* 16-bit refcounts and counters, nothing that may overflow or get free: the bulk of most images. */
-static bool add_quickly(const struct walk *walk, u64 first, u64 end, u8 *block) {
-    const u16 *cells = walk->counters.narrow_cells + (first - walk->counters.first);
-    bool changed = false;
-    for (u64 i = 0; i < end - first; i++) {
-        if (i + RUN <= end - first && add_run(cells + i, block + 2 * i, &changed)) {
-            i += RUN - 1;
-            continue;
-        }
-        u32 sum = load16(block + 2 * i) + (cells[i] & NARROW_COUNT);
-        if (sum > UINT16_MAX) {
-            refuse(REFUSAL_REFCOUNT_OVERFLOW, 16, (first + i) << walk->image->cluster_bits, 0, 0, 0, 0);
-        }
-        changed |= cells[i] != 0;
-        store16(block + 2 * i, (u16)sum);
-    }
-    return changed;
-}
-
-/* Eight 16-bit refcounts in a row go down by equal counts; nothing gets free. */
-static inline bool drop_run(const struct walk *walk, u64 cluster, u8 *block, bool *changed) {
-    u16 *cells = walk->counters.narrow_cells + (cluster - walk->counters.first);
-    u16x8 refcounts = swap_run(load_run((const u16 *)(const void *)block));
-    u16 refcount = refcounts[0];
-    u16 count = cells[0];
-    if (count > NARROW_COUNT || refcount <= count || !all_equal(load_run(cells), run_of(count)) ||
-        !all_equal(refcounts, run_of(refcount))) {
-        return false;
-    }
-    refcount = (u16)(refcount - count);
-    *changed |= count != 0;
-    store_run((u16 *)(void *)block, swap_run(run_of(refcount)));
-    store_run(cells, run_of((u16)min64(refcount, MANY)));
-    return true;
-}
-
-static bool change_block(void *context, const struct table_item *item, u8 *block) {
-    struct walk *walk = context;
-    u32 order = walk->image->refcount_order;
-    u64 block_first = item->index << walk->refcounts->block_bits;
-    u64 first = max64(block_first, walk->counters.first);
-    u64 end = min64(block_first + (1ull << walk->refcounts->block_bits), walk->counters.first + walk->counters.count);
-    bool changed = false;
-    if (walk->change == ADD && order == 4 && !walk->counters.wide) {
-        return add_quickly(walk, first, end, block + 2 * (first - block_first));
-    }
-    bool quick = walk->change == DROP && order == 4 && !walk->counters.wide;
-    for (u64 cluster = first; cluster < end; cluster++) {
-        if (quick && cluster + RUN <= end && drop_run(walk, cluster, block + 2 * (cluster - block_first), &changed)) {
-            cluster += RUN - 1;
-            continue;
-        }
-        u32 counter = counter_get(&walk->counters, cluster);
-        if (counter == 0 && walk->change != DROP) {
-            continue;
-        }
-        u64 refcount = block_get(block, order, cluster - block_first);
-        bool becomes_free = false;
-        if (counter != 0) {
-            refcount = change_one(walk, cluster, refcount, counter);
-            if (walk->change != CHECK_ROOM) {
-                block_set(block, order, cluster - block_first, refcount);
-                changed = true;
-            }
-            becomes_free = refcount == 0;
-        }
-        if (walk->change == DROP) {
-            walk->freed += becomes_free;
-            bool punch = becomes_free && (counter & TABLE) == 0; /* tables are still read: punch_tables() */
-            counter_set(&walk->counters, cluster, punch ? FREED : (u32)min64(refcount, MANY));
-        }
-    }
-    return changed;
-}
-
-/* Does any of the clusters have a counter? */
-static bool any_counted(const struct walk *walk, u64 first, u64 end) {
-    first = max64(first, walk->counters.first);
-    end = min64(end, walk->counters.first + walk->counters.count);
-    for (; first < end; first++) {
-        if (counter_get(&walk->counters, first) != 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* All blocks of the window that have something to change. */
-static void change_blocks(struct walk *walk) {
-    struct refcounts *refcounts = walk->refcounts;
-    struct table_batch batch;
-    void *mark = heap_mark();
-    tables_open(&batch, walk->image, change_block, walk);
-    u64 end = walk->counters.first + walk->counters.count;
-    for (u64 index = walk->counters.first >> refcounts->block_bits; index << refcounts->block_bits < end; index++) {
-        u64 first = index << refcounts->block_bits;
-        u64 next = first + (1ull << refcounts->block_bits);
-        if (index < refcounts->table_entries && refcounts->table[index] != 0 &&
-            (walk->all_states || any_counted(walk, first, next))) {
-            tables_add(&batch, &(struct table_item){.offset = refcounts->table[index], .index = index});
-        }
-    }
-    tables_run(&batch);
-    heap_release(mark);
-}
-
-/* Punches what change_blocks() has found free. */
-static void punch_freed(const struct walk *walk) {
-    u32 bits = walk->image->cluster_bits;
-    u64 end = walk->counters.first + walk->counters.count;
-    for (u64 cluster = walk->counters.first; cluster < end && walk->freed > 0; cluster++) {
-        if (counter_get(&walk->counters, cluster) == FREED) {
-            disk_queue_discard(&walk->image->disk, cluster << bits, walk->image->cluster_size);
-        }
-    }
-    disk_run(&walk->image->disk);
-}
-
-static void walk_open(struct walk *walk, struct qcow2 *image, struct refcounts *refcounts,
-                      const struct verification *verification, enum change change) {
-    *walk = (struct walk){.image = image, .refcounts = refcounts, .change = change};
-    if (refcounts != NULL) {
-        walk->clusters = min64(clusters_of(image, image->disk.size), refcounts_end(refcounts));
-        counters_open(&walk->counters, walk->clusters, verification->wide_counters);
-    }
-}
-
-static void change_references(struct walk *walk, const struct mapping *mapping, const struct mapping *unlike) {
-    for (u64 first = 0; first < walk->clusters; first += walk->counters.room) {
-        counters_window(&walk->counters, first, walk->clusters);
-        count_mapping(walk, mapping, unlike);
-        if (walk->change != CHECK_UNIQUE) {
-            change_blocks(walk);
-        }
-    }
-}
-
-void mapping_check_unique(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                          const struct mapping *mapping) {
-    void *mark = heap_mark();
-    struct walk walk;
-    walk_open(&walk, image, refcounts, verification, CHECK_UNIQUE);
-    change_references(&walk, mapping, NULL);
-    heap_release(mark);
-}
-
-void mapping_check_room(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                        const struct mapping *mapping) {
-    if (verification->max_refcount <= refcounts->max / 2) {
-        return; /* no mapping has more references to a cluster than its refcount says */
-    }
-    void *mark = heap_mark();
-    struct walk walk;
-    walk_open(&walk, image, refcounts, verification, CHECK_ROOM);
-    change_references(&walk, mapping, NULL);
-    heap_release(mark);
-}
-
-void mapping_add_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                            const struct mapping *mapping, const struct mapping *unlike) {
-    void *mark = heap_mark();
-    struct walk walk;
-    walk_open(&walk, image, refcounts, verification, ADD);
-    change_references(&walk, mapping, unlike);
-    heap_release(mark);
-}
-
 static bool clear_copied(void *context, const struct table_item *item, u8 *table) {
-    const struct walk *walk = context;
+    const struct qcow2 *image = context;
     const u64 flag = 0x80; /* ENTRY_COPIED as it lies in memory: the top bit of the first byte */
     u64 *words = (u64 *)(void *)table;
-    u64 step = l2_entry_size(walk->image) / sizeof(u64);
+    u64 step = l2_entry_size(image) / sizeof(u64);
     u64 seen = 0;
     (void)item;
-    for (u64 i = 0; i < walk->image->cluster_size / sizeof(u64); i += step) {
+    for (u64 i = 0; i < image->cluster_size / sizeof(u64); i += step) {
         seen |= words[i];
         words[i] &= ~flag;
     }
@@ -388,143 +82,12 @@ static bool clear_copied(void *context, const struct table_item *item, u8 *table
 }
 
 bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping, const struct mapping *unlike) {
-    void *mark = heap_mark();
-    struct walk walk;
     bool changed = false;
-    walk_open(&walk, image, NULL, NULL, ADD);
-    visit_tables(&walk, mapping, unlike, 0, clear_copied);
+    mapping_visit(image, mapping, unlike, 0, clear_copied, image);
     for (u32 i = 0; i < mapping->entries; i++) {
         changed |= (mapping->l1[i] & ENTRY_COPIED) != 0;
         mapping->l1[i] &= ~ENTRY_COPIED;
     }
-    heap_release(mark);
-    return changed;
-}
-
-/* Eight entries in a row whose clusters have equal counters. */
-static inline bool refresh_run(const struct walk *walk, u8 *entries, u64 entry, bool *changed) {
-    u64 i = ((entry & ENTRY_OFFSET) >> walk->image->cluster_bits) - walk->counters.first;
-    const u16 *cells = walk->counters.narrow_cells + i;
-    if ((entry & ENTRY_COMPRESSED) != 0 || (entry & ENTRY_OFFSET) == 0 || i >= walk->counters.count ||
-        i + RUN > walk->counters.count || !is_run(entries, entry, walk->image->cluster_size) ||
-        !all_equal(load_run(cells), run_of(cells[0]))) {
-        return false;
-    }
-    u64 wanted = (entry & ~ENTRY_COPIED) | (cells[0] == 1 ? ENTRY_COPIED : 0);
-    for (u64 k = 0; k < RUN && wanted != entry; k++) {
-        store64(entries + 8 * k, wanted + k * walk->image->cluster_size);
-        *changed = true;
-    }
-    return true;
-}
-
-static bool refresh_l2(void *context, const struct table_item *item, u8 *table) {
-    const struct walk *walk = context;
-    const struct qcow2 *image = walk->image;
-    u32 step = l2_entry_size(image);
-    bool changed = false;
-    (void)item;
-    u64 count = l2_entries(image);
-    bool quick = step == 8 && !walk->counters.wide;
-    for (u64 i = 0; i < count; i++) {
-        u64 old = load64(table + i * step);
-        if (quick && i + RUN <= count && refresh_run(walk, table + i * step, old, &changed)) {
-            i += RUN - 1;
-            continue;
-        }
-        if (old == 0) {
-            continue;
-        }
-        u64 entry = old & ~ENTRY_COPIED;
-        u64 cluster = (entry & ENTRY_OFFSET) >> image->cluster_bits;
-        if ((entry & ENTRY_COMPRESSED) == 0 && cluster != 0) {
-            if (!in_window(&walk->counters, cluster)) {
-                continue;
-            }
-            entry |= counter_get(&walk->counters, cluster) == 1 ? ENTRY_COPIED : 0;
-        }
-        if (entry != old) {
-            store64(table + i * step, entry);
-            changed = true;
-        }
-    }
-    return changed;
-}
-
-/* Marks the L2 tables of this window that are free now, so that they are not touched any more. */
-static void mark_freed_tables(const struct walk *walk, struct mapping *gone, const struct mapping *unlike) {
-    for (u32 i = 0; i < gone->entries; i++) {
-        u64 cluster = (gone->l1[i] & ENTRY_OFFSET) >> walk->image->cluster_bits;
-        if (cluster != 0 && !same_table(gone, unlike, i) && in_window(&walk->counters, cluster) &&
-            counter_get(&walk->counters, cluster) == 0) {
-            gone->l1[i] |= L1_FREED;
-        }
-    }
-}
-
-static void punch_tables(struct qcow2 *image, const struct mapping *gone) {
-    for (u32 i = 0; i < gone->entries; i++) {
-        if ((gone->l1[i] & L1_FREED) != 0) {
-            disk_queue_discard(&image->disk, gone->l1[i] & ENTRY_OFFSET, image->cluster_size);
-        }
-    }
-    disk_run(&image->disk);
-}
-
-static bool refresh_l1(const struct walk *walk, struct mapping *mapping) {
-    bool changed = false;
-    for (u32 i = 0; i < mapping->entries; i++) {
-        u64 cluster = (mapping->l1[i] & ENTRY_OFFSET) >> walk->image->cluster_bits;
-        if (cluster == 0 || !in_window(&walk->counters, cluster)) {
-            continue;
-        }
-        u64 copied = counter_get(&walk->counters, cluster) == 1 ? ENTRY_COPIED : 0;
-        changed |= (mapping->l1[i] & ENTRY_COPIED) != copied;
-        mapping->l1[i] = (mapping->l1[i] & ~ENTRY_COPIED) | copied;
-    }
-    return changed;
-}
-
-static bool drop(struct walk *walk, struct mapping *gone, const struct mapping *unlike, struct mapping *kept) {
-    struct qcow2 *image = walk->image;
-    bool changed = false;
-    for (u64 first = 0; first < walk->clusters; first += walk->counters.room) {
-        counters_window(&walk->counters, first, walk->clusters);
-        count_mapping(walk, gone, unlike);
-        change_blocks(walk);
-        disk_flush(&image->disk); /* a flag must not say COPIED before the refcount does */
-        refcounts_discard(walk->refcounts);
-        punch_freed(walk);
-        mark_freed_tables(walk, gone, unlike);
-        visit_tables(walk, gone, unlike, L1_FREED, refresh_l2);
-        if (kept != NULL) {
-            visit_tables(walk, kept, gone, 0, refresh_l2);
-            changed |= refresh_l1(walk, kept);
-        }
-    }
-    punch_tables(image, gone);
-    return changed;
-}
-
-void mapping_drop_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                             struct mapping *gone, const struct mapping *unlike, u64 *freed) {
-    void *mark = heap_mark();
-    struct walk walk;
-    walk_open(&walk, image, refcounts, verification, DROP);
-    drop(&walk, gone, unlike, NULL);
-    *freed = walk.freed;
-    heap_release(mark);
-}
-
-bool mapping_drop_and_refresh(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                              struct mapping *gone, struct mapping *kept, u64 *freed) {
-    void *mark = heap_mark();
-    struct walk walk;
-    walk_open(&walk, image, refcounts, verification, DROP);
-    walk.all_states = true;
-    bool changed = drop(&walk, gone, NULL, kept);
-    *freed = walk.freed;
-    heap_release(mark);
     return changed;
 }
 

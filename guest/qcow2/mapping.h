@@ -3,15 +3,12 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
  * A mapping: an L1 table with the L2 tables and clusters that it reaches; the disk's own or a
- * snapshot's. What qcow2_update_snapshot_refcount() does entry by entry is done here in bulk: count
- * what the mapping refers to, change the refcount blocks in their order, then refresh the COPIED
- * flags. The image must have been verified.
+ * snapshot's. The image must have been verified.
  */
 #ifndef AIRLOCK_QCOW2_MAPPING_H
 #define AIRLOCK_QCOW2_MAPPING_H
 
-#include "qcow2/refcounts.h"
-#include "qcow2/verify.h"
+#include "qcow2/tables.h"
 
 struct mapping {
     u64 *l1; /* host byte order */
@@ -33,34 +30,17 @@ void mapping_write_shared(struct qcow2 *image, const struct mapping *mapping, u6
  * (NULL: none) names as well. */
 void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike);
 
-/* Refuses a mapping that names a cluster or a table twice, which would make the disk's own mapping so. */
-void mapping_check_unique(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                          const struct mapping *mapping);
+/* Do both name the same L2 table, or none, at this place? unlike may be NULL: no. */
+bool mapping_same_table(const struct mapping *mapping, const struct mapping *unlike, u32 index);
 
-/* Refuses when one reference more does not fit a refcount. */
-void mapping_check_room(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                        const struct mapping *mapping);
-
-/* In the next three, `unlike` (NULL: none) is a mapping whose L2 tables are left out where both name
- * the same one at the same place: what is added for one and dropped for the other is the same. */
-
-/* One reference more for everything that the mapping reaches. */
-void mapping_add_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                            const struct mapping *mapping, const struct mapping *unlike);
+/* Visits the L2 tables that `mapping` names and `unlike` (NULL: none) does not name at the same place.
+ * skip: entries with this bit are left out. */
+void mapping_visit(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike, u64 skip,
+                   table_visit *visit, void *context);
 
 /* Clears the COPIED flags of the L2 tables, and in memory those of the whole L1 table; true if one of
  * the latter was set. For a mapping of which everything is referred to twice. */
 bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping, const struct mapping *unlike);
-
-/* One reference less for everything that `gone` reaches; what gets free is punched. Then sets the
- * COPIED flags of what is left of it to what the refcounts say. freed: clusters. */
-void mapping_drop_references(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                             struct mapping *gone, const struct mapping *unlike, u64 *freed);
-
-/* The same, and refreshes the flags of `kept` as well, which the refcounts may concern; true if one in
- * kept->l1 changed. */
-bool mapping_drop_and_refresh(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
-                              struct mapping *gone, struct mapping *kept, u64 *freed);
 
 /* Guest clusters that two mappings map to something else; COPIED flags do not count. */
 u64 mapping_differences(struct qcow2 *image, const struct mapping *a, const struct mapping *b);

@@ -4,331 +4,18 @@
  */
 #include "qcow2/verify.h"
 
-#include "qcow2/bitmaps.h"
-#include "qcow2/counters.h"
 #include "qcow2/runs.h"
 #include "qcow2/snapshots.h"
-#include "qcow2/tables.h"
-
-/* Flags of a counter. An L2 table that the active L1 names has both of the first two. */
-#define EXCLUSIVE (1u << 31)   /* metadata: exactly one reference */
-#define TABLE (1u << 30)       /* an L2 table */
-#define COPIED_SEEN (1u << 29) /* an active entry says that it is the only one */
-#define CLEAR_SEEN (1u << 28)  /* an active entry was the only one, and did not say so */
-#define KIND (EXCLUSIVE | TABLE)
-#define ACTIVE_SEEN (COPIED_SEEN | CLEAR_SEEN) /* both: an active entry that rightly has no COPIED flag */
-#define COMPRESSED (EXCLUSIVE | COPIED_SEEN)   /* compressed clusters, which may share it with each other only */
+#include "qcow2/tally.h"
 
 #define L1_BATCH_BYTES (1 * MIB)
-#define NOTHING UINT64_MAX
-
-struct verifier {
-    struct qcow2 *image;
-    struct refcounts *refcounts;
-    struct verification *result;
-    struct counters counters;
-    struct bitmap *bitmaps;
-    u8 *visited; /* a bit for each cluster: L2 tables done; only when one window holds all */
-    struct table_batch l2;
-    u64 clusters; /* of the file */
-    u64 counted;  /* of them, those that a refcount block may count: behind, all refcounts are 0 */
-    u64 hunted;   /* the cluster whose first reference is to be named; NOTHING: none */
-    enum refusal hunted_for;
-    u64 hunted_refcount;
-    u64 hunted_references;
-};
-
-/* The entry that refers to a cluster, for messages. */
-struct origin {
-    enum table table;
-    u64 offset;
-    u64 index;
-    u64 entry;
-};
-
-static _Noreturn void blame(const struct origin *origin, enum refusal code, u64 cluster_offset, u64 value) {
-    refuse(code, origin->table, origin->offset, origin->index, origin->entry, cluster_offset, value);
-}
-
-static u64 byte_offset(const struct verifier *v, u64 cluster) { return cluster << v->image->cluster_bits; }
-
-static bool covers(const struct qcow2 *image, u64 offset, u64 bytes, u64 cluster) {
-    return bytes > 0 && cluster >= offset >> image->cluster_bits &&
-           cluster <= (offset + bytes - 1) >> image->cluster_bits;
-}
-
-/* What the metadata cluster is in use for already. */
-static enum table metadata_kind(const struct verifier *v, u64 cluster) {
-    const struct qcow2 *image = v->image;
-    if (cluster == 0) {
-        return TABLE_HEADER;
-    }
-    if (covers(image, image->refcount_table_offset, image->refcount_table_clusters * image->cluster_size, cluster)) {
-        return TABLE_REFCOUNT_TABLE;
-    }
-    if (covers(image, image->l1_offset, 8ull * image->l1_entries, cluster)) {
-        return TABLE_L1;
-    }
-    if (covers(image, image->snapshots_offset, image->snapshots_size, cluster)) {
-        return TABLE_SNAPSHOT_TABLE;
-    }
-    if (covers(image, image->crypto_offset, image->crypto_length, cluster)) {
-        return TABLE_CRYPTO_HEADER;
-    }
-    for (u32 i = 0; i < v->refcounts->table_entries; i++) {
-        if (v->refcounts->table[i] == byte_offset(v, cluster)) {
-            return TABLE_REFCOUNT_BLOCK;
-        }
-    }
-    for (u32 i = 0; i < image->snapshot_count; i++) {
-        if (covers(image, image->snapshots[i].l1_offset, 8ull * image->snapshots[i].l1_entries, cluster)) {
-            return TABLE_SNAPSHOT_L1;
-        }
-    }
-    return covers(image, image->bitmap_directory_offset, image->bitmap_directory_size, cluster) ? TABLE_BITMAP_DIRECTORY
-                                                                                                : TABLE_BITMAP_DATA;
-}
-
-static bool is_compressed(u32 counter) { return (counter & (KIND | COPIED_SEEN)) == COMPRESSED; }
-
-static enum table kind_of(const struct verifier *v, u64 cluster, u32 counter) {
-    if (is_compressed(counter)) {
-        return TABLE_DATA;
-    }
-    return (counter & TABLE) != 0 ? TABLE_L2 : (counter & EXCLUSIVE) != 0 ? metadata_kind(v, cluster) : TABLE_DATA;
-}
-
-static void check_hunted(const struct verifier *v, u64 cluster, const struct origin *origin) {
-    if (cluster == v->hunted && v->hunted_for == REFUSAL_REFCOUNT_TOO_LOW) {
-        struct origin found = *origin;
-        found.entry = v->hunted_refcount;
-        blame(&found, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), v->hunted_references);
-    }
-}
-
-static void check_inside(const struct verifier *v, u64 cluster, const struct origin *origin) {
-    if (cluster >= v->clusters) {
-        blame(origin, REFUSAL_OUTSIDE_FILE, byte_offset(v, cluster), v->image->disk.size);
-    }
-    if (cluster >= v->counted) {
-        struct origin uncounted = *origin;
-        uncounted.entry = 0;
-        blame(&uncounted, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), 1);
-    }
-}
-
-/* A run of clusters that nothing else may use. */
-static void add_exclusive(struct verifier *v, u64 offset, u64 bytes, const struct origin *origin) {
-    if (bytes == 0) {
-        return;
-    }
-    u64 last = (offset + bytes - 1) >> v->image->cluster_bits;
-    check_inside(v, last, origin);
-    for (u64 cluster = offset >> v->image->cluster_bits; cluster <= last; cluster++) {
-        if (!in_window(&v->counters, cluster)) {
-            continue;
-        }
-        check_hunted(v, cluster, origin);
-        u32 counter = counter_get(&v->counters, cluster);
-        if (counter != 0 && v->hunted == NOTHING) {
-            blame(origin, REFUSAL_OVERLAP, byte_offset(v, cluster), kind_of(v, cluster, counter));
-        }
-        counter_set(&v->counters, cluster, EXCLUSIVE | 1);
-    }
-}
-
-/* The COPIED flag of an active entry, which has just been counted. Without the flag the answer waits
- * for the refcount: a cluster that leaked a reference rightly has none. */
-static u32 check_copied(const struct verifier *v, u64 cluster, u32 counter, const struct origin *origin) {
-    bool only = (counter & COUNT_MASK) == 1;
-    if ((origin->entry & ENTRY_COPIED) != 0) {
-        if (!only) {
-            blame(origin, REFUSAL_COPIED_FLAG, byte_offset(v, cluster), counter & COUNT_MASK);
-        }
-        return counter | COPIED_SEEN;
-    }
-    if (cluster == v->hunted && v->hunted_for == REFUSAL_COPIED_FLAG) {
-        blame(origin, REFUSAL_COPIED_FLAG, byte_offset(v, cluster), v->hunted_refcount);
-    }
-    return counter | (only ? CLEAR_SEEN : ACTIVE_SEEN);
-}
-
-static void add_table(struct verifier *v, u64 cluster, const struct origin *origin, bool active) {
-    check_inside(v, cluster, origin);
-    if (!in_window(&v->counters, cluster)) {
-        return;
-    }
-    check_hunted(v, cluster, origin);
-    u32 counter = counter_get(&v->counters, cluster);
-    if ((counter & KIND) == EXCLUSIVE) {
-        blame(origin, REFUSAL_OVERLAP, byte_offset(v, cluster), kind_of(v, cluster, counter));
-    }
-    if (active && (counter & KIND) == KIND) {
-        blame(origin, REFUSAL_SHARED_CLUSTER, byte_offset(v, cluster), counter & COUNT_MASK);
-    }
-    if ((counter & COUNT_MASK) == COUNT_MASK) {
-        blame(origin, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), COUNT_MASK);
-    }
-    counter = (counter + 1) | TABLE;
-    if (active) {
-        counter = check_copied(v, cluster, counter | EXCLUSIVE, origin);
-    }
-    counter_set(&v->counters, cluster, counter);
-}
-
-static void add_data(struct verifier *v, u64 cluster, u32 weight, const struct origin *origin, bool active,
-                     bool compressed) {
-    check_inside(v, cluster, origin);
-    if (!in_window(&v->counters, cluster)) {
-        return;
-    }
-    check_hunted(v, cluster, origin);
-    u32 counter = counter_get(&v->counters, cluster);
-    if ((counter & KIND) != 0 && !is_compressed(counter)) {
-        blame(origin, REFUSAL_OVERLAP, byte_offset(v, cluster), kind_of(v, cluster, counter));
-    }
-    bool sole = v->image->snapshot_count == 0;
-    bool shared = compressed ? counter != 0 && !is_compressed(counter) : (sole && counter != 0);
-    if (shared || (!compressed && (counter & ACTIVE_SEEN) != 0)) {
-        blame(origin, REFUSAL_SHARED_CLUSTER, byte_offset(v, cluster), counter & COUNT_MASK);
-    }
-    if ((counter & COUNT_MASK) + weight > COUNT_MASK) {
-        blame(origin, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), COUNT_MASK);
-    }
-    counter += weight;
-    if (compressed) {
-        counter |= COMPRESSED;
-    } else if (active) {
-        counter = check_copied(v, cluster, counter, origin);
-    }
-    counter_set(&v->counters, cluster, counter);
-}
-
-static void add_compressed(struct verifier *v, u32 weight, const struct origin *origin, bool active) {
-    struct qcow2 *image = v->image;
-    u64 offset;
-    u64 length;
-    if ((origin->entry & ENTRY_COPIED) != 0) {
-        blame(origin, REFUSAL_COPIED_FLAG, 0, 0);
-    }
-    compressed_range(image, origin->entry, &offset, &length);
-    u64 last = (offset + length - 1) >> image->cluster_bits;
-    for (u64 cluster = offset >> image->cluster_bits; cluster <= last; cluster++) {
-        add_data(v, cluster, weight, origin, active, true);
-    }
-}
-
-/* Subclusters cannot be allocated and zero at once, nor allocated in no cluster. */
-static void check_subclusters(const struct origin *origin, u64 bitmap) {
-    u64 allocated = bitmap & 0xffffffffu;
-    bool no_cluster = (origin->entry & ENTRY_OFFSET) == 0;
-    if ((allocated & (bitmap >> 32)) != 0 || (no_cluster && allocated != 0)) {
-        struct origin wrong = *origin;
-        wrong.entry = bitmap;
-        blame(&wrong, REFUSAL_SUBCLUSTERS, origin->entry & ENTRY_OFFSET, 0);
-    }
-}
-
-static void add_l2_entry(struct verifier *v, u32 weight, const struct origin *origin, bool active, u64 bitmap) {
-    struct qcow2 *image = v->image;
-    u64 entry = origin->entry;
-    if ((entry & ENTRY_COMPRESSED) != 0) {
-        if (has_extended_l2(image) && bitmap != 0) {
-            check_subclusters(&(struct origin){origin->table, origin->offset, origin->index, 0}, bitmap);
-        }
-        add_compressed(v, weight, origin, active);
-        return;
-    }
-    bool no_zero_flag = image->version < 3 || has_extended_l2(image);
-    if ((entry & (L2_RESERVED | (no_zero_flag ? ENTRY_ZERO : 0))) != 0) {
-        blame(origin, REFUSAL_RESERVED_BITS, entry & ENTRY_OFFSET, 0);
-    }
-    if (has_extended_l2(image)) {
-        check_subclusters(origin, bitmap);
-    }
-    u64 offset = entry & ENTRY_OFFSET;
-    if (offset == 0) {
-        return;
-    }
-    if (offset_in_cluster(image, offset) != 0) {
-        blame(origin, REFUSAL_UNALIGNED, offset, 0);
-    }
-    add_data(v, offset >> image->cluster_bits, weight, origin, active, false);
-}
-
-/* The usual case without a call: an ordinary entry that fits a narrow counter. False: not usual. */
-static inline bool add_quickly(struct verifier *v, u64 entry, u32 weight, bool active, u64 unusual_bits) {
-    u64 cluster = (entry & ENTRY_OFFSET) >> v->image->cluster_bits;
-    if ((entry & unusual_bits) != 0 || cluster >= v->counters.count) {
-        return false;
-    }
-    u32 cell = v->counters.narrow_cells[cluster];
-    u32 sum = cell + weight;
-    if (sum > NARROW_COUNT) {
-        return false;
-    }
-    if (active) {
-        bool copied = (entry & ENTRY_COPIED) != 0;
-        if (copied ? sum != 1 : sum == 1) {
-            return false;
-        }
-        sum |= (copied ? COPIED_SEEN : ACTIVE_SEEN) >> FLAGS_SHIFT << NARROW_SHIFT;
-    }
-    v->counters.narrow_cells[cluster] = (u16)sum;
-    return true;
-}
-
-/* Eight entries in a row that nothing else refers to yet. */
-static inline bool add_run(struct verifier *v, const u8 *entries, u64 entry, u32 weight, bool active,
-                           u64 unusual_bits) {
-    u64 cluster = (entry & ENTRY_OFFSET) >> v->image->cluster_bits;
-    u16 *cells = v->counters.narrow_cells + cluster;
-    bool copied = (entry & ENTRY_COPIED) != 0;
-    if ((entry & unusual_bits) != 0 || cluster + RUN > v->counters.count || weight > NARROW_COUNT ||
-        (active && copied != (weight == 1)) || !is_run(entries, entry, v->image->cluster_size) ||
-        !none_set(load_run(cells))) {
-        return false;
-    }
-    u32 seen = !active ? 0 : copied ? COPIED_SEEN : ACTIVE_SEEN;
-    store_run(cells, run_of((u16)(weight | seen >> FLAGS_SHIFT << NARROW_SHIFT)));
-    return true;
-}
-
-static bool visit_l2(void *context, const struct table_item *item, u8 *table) {
-    struct verifier *v = context;
-    struct qcow2 *image = v->image;
-    u32 step = l2_entry_size(image);
-    bool active = item->owner != 0;
-    bool quick = step == 8 && !v->counters.wide && v->counters.first == 0 && v->hunted == NOTHING &&
-                 (active || image->snapshot_count != 0);
-    u64 unusual_bits = ENTRY_COMPRESSED | L2_RESERVED | (image->version < 3 ? ENTRY_ZERO : 0) |
-                       ((image->cluster_size - 1) & ENTRY_OFFSET);
-    u64 count = l2_entries(image);
-    for (u64 i = 0; i < count; i++) {
-        u64 entry = load64(table + i * step);
-        if (quick && i + RUN <= count && (entry & ENTRY_OFFSET) != 0 &&
-            add_run(v, table + i * step, entry, item->weight, active, unusual_bits)) {
-            i += RUN - 1;
-            continue;
-        }
-        if ((entry | (step == 16 ? load64(table + i * step + 8) : 0)) == 0) {
-            continue;
-        }
-        if (quick && (entry & ENTRY_OFFSET) != 0 && add_quickly(v, entry, item->weight, active, unusual_bits)) {
-            continue;
-        }
-        const struct origin origin = {TABLE_L2, item->offset, i, entry};
-        add_l2_entry(v, item->weight, &origin, active, step == 16 ? load64(table + i * step + 8) : 0);
-    }
-    return false;
-}
 
 static void count_refcount_structures(struct verifier *v) {
     struct qcow2 *image = v->image;
     struct origin header = {TABLE_HEADER, 0, 0, 0};
-    add_exclusive(v, 0, image->cluster_size, &header);
+    tally_exclusive(v, 0, image->cluster_size, &header);
     header.entry = image->refcount_table_offset;
-    add_exclusive(v, image->refcount_table_offset, image->refcount_table_clusters * image->cluster_size, &header);
+    tally_exclusive(v, image->refcount_table_offset, image->refcount_table_clusters * image->cluster_size, &header);
     for (u32 i = 0; i < v->refcounts->table_entries; i++) {
         u64 entry = v->refcounts->table[i];
         const struct origin origin = {TABLE_REFCOUNT_TABLE, image->refcount_table_offset, i, entry};
@@ -338,21 +25,21 @@ static void count_refcount_structures(struct verifier *v) {
         if (offset_in_cluster(image, entry) != 0) {
             blame(&origin, REFUSAL_UNALIGNED, entry, 0);
         }
-        add_exclusive(v, entry, entry != 0 ? image->cluster_size : 0, &origin);
+        tally_exclusive(v, entry, entry != 0 ? image->cluster_size : 0, &origin);
     }
 }
 
 static void count_other_metadata(struct verifier *v) {
     struct qcow2 *image = v->image;
     struct origin header = {TABLE_HEADER, 0, 0, image->l1_offset};
-    add_exclusive(v, image->l1_offset, 8ull * image->l1_entries, &header);
+    tally_exclusive(v, image->l1_offset, 8ull * image->l1_entries, &header);
     header.entry = image->snapshots_offset;
-    add_exclusive(v, image->snapshots_offset, image->snapshots_size, &header);
+    tally_exclusive(v, image->snapshots_offset, image->snapshots_size, &header);
     header.entry = image->crypto_offset;
     if (image->crypto_length > image->disk.size || image->crypto_offset > image->disk.size) {
         blame(&header, REFUSAL_OUTSIDE_FILE, image->crypto_offset, image->disk.size);
     }
-    add_exclusive(v, image->crypto_offset, image->crypto_length, &header);
+    tally_exclusive(v, image->crypto_offset, image->crypto_length, &header);
     for (u32 i = 0; i < image->snapshot_count; i++) {
         const struct snapshot *snapshot = &image->snapshots[i];
         const struct origin origin = {TABLE_SNAPSHOT_TABLE, image->snapshots_offset, i, snapshot->l1_offset};
@@ -362,7 +49,7 @@ static void count_other_metadata(struct verifier *v) {
         if (snapshot->l1_offset > image->disk.size || 8ull * snapshot->l1_entries > L1_BYTES_MAX) {
             blame(&origin, REFUSAL_OUTSIDE_FILE, snapshot->l1_offset, image->disk.size);
         }
-        add_exclusive(v, snapshot->l1_offset, 8ull * snapshot->l1_entries, &origin);
+        tally_exclusive(v, snapshot->l1_offset, 8ull * snapshot->l1_entries, &origin);
     }
 }
 
@@ -384,7 +71,7 @@ static void count_bitmap_table(struct verifier *v, const struct bitmap *bitmap) 
             if (offset_in_cluster(image, offset) != 0) {
                 blame(&origin, REFUSAL_UNALIGNED, offset, 0);
             }
-            add_exclusive(v, offset, offset != 0 ? image->cluster_size : 0, &origin);
+            tally_exclusive(v, offset, offset != 0 ? image->cluster_size : 0, &origin);
         }
     }
     heap_release(mark);
@@ -396,14 +83,14 @@ static void count_bitmaps(struct verifier *v) {
         return;
     }
     const struct origin header = {TABLE_HEADER, 0, 0, image->bitmap_directory_offset};
-    add_exclusive(v, image->bitmap_directory_offset, image->bitmap_directory_size, &header);
+    tally_exclusive(v, image->bitmap_directory_offset, image->bitmap_directory_size, &header);
     for (u32 i = 0; i < image->bitmap_count; i++) {
         const struct bitmap *bitmap = &v->bitmaps[i];
         const struct origin origin = {TABLE_BITMAP_DIRECTORY, image->bitmap_directory_offset, i, bitmap->table_offset};
         if (bitmap->table_offset > image->disk.size) {
             blame(&origin, REFUSAL_OUTSIDE_FILE, bitmap->table_offset, image->disk.size);
         }
-        add_exclusive(v, bitmap->table_offset, 8ull * bitmap->table_entries, &origin);
+        tally_exclusive(v, bitmap->table_offset, 8ull * bitmap->table_entries, &origin);
         count_bitmap_table(v, bitmap);
     }
 }
@@ -423,7 +110,7 @@ static void visit_references_to_l2(struct verifier *v, const struct origin *at, 
             blame(&origin, REFUSAL_UNALIGNED, offset, 0);
         }
         if (offset != 0) {
-            add_table(v, offset >> v->image->cluster_bits, &origin, active);
+            tally_table(v, offset >> v->image->cluster_bits, &origin, active);
         }
     }
 }
@@ -525,7 +212,7 @@ static _Noreturn void hunt(struct verifier *v, u64 cluster, enum refusal code, u
     v->hunted_references = references;
     counters_window(&v->counters, v->counters.first, v->counted);
     count_references(v);
-    refuse(code, TABLE_DATA, 0, 0, refcount, byte_offset(v, cluster), references);
+    refuse(code, TABLE_DATA, 0, 0, refcount, cluster << v->image->cluster_bits, references);
 }
 
 static void compare_one(struct verifier *v, u64 cluster, u64 refcount) {
@@ -633,7 +320,7 @@ static void compare(struct verifier *v) {
 static bool pass(struct verifier *v, bool wide) {
     void *mark = heap_mark();
     *v->result = (struct verification){.first_free = NOTHING, .wide_counters = wide};
-    tables_open(&v->l2, v->image, visit_l2, v);
+    tables_open(&v->l2, v->image, tally_l2, v);
     v->visited = NULL;
     void *before_visited = heap_mark();
     u8 *visited = heap_left() > divide_up(v->counted, 8) + 64 * MIB ? heap_take(divide_up(v->counted, 8)) : NULL;
