@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.differential.harness import qemu
+from tests.differential.harness.steps import trim_l1
 
 KILO = 1 << 10
 
@@ -17,8 +18,8 @@ KILO = 1 << 10
 @dataclass(frozen=True)
 class Recipe:
     """How an image is made: the -o options, the size in bytes, and what happens to it: "+name" creates a snapshot,
-    "=name" applies it, "-name" deletes it, "<size" and ">size" resize, "%name" adds a bitmap, anything else is a
-    command of qemu-io."""
+    "=name" applies it, "-name" deletes it, "<size" and ">size" resize, "%name" adds a bitmap, "!" cuts the L1 table to
+    what the disk needs, anything else is a command of qemu-io."""
 
     options: str
     size: int
@@ -30,6 +31,9 @@ class Recipe:
         flags = {"+": "-c", "=": "-a", "-": "-d"}
         for step in self.history:
             kind, rest = step[0], step[1:]
+            if kind == "!":
+                trim_l1(str(path))
+                continue
             if kind in flags:
                 done = qemu.snapshot(str(path), flags[kind], rest)
             elif kind in "<>":
@@ -76,6 +80,9 @@ RECIPES = {
     ),
     "resized": Recipe(
         TINY, 300 * KILO, ("write -P 1 0 299k", "+small", ">700k", "write -P 2 400k 290k", "+large", "<500k", "+middle")
+    ),
+    "trimmed": Recipe(  # by another writer: QEMU never does
+        TINY, 900 * KILO, ("write -P 1 600k 200k", "+long", "<100k", "!", "write -P 2 0 50k", "+short")
     ),
     "v2": Recipe(
         "compat=0.10,cluster_size=1024", 900 * KILO, ("write -P 1 0 300k", "+x", "write -P 2 100k 20k", "+y", "=x")

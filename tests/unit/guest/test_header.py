@@ -216,6 +216,16 @@ REWRITES: dict[str, tuple[str, Change]] = {
             autoclear_features=4,
         ),
     ),
+    "a backing file": (
+        "tiny",
+        lambda image: put(
+            extensions(extension(BACKING_FORMAT, b"raw"), autoclear_features=4)(
+                patched(image, backing_file_offset=400, backing_file_size=9)
+            ),
+            400,
+            b"base.file",
+        ),
+    ),
     "an odd disk size": ("tiny", fields(size=(256 << 10) - 100, autoclear_features=4)),
 }
 
@@ -228,6 +238,7 @@ def test_the_header_is_rewritten_as_qemu_does(
     start = change(image(name).read_bytes())
     theirs = tmp_path / "theirs.qcow2"
     theirs.write_bytes(start)
+    (tmp_path / "base.file").write_bytes(bytes(4096))
     assert qemu.snapshot(str(theirs), "-c", "fresh").code == 0
     guest.load_bytes(start)
     rewritten = guest.ffi.new("uint32_t *")
@@ -257,3 +268,12 @@ def test_a_header_that_would_not_fit_is_refused_untouched(guest: Guest, image: C
     answer = guest.create(b"fresh")
     assert (answer.refusal, answer.modified) == ("EXTENSION_LARGE", False)
     assert guest.image() == start
+
+
+def test_the_place_of_a_luks_header_is_kept(guest: Guest, image: Callable[[str], Path]) -> None:
+    crypto = extension(CRYPTO, struct.pack(">QQ", 1024, 512))
+    guest.load_bytes(with_extensions(patched(image("tiny").read_bytes(), crypt_method=2, autoclear_features=4), crypto))
+    rewritten = guest.ffi.new("uint32_t *")
+    guest.probe("header", rewritten)
+    assert rewritten[0] == 1
+    assert guest.image()[112 : 112 + len(crypto)] == crypto

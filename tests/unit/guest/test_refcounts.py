@@ -136,3 +136,23 @@ def test_the_table_grows(guest: Guest, image: Callable[[str], Path]) -> None:
     assert int.from_bytes(guest.image()[56:60], "big") > before
     answer = guest.verify()
     assert (answer.refusal, answer.leaked) == ("", 5000)
+
+
+def test_more_blocks_than_memory_holds(guest: Guest, image: Callable[[str], Path]) -> None:
+    """4,096 blocks are held; 300,000 clusters need 4,700, and a table that grows several times."""
+    guest.load(image("bits64"))
+    offsets = change(guest, [(ALLOCATE, 0, 60000 * CLUSTER)] * 5, cursor=0)
+    assert len(set(offsets)) == 5
+    answer = guest.verify()
+    assert (answer.refusal, answer.leaked) == ("", 300_000)
+    change(guest, [(PUNCH, offset, 60000 * CLUSTER) for offset in offsets], cursor=0)
+    answer = guest.verify()
+    assert (answer.refusal, answer.leaked) == ("", 0)
+
+
+def test_a_file_that_would_be_too_big(guest: Guest, image: Callable[[str], Path]) -> None:
+    """Behind 2^56 bytes no cluster can be named; no refcount table reaches as far."""
+    guest.load(image("tiny"))
+    changes = guest.ffi.new("struct probe_change[]", [(ALLOCATE, 0, 0, CLUSTER)])
+    assert guest.probe("refcounts", changes, 1, 1 << 47).refusal == "FILE_TOO_BIG"
+    assert guest.verify().refusal == ""

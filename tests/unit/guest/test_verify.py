@@ -18,7 +18,7 @@ from tests.differential.harness.qcow2 import COMPRESSED, COPIED, OFFSET_MASK, Qc
 from tests.unit.guest import images
 from tests.unit.guest.conftest import MAKES
 from tests.unit.guest.native import Guest
-from tests.unit.guest.patching import CRYPTO, extension, patched, with_extensions
+from tests.unit.guest.patching import CRYPTO, extension, patched, put, with_extensions
 
 
 @pytest.mark.parametrize("name", images.RECIPES)
@@ -349,3 +349,50 @@ def test_a_mapping_that_names_a_cluster_twice(
         else:
             assert (answer.refusal, answer.modified) == ("SHARED_CLUSTER", False), verb
             assert guest.image() == path.read_bytes()
+
+
+BROKEN, MORE, LESS, EXTRA, ENTRY = 8, 9, 10, 11, 12  # enum bitmaps_fault
+DIRECTORIES: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
+    "cut in an entry": (BROKEN, lambda entry: entry[:18] + b"\xff\xff" + entry[20:]),
+    "extra data behind the end": (BROKEN, lambda entry: entry[:20] + b"\xff\xff\xff\xff" + entry[24:]),
+    "extra data": (EXTRA, lambda entry: entry[:18] + b"\x00\x01\x00\x00\x00\x04" + entry[24:]),
+    "no table": (ENTRY, lambda entry: bytes(8) + entry[8:]),
+    "a table that is not aligned": (ENTRY, lambda entry: entry[:7] + b"\x01" + entry[8:]),
+    "an empty table": (ENTRY, lambda entry: entry[:8] + bytes(4) + entry[12:]),
+    "a table of 32 GiB": (ENTRY, lambda entry: entry[:8] + b"\xff" * 4 + entry[12:]),
+    "unknown flags": (ENTRY, lambda entry: entry[:12] + b"\x80" + entry[13:]),
+    "another type": (ENTRY, lambda entry: entry[:16] + b"\x02" + entry[17:]),
+    "too fine": (ENTRY, lambda entry: entry[:17] + b"\x08" + entry[18:]),
+    "too coarse": (ENTRY, lambda entry: entry[:17] + b"\xff" + entry[18:]),
+}
+
+
+def bitmaps_place(image: bytes) -> tuple[int, int]:
+    """Offset in the file of the bitmaps extension's data, and of the directory."""
+    start = image.index(b"\x23\x85\x28\x75\x00\x00\x00\x18") + 8
+    return start, int.from_bytes(image[start + 16 : start + 24], "big")
+
+
+@pytest.mark.parametrize("what", DIRECTORIES)
+def test_a_broken_directory_of_bitmaps(guest: Guest, image: Callable[[str], Path], what: str) -> None:
+    fault, change = DIRECTORIES[what]
+    start = image("bitmaps").read_bytes()
+    directory = bitmaps_place(start)[1]
+    broken = put(start, directory, change(start[directory : directory + 32]))
+    for verb, argument in (("create", b"fresh"), ("apply", b"one"), ("delete", b"one")):
+        guest.load_bytes(broken)
+        answer = getattr(guest, verb)(argument)
+        assert (answer.refusal, answer.arguments[0]) == ("BITMAPS_EXTENSION", fault)
+        assert guest.image() == broken
+        assert fault != ENTRY or answer.text == b"first"
+
+
+@pytest.mark.parametrize(("count", "size", "fault"), [(1, 64, MORE), (3, 64, LESS), (2, 63, BROKEN), (2, 40, BROKEN)])
+def test_a_directory_of_another_length(
+    guest: Guest, image: Callable[[str], Path], count: int, size: int, fault: int
+) -> None:
+    start = image("bitmaps").read_bytes()
+    place = bitmaps_place(start)[0]
+    guest.load_bytes(put(start, place, count.to_bytes(4, "big") + bytes(4) + size.to_bytes(8, "big")))
+    answer = guest.create(b"fresh")
+    assert (answer.refusal, answer.arguments[0]) == ("BITMAPS_EXTENSION", fault)
