@@ -5,7 +5,7 @@
  * Going back to a snapshot, as qcow2_snapshot_goto() does. The bytes left are the same; the way there
  * is safer. qemu resizes the disk and then writes the active L1 table in place, which may tear. Here,
  * where that is more than the write of one sector, the header is first switched to a copy of the new
- * table behind the end of the file, size and all: that is the commit point. Then the work is done in
+ * table in a free place, size and all: that is the commit point. Then the work is done in
  * place, the header is switched back, and the copy is gone.
  */
 #include "operations/operations.h"
@@ -26,7 +26,8 @@ struct application {
     u32 entries;           /* of the active L1 table afterwards */
     bool resizes;
     bool shrinks;
-    u64 copy_offset; /* of the L1 table behind the end of the file; 0: there is none */
+    u64 copy_offset; /* of the copy of the new L1 table; 0: there is none */
+    void *hole;      /* what the copy has overwritten; NULL: it is behind the end of the file */
     u64 file_size;   /* without the copy */
 };
 
@@ -97,8 +98,37 @@ static bool may_tear(const struct application *a) {
     return sectors > 1 || a->resizes;
 }
 
-/* Room for the copy where it is in nobody's way: behind all that a resize may allocate. Without such
- * room, which an existing refcount block must count, things are done in qemu's order. */
+/* Clusters that a resize allocates at most: for L1 tables, and for L2 tables in which it cuts. */
+static u64 resize_allocates(const struct application *a, u64 l1_clusters) {
+    const struct qcow2 *image = &a->image;
+    u64 cut = a->shrinks ? l1_entries_for(image, image->virtual_size) -
+                               a->snapshot->disk_size / (image->cluster_size * l2_entries(image))
+                         : 0;
+    return cut + (a->entries > image->l1_entries ? 2 * l1_clusters + 2 : 0);
+}
+
+/* Takes the last free run that refcount blocks count, behind the end of the file or a hole in it. */
+static bool take_last_run(struct application *a, u64 count) {
+    struct qcow2 *image = &a->image;
+    u64 first = min64((image->disk.size + COPY_DISTANCE_MAX) >> image->cluster_bits, refcounts_end(&a->refcounts));
+    for (u64 run = 0; run < count; run++) {
+        if (first == 0) {
+            return false;
+        }
+        if (refcounts_get(&a->refcounts, --first) != 0) {
+            run = UINT64_MAX; /* begin again */
+        }
+    }
+    if (!refcounts_take(&a->refcounts, first, count)) {
+        return false;
+    }
+    a->copy_offset = first << image->cluster_bits;
+    return true;
+}
+
+/* Room for the copy where it is in nobody's way: behind all that a resize may allocate, else as far
+ * away as can be. It must be counted by an existing refcount block; without any, things are done in
+ * qemu's order. */
 static void place_copy(struct application *a) {
     struct qcow2 *image = &a->image;
     u64 count = clusters_of(image, 8ull * a->entries);
@@ -107,13 +137,16 @@ static void place_copy(struct application *a) {
     if (count == 0 || shrinks_and_grows || !may_tear(a)) {
         return;
     }
-    u64 first = clusters_of(image, image->disk.size);
-    if (a->resizes) {
-        first += image->l1_entries + 2 * count + 2;
-    }
+    u64 first = clusters_of(image, image->disk.size) + (a->resizes ? resize_allocates(a, count) : 0);
     u64 growth = ((first + count) << image->cluster_bits) - image->disk.size;
     if (growth <= COPY_DISTANCE_MAX && refcounts_take(&a->refcounts, first, count)) {
         a->copy_offset = first << image->cluster_bits;
+    } else if (!take_last_run(a, count)) {
+        return;
+    }
+    if (a->copy_offset < image->disk.size) {
+        a->hole = heap_take(8ull * a->entries);
+        disk_read(&image->disk, a->copy_offset, a->hole, 8ull * a->entries);
     }
 }
 
@@ -160,6 +193,9 @@ static void leave_copy(struct application *a) {
     image->detached = false;
     header_write_l1(image);
     disk_flush(&image->disk);
+    if (a->hole != NULL) {
+        disk_write(&image->disk, a->copy_offset, a->hole, 8ull * a->entries);
+    }
     refcounts_free(&a->refcounts, a->copy_offset, 8ull * a->entries, false);
     refcounts_write_back(&a->refcounts);
     disk_flush(&image->disk);
