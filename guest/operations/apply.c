@@ -27,7 +27,7 @@ struct application {
     bool resizes;
     bool shrinks;
     u64 copy_offset; /* of the copy of the new L1 table; 0: there is none */
-    void *hole;      /* what the copy has overwritten; NULL: it is behind the end of the file */
+    void *hole;      /* what the copy has overwritten; NULL: it is all behind the end of the file */
     u64 file_size;   /* without the copy */
 };
 
@@ -193,13 +193,15 @@ static void leave_copy(struct application *a) {
     image->detached = false;
     header_write_l1(image);
     disk_flush(&image->disk);
+    const u64 size = image->disk.size;
     if (a->hole != NULL) {
         disk_write(&image->disk, a->copy_offset, a->hole, 8ull * a->entries);
+        image->disk.size = size;
     }
     refcounts_free(&a->refcounts, a->copy_offset, 8ull * a->entries, false);
     refcounts_write_back(&a->refcounts);
     disk_flush(&image->disk);
-    disk_resize(&image->disk, image->disk.size);
+    disk_resize(&image->disk, size);
 }
 
 _Noreturn void operation_apply(void) {
