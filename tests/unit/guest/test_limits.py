@@ -131,3 +131,31 @@ def test_the_stack(tmp_path: Path) -> None:
     assert len(frames) > 100
     assert {kind for _name, _size, kind in frames} <= {"static", "dynamic,bounded"}
     assert 4 * sum(int(size) for _name, size, _kind in frames) < STACK
+
+
+def named_blocks(guest: Guest) -> int:
+    """Entries of the refcount table in use."""
+    head = bytes(guest.ffi.buffer(guest.host.disk, 112))
+    start, clusters = field(head, "refcount_table_offset"), field(head, "refcount_table_clusters")
+    table = bytes(guest.ffi.buffer(guest.host.disk + start, clusters * CLUSTER))
+    return sum(entry != 0 for (entry,) in struct.iter_unpack(">Q", table))
+
+
+def test_a_disk_shrinks_and_many_blocks_go(guest: Guest, image: Callable[[str], Path]) -> None:
+    """Each counts only itself and has no neighbour: more ranges to be punched than the list of them holds."""
+    allocate, free = 1, 2
+    runs = 70_000
+    guest.load(image("shrunk"))
+    run = 63 * CLUSTER  # of the 64 that a block counts: the last is the block itself
+    changes = guest.ffi.new("struct probe_change[]", [(allocate, 0, 0, run)] * runs)
+    assert guest.probe("refcounts", changes, runs, 0).refusal == ""
+    for change in changes:
+        change.kind = free
+    assert guest.probe("refcounts", changes, runs, 0).refusal == ""
+    assert (guest.verify().refusal, guest.verify().leaked) == ("", 0)
+    assert named_blocks(guest) > 65536 + 1000
+    answer = guest.apply(b"before")
+    assert (answer.refusal, answer.result.resized) == ("", 1)
+    # Left are those that count something, the large refcount table first of all.
+    assert named_blocks(guest) < 1000
+    assert (guest.verify().refusal, guest.verify().leaked) == ("", 0)
