@@ -12,6 +12,7 @@ errors.AirlockError: refusals of the guest, a guest that misbehaves, a host that
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing as t
 
@@ -207,10 +208,12 @@ class Transaction:
             self.undo()
 
     def keep(self) -> None:
-        """The changes stay; what the operations freed is given back to the file system."""
+        """The changes stay; what the operations freed is given back to the file system, as far as that can be done."""
         for image in self.images:
             if image.journal is not None:
-                image.journal.keep()
+                # Nothing refers to it any more. qemu ignores a discard that fails as well.
+                with contextlib.suppress(OSError):
+                    image.journal.keep()
         self._disarm()
 
     def undo(self) -> None:

@@ -296,6 +296,18 @@ def test_a_transaction_keeps_all(images: list[Image], monkeypatch: pytest.Monkey
     assert all(image.journal is None for image in images)
 
 
+def test_a_discard_that_fails_does_not_fail_the_change(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_journal: object) -> t.NoReturn:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(machine, "run", Changer().run)
+    monkeypatch.setattr(operations.disks.UndoJournal, "keep", fail)
+    with Transaction(images) as transaction:
+        create_on(images)
+        transaction.keep()
+    assert contents(images) == [b"new content"] * 3
+
+
 def test_a_transaction_undoes_all_when_one_fails(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "run", Changer(fail_at=2).run)
     before = os.listdir("/proc/self/fd")
