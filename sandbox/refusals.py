@@ -20,8 +20,8 @@ DELETE = "delete"
 
 # qemu-img 10.0 rewrites the header before it has read the snapshot table, and so writes that there are none.
 CHECK = (
-    "Run {check}; then restore the image from a backup, or repair a copy of it with {repair}, which loses all snapshots "
-    "of an image that has bitmaps."
+    "Run {check}; then restore the image from a backup, or repair a copy of it with {repair}, which loses all "
+    "snapshots of an image that has bitmaps."
 )
 RESTORE = "No tool can repair this in place: restore the image from a backup."
 NEWER = "Use the qemu-img that wrote the image, or convert the image with it."

@@ -77,7 +77,8 @@ def test_verification_names_table_entry_and_offsets() -> None:
     assert error.message == (
         "d.qcow2: Entry 17 of the L2 table at 0x40000 (0x8000000000050000) points at the cluster at offset 0x50000, "
         'which is taken already (active L1 table). Run "qemu-img check d.qcow2"; then restore the image from a backup, '
-        'or repair a copy of it with "qemu-img check -r all d.qcow2". Nothing was changed.'
+        'or repair a copy of it with "qemu-img check -r all d.qcow2", which loses all snapshots of an image that has '
+        "bitmaps. Nothing was changed."
     )
 
 
