@@ -13,7 +13,7 @@ enum refusal {
     REFUSAL_NO_MEMORY = 2,    /* the image needs more guest memory than there is: a bytes wanted */
     REFUSAL_READ_FAILED = 3,  /* a errno, b offset, c length */
     REFUSAL_WRITE_FAILED = 4, /* a errno, b offset, c length; header.modified says how far it got */
-    REFUSAL_NO_SPACE = 5,     /* blocks could not be reserved; nothing was changed: b offset, c length */
+    REFUSAL_NO_SPACE = 5,     /* blocks could not be reserved: b offset, c length; mostly before any write */
 
     /* The header. Wording of qemu-img where it has one: block/qcow2.c of QEMU, qcow2_do_open(). */
     REFUSAL_NOT_QCOW2 = 20,
