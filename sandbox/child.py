@@ -19,8 +19,10 @@ import typing as t
 from . import answers, boot, jail, kvm, seccomp
 from .answers import Limits
 from .doorbell import BytesError, Finish, Server
-from .journal import Recorder, UndoJournal
 from .rules import File, RuleError
+
+if t.TYPE_CHECKING:
+    from .journal import Recorder, UndoJournal
 
 # A signal that is really pending interrupts every time; the machine's own suspend does it once.
 _INTERRUPTIONS = 3

@@ -12,9 +12,6 @@ import stat
 import struct
 
 from . import errors
-from .journal import Recorder, UndoJournal, beyond_standard
-
-__all__ = ["Disk", "Recorder", "UndoJournal", "open_disk"]
 
 _BLKGETSIZE64 = 0x80081272
 _KINDS = (
@@ -111,3 +108,14 @@ def _reopen(path: str, handle: int, status: os.stat_result, writable: bool) -> i
             os.close(descriptor)
             raise OSError(errno.EAGAIN, "the file was replaced") from None
     return beyond_standard(descriptor)
+
+
+def beyond_standard(descriptor: int) -> int:
+    """The descriptor, moved to 3 or higher: in a process started without standard streams it could be one of them,
+    and nothing printed by accident may land in an image. Raises OSError."""
+    if descriptor > 2:
+        return descriptor
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(descriptor)

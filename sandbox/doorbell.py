@@ -13,10 +13,13 @@ import os
 import typing as t
 
 from . import kvm
-from .journal import FALLOCATE_DISCARD, Recorder, UndoJournal
 from .rules import BAD_BATCH, REQUEST, Checker, File, RuleError
 
+if t.TYPE_CHECKING:
+    from .journal import Recorder, UndoJournal  # most runs have none, and need not load it
+
 CHUNK = 1 << 20
+FALLOCATE_DISCARD = 0x03  # punch hole, keep size
 FALLOCATE_RESERVE = 0x01  # keep size
 FALLOCATE_ZERO = 0x10
 FALLOCATE_MODES = (FALLOCATE_RESERVE, FALLOCATE_DISCARD, FALLOCATE_ZERO)
@@ -64,6 +67,8 @@ class Server:
         self._descriptors = [file.descriptor for file in files]
         self._left = byte_budget
         self._journal = journal.descriptor if journal else -1
+        self._undo_header: t.Any = journal.HEADER if journal else None
+        self._record_header: t.Any = recorder.HEADER if recorder else None
         self._journal_disk = -1
         if journal:
             self._journal_disk = self._descriptors.index(journal.disk.descriptor)
@@ -302,7 +307,7 @@ class Server:
             saved = max(0, before - length)
         else:
             saved = max(0, min(length, before - offset))
-        head = UndoJournal.HEADER.pack(operation, offset, length, saved, before)
+        head = self._undo_header.pack(operation, offset, length, saved, before)
         failure = self._append(self._journal, self._ffi.from_buffer(head), len(head))
         while saved > 0 and not failure:
             step = min(saved, CHUNK)
@@ -318,7 +323,7 @@ class Server:
         """Append what was done to the recorder: 0 or -errno. The data is read back from the file."""
         is_copy = operation == self._library.DOORBELL_COPY
         stored = self._library.DOORBELL_WRITE if is_copy else operation
-        head = Recorder.HEADER.pack(stored, disk, offset, length)
+        head = self._record_header.pack(stored, disk, offset, length)
         failure = self._append(self._recorder, self._ffi.from_buffer(head), len(head))
         if stored != self._library.DOORBELL_WRITE:
             length = 0

@@ -14,7 +14,8 @@ import errno as errno_codes
 import os
 import typing as t
 
-from . import refusals
+if t.TYPE_CHECKING:
+    from . import refusals
 
 MESSAGE_LIMIT = 4096
 _PATH_LIMIT = 1024
@@ -283,12 +284,14 @@ def force_share_error(path: str) -> ForceShareError:
     )
 
 
-def from_refusal(header: ResultHeader, path: str, operation: str = refusals.OPEN, name: str = "") -> AirlockError:
+def from_refusal(header: ResultHeader, path: str, operation: str = "open", name: str = "") -> AirlockError:
     """The exception for a result whose code is not 0.
 
     header: the result's header; nothing in it is trusted. path, name: as the operator gave them (surrogateescape).
     operation: "open" for what only reads, or "create", "apply", "delete".
     """
+    from . import refusals  # the words are many, and most runs need none
+
     wording = refusals.WORDINGS.get(header.code)
     if wording is None:
         return GuestProtocolError(f"{clean(path, _PATH_LIMIT)}: the guest refused with the unknown code {header.code}.")
@@ -316,6 +319,8 @@ def snapshot_not_found(path: str, operation: str, name: str) -> AirlockError:
 
 def _fields(header: ResultHeader, path: str, name: str) -> dict[str, t.Any]:
     """What the texts in refusals.py can quote."""
+    from . import refusals
+
     arguments = [int(value) for value in header.arguments]
     shell_path = quote(path)
     fields: dict[str, t.Any] = dict(zip("abcdef", arguments))
@@ -345,8 +350,8 @@ def _qemu_reports(
 ) -> list[str]:
     """qemu-img's lines for a refusal; its own message behind qemu-img's prefix where qemu-img would go on."""
     prefix = f"Could not open '{path}': "
-    template = wording.qemu.get(refusals.OPEN)
-    if template is None and operation != refusals.OPEN:
+    template = wording.qemu.get("open")
+    if template is None and operation != "open":
         prefix = f"Could not {operation} snapshot '{name}': "
         template = wording.qemu.get(operation)
     reports = [part.format(**fields) for part in (template or "{message}").split("|")]

@@ -10,17 +10,15 @@ written by the jailed child with write(2) alone, and read by the parent.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import struct
 import typing as t
 from bisect import bisect_left
 
-if t.TYPE_CHECKING:
-    from .disks import Disk
+from .disks import Disk, beyond_standard
+from .doorbell import FALLOCATE_DISCARD
 
 CHUNK = 1 << 20
-FALLOCATE_DISCARD = 0x03  # punch hole, keep size
 
 WRITE, ZERO, DISCARD, RESIZE, FLUSH = 2, 4, 5, 6, 8  # as in enum doorbell_operation
 
@@ -187,17 +185,6 @@ class _Ranges:
                 yield start, self._starts[at]
             start = self._ends[at]
             at += 1
-
-
-def beyond_standard(descriptor: int) -> int:
-    """The descriptor, moved to 3 or higher: in a process started without standard streams it could be one of them,
-    and nothing printed by accident may land in an image. Raises OSError."""
-    if descriptor > 2:
-        return descriptor
-    try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(descriptor)
 
 
 def _unlinked_file(directory: str) -> int:

@@ -18,9 +18,11 @@ import warnings
 
 from . import answers, boot, child, errors, kvm
 from .answers import Answer, Limits, Message, Report
-from .disks import Disk
-from .journal import Recorder, UndoJournal, beyond_standard
+from .disks import Disk, beyond_standard
 from .rules import PAYLOAD_MAX, File
+
+if t.TYPE_CHECKING:
+    from .journal import Recorder, UndoJournal
 
 __all__ = ["Answer", "Limits", "Program", "Report", "run"]
 

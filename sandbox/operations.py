@@ -21,6 +21,9 @@ from .calls import Selector, Snapshot
 from .listing import format_listing
 from .machine import Limits, Report
 
+if t.TYPE_CHECKING:
+    from .journal import UndoJournal
+
 __all__ = [
     "Applied",
     "Comparison",
@@ -148,7 +151,7 @@ class Image:
         self.path = path
         self.disk = disk
         self.lock = lock
-        self.journal: disks.UndoJournal | None = None
+        self.journal: UndoJournal | None = None
 
     @classmethod
     def open(cls, path: str | bytes, writable: bool = False, force_share: bool = False) -> Image:
@@ -192,9 +195,11 @@ class Transaction:
         self.images = tuple(images)
 
     def __enter__(self) -> Transaction:
+        from .journal import UndoJournal  # who only reads does not load it
+
         for image in self.images:
             try:
-                image.journal = disks.UndoJournal(image.disk)
+                image.journal = UndoJournal(image.disk)
             except OSError as error:
                 self._disarm()
                 raise errors.NoJournalError(

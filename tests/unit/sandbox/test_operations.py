@@ -11,7 +11,7 @@ import typing as t
 
 import pytest
 
-from sandbox import disks, errors, kvm, machine, operations
+from sandbox import errors, journal, kvm, machine, operations
 from sandbox.operations import Image, Selector, Transaction
 
 from .guest_answers import Guest, records
@@ -301,7 +301,7 @@ def test_a_discard_that_fails_does_not_fail_the_change(images: list[Image], monk
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(machine, "run", Changer().run)
-    monkeypatch.setattr(operations.disks.UndoJournal, "keep", fail)
+    monkeypatch.setattr(journal.UndoJournal, "keep", fail)
     with Transaction(images) as transaction:
         create_on(images)
         transaction.keep()
@@ -339,14 +339,14 @@ def test_what_cannot_be_undone_is_named_and_the_rest_undone(
 def test_without_room_for_a_journal_nothing_begins(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[t.Any] = []
 
-    def journal(disk: t.Any) -> t.Any:
+    def make(disk: t.Any) -> t.Any:
         if made:
             raise OSError(28, "No space left on device")
         made.append(real(disk))
         return made[0]
 
-    real = disks.UndoJournal
-    monkeypatch.setattr(disks, "UndoJournal", journal)
+    real = journal.UndoJournal
+    monkeypatch.setattr(journal, "UndoJournal", make)
     with pytest.raises(errors.NoJournalError, match="No space left on device"), Transaction(images):
         raise AssertionError("the body must not be reached")
     assert all(image.journal is None for image in images)
