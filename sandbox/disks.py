@@ -13,6 +13,8 @@ import struct
 
 from . import errors
 
+FALLOCATE_DISCARD = 0x03  # punch hole, keep size
+
 _BLKGETSIZE64 = 0x80081272
 _KINDS = (
     (stat.S_ISDIR, "a directory", "is_directory"),

@@ -13,13 +13,13 @@ import os
 import typing as t
 
 from . import kvm
+from .disks import FALLOCATE_DISCARD
 from .rules import BAD_BATCH, REQUEST, Checker, File, RuleError
 
 if t.TYPE_CHECKING:
     from .journal import Recorder, UndoJournal  # most runs have none, and need not load it
 
 CHUNK = 1 << 20
-FALLOCATE_DISCARD = 0x03  # punch hole, keep size
 FALLOCATE_RESERVE = 0x01  # keep size
 FALLOCATE_ZERO = 0x10
 FALLOCATE_MODES = (FALLOCATE_RESERVE, FALLOCATE_DISCARD, FALLOCATE_ZERO)

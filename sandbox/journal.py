@@ -15,8 +15,7 @@ import struct
 import typing as t
 from bisect import bisect_left
 
-from .disks import Disk, beyond_standard
-from .doorbell import FALLOCATE_DISCARD
+from .disks import FALLOCATE_DISCARD, Disk, beyond_standard
 
 CHUNK = 1 << 20
 
