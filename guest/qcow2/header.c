@@ -403,7 +403,7 @@ void header_rewrite(struct qcow2 *image) {
     }
     store64(header + AT_SIZE, image->virtual_size);
     add_extensions(image, &writer);
-    store64(header + AT_BACKING_OFFSET, image->backing_length != 0 ? writer.used : 0);
+    store64(header + AT_BACKING_OFFSET, 0);
     if (image->backing_offset != 0) {
         store64(header + AT_BACKING_OFFSET, writer.used);
         memcpy(header_add(&writer, image->backing_length), image->header + image->backing_offset,
