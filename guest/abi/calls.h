@@ -13,7 +13,9 @@ enum call_operation {
     CALL_COMPARE,  /* does the active mapping equal a snapshot's? reads only */
     CALL_CREATE,   /* the three that write answer with the snapshots that there are then */
     CALL_APPLY,
-    CALL_DELETE
+    CALL_DELETE,
+    CALL_BITMAPS, /* the persistent bitmaps, and the dirty ranges of one; reads only */
+    CALL_CHANGE_BITMAP
 };
 
 enum call_limits {
@@ -21,7 +23,12 @@ enum call_limits {
     SNAPSHOT_ID_MAX = 127,
     SNAPSHOTS_MAX = 65536,
     BACKING_NAME_MAX = 1023,
-    MESSAGE_TEXT_MAX = 1024
+    MESSAGE_TEXT_MAX = 1024,
+    BITMAP_NAME_MAX = 1023,
+    BITMAPS_MAX = 65535,
+    BITMAP_ACTIONS_MAX = 1024,
+    BITMAP_TEXT_MAX = 32768, /* bytes of source names in one call */
+    EXTENTS_MAX = 1048576
 };
 
 struct call_header {
@@ -81,6 +88,46 @@ struct call_delete {
     struct selector snapshot;
 };
 
+/* Which dirty ranges to tell. */
+struct call_bitmaps {
+    struct call_header header;
+    uint64_t extents_start; /* bytes: ranges that end before this are left out */
+    uint32_t extents_limit; /* how many at most, up to EXTENTS_MAX; 0: none are asked for */
+    uint32_t counts;        /* 1: count the dirty bits of every bitmap, which reads all of them */
+    uint32_t name_length;   /* of the bitmap whose ranges are meant */
+    uint32_t reserved;
+    uint8_t name[1024];
+};
+
+enum bitmap_action_kind {
+    BITMAP_ADD = 1, /* recording, and empty */
+    BITMAP_REMOVE,
+    BITMAP_CLEAR,
+    BITMAP_ENABLE,
+    BITMAP_DISABLE,
+    BITMAP_MERGE
+};
+
+struct bitmap_action {
+    uint32_t kind;          /* enum bitmap_action_kind */
+    uint32_t granularity;   /* add: bytes; 0: what qemu-img takes for this cluster size */
+    uint32_t source_disk;   /* merge: 0: the image itself */
+    uint16_t source_at;     /* merge: where the source's name begins in the call's text */
+    uint16_t source_length; /* bytes */
+};
+
+/* Actions on one bitmap of disk 0, in order; all of them or none. */
+struct call_change_bitmap {
+    struct call_header header;
+    uint32_t action_count;
+    uint32_t dry_run;     /* 1: say what would be, write nothing; the disk may be open for reading only */
+    uint32_t counts;      /* 1: count the dirty bits of every bitmap, not only of the one changed */
+    uint32_t name_length; /* of the bitmap that all actions are about */
+    uint8_t name[1024];
+    struct bitmap_action actions[1024];
+    uint8_t text[32768];
+};
+
 /* Common to every result. code 0 is success; otherwise a refusal (refusals.h says what the arguments
  * mean). */
 struct result_header {
@@ -90,6 +137,8 @@ struct result_header {
     uint32_t text_length;
     uint64_t arguments[6];
     uint64_t leaked_clusters; /* counted by a verification: refcount above what refers to it */
+    uint32_t disk;            /* the refusal is about: index into the disks of the call */
+    uint32_t reserved;
     uint8_t text[1024];       /* a name out of the image that the message quotes */
 };
 
@@ -165,6 +214,43 @@ struct result_delete {
     struct result_header header;
     uint32_t snapshot_count; /* records in the payload */
     uint32_t reserved;
+    uint64_t virtual_size;
+    uint64_t freed_clusters;
+};
+
+enum bitmap_flags {
+    BITMAP_RECORDING = 1, /* enabled: writes of a guest will be noted in it */
+    BITMAP_IN_USE = 2,    /* inconsistent: whoever used it last did not store it */
+    BITMAP_STALE = 4      /* inconsistent: a program without bitmap support has written to the image since */
+};
+
+/* A bitmap in a payload, followed by name_length bytes of text and padding to a multiple of 8. */
+struct bitmap_record {
+    uint64_t dirty_bytes; /* of the disk; all ones: not counted, as for every inconsistent one */
+    uint64_t dirty_count; /* bits; likewise */
+    uint32_t granularity; /* bytes of the disk that a bit stands for */
+    uint32_t flags;       /* enum bitmap_flags */
+    uint32_t name_length; /* at most BITMAP_NAME_MAX */
+    uint32_t reserved;
+};
+
+struct dirty_extent {
+    uint64_t offset; /* bytes */
+    uint64_t length;
+};
+
+struct result_bitmaps {
+    struct result_header header;
+    uint32_t bitmap_count; /* records in the payload */
+    uint32_t extent_count; /* struct dirty_extent behind them */
+    uint64_t virtual_size; /* bytes */
+    uint64_t extents_end;  /* bytes: all ranges that begin before this were told */
+};
+
+struct result_change_bitmap {
+    struct result_header header;
+    uint32_t bitmap_count; /* records in the payload: as they are now, or with dry_run would be */
+    uint32_t changed;      /* 1: the actions lead to something else than there was */
     uint64_t virtual_size;
     uint64_t freed_clusters;
 };

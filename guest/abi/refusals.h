@@ -1,4 +1,4 @@
-/* Why an operation was refused. The comment after a code says what arguments[] and text hold; a, b,
+/* Why an operation was refused, of the disk that the result names. The comment after a code says what arguments[] and text hold; a, b,
  * c are arguments 0, 1, 2. The host words the message: sandbox/errors.py. Codes are stable: new ones
  * go to the end of their group.
  */
@@ -73,7 +73,27 @@ enum refusal {
     REFUSAL_RESIZE_NOT_ALLOWED = 128,  /* a current size, b the snapshot's */
     REFUSAL_FILE_TOO_BIG = 129,        /* an allocation would pass the largest host offset of the format */
     REFUSAL_SNAPSHOT_TABLE_FULL = 130, /* the new table would pass 64 MiB */
-    REFUSAL_NAME_NOT_DELETABLE = 131   /* id or name longer than qemu-img's limits: qemu-img cannot select it */
+    REFUSAL_NAME_NOT_DELETABLE = 131,  /* id or name longer than qemu-img's limits: qemu-img cannot select it */
+
+    /* Bitmaps. f is the index of the action that failed; text the name of the bitmap that is meant, which may be a
+     * merge's source; header.disk says in which image it was looked for. Wording of qemu-img where it has one:
+     * block/monitor/bitmap-qmp-cmds.c, block/qcow2-bitmap.c, block/dirty-bitmap.c of QEMU. */
+    REFUSAL_BITMAP_NAME_EMPTY = 160,
+    REFUSAL_BITMAP_GRANULARITY = 161, /* a bytes: not a power of two, or under 512 */
+    REFUSAL_BITMAP_EXISTS = 162,
+    REFUSAL_BITMAP_VERSION_2 = 163,           /* version 2 has no place for bitmaps */
+    REFUSAL_BITMAP_GRANULARITY_LARGE = 164,   /* a bytes: over 2 GiB */
+    REFUSAL_BITMAP_TOO_LARGE = 165,           /* a granularity, b bytes that it would take */
+    REFUSAL_BITMAP_NAME_LONG = 166,           /* a bytes */
+    REFUSAL_TOO_MANY_BITMAPS = 167,           /* there are 65535 */
+    REFUSAL_BITMAP_DIRECTORY_FULL = 168,      /* a bytes that it would need */
+    REFUSAL_BITMAP_NOT_FOUND = 169,           /* */
+    REFUSAL_BITMAP_INCONSISTENT = 170,        /* it can only be removed */
+    REFUSAL_BITMAP_SIZES = 171,               /* merge: a size of this disk, b of the source's */
+    REFUSAL_BITMAP_AMBIGUOUS = 172,           /* a bitmaps have this name: only removing all of them is possible */
+    REFUSAL_BITMAP_HEADER_FULL = 173,         /* no room for the extension in the first cluster */
+    REFUSAL_BITMAP_EMPTY_DISK = 174,          /* a disk of no bytes has no bits */
+    REFUSAL_BITMAPS_OVERLAP = 175             /* bitmaps claim more clusters than the file has: a claimed, b there */
 };
 
 /* The tables that a refusal can point at. */
@@ -105,7 +125,8 @@ enum bitmaps_fault {
     BITMAPS_LESS,
     BITMAPS_EXTRA, /* Bitmap extra data is not supported */
     BITMAPS_ENTRY, /* text: the bitmap's name; it does not satisfy the constraints */
-    BITMAPS_TABLE  /* text: the bitmap's name; its table could not be read */
+    BITMAPS_TABLE, /* text: the bitmap's name; its table could not be read */
+    BITMAPS_DATA   /* text: the bitmap's name; its table has another size than the disk needs */
 };
 
 #endif
