@@ -10,6 +10,7 @@ so no handler of the parent's program ever runs here, and os._exit() ends it wit
 from __future__ import annotations
 
 import errno
+import functools
 import gc
 import itertools
 import os
@@ -31,8 +32,9 @@ _INTERRUPTIONS = 3
 class Job(t.NamedTuple):
     """What the child needs, all made by the parent: what the child computes itself costs it copies of pages.
 
-    device: of /dev/kvm; answer: the pipe's writing end; parent: process id. vcpu: the number that the processor's
-    descriptor is to have. appended: descriptors for write(2). address_space: bytes. filter: packed seccomp program.
+    device: of /dev/kvm; answer: the pipe's writing end; parent: process id. server: makes what serves the doorbell, of
+    Server's arguments. vcpu: the number that the processor's descriptor is to have. appended: descriptors for write(2).
+    address_space: bytes. filter: packed seccomp program.
     """
 
     text: bytes
@@ -43,9 +45,8 @@ class Job(t.NamedTuple):
     device: int
     answer: int
     parent: int
-    journal: UndoJournal | None
-    recorder: Recorder | None
     wants_progress: bool
+    server: t.Callable[..., Server]
     vcpu: int
     appended: t.Sequence[int]
     address_space: int
@@ -78,14 +79,22 @@ def plan(
         device,
         answer,
         os.getpid(),
-        journal,
-        recorder,
         wants_progress,
+        _server(files, journal, recorder),
         vcpu,
         appended,
         jail.mapped_memory() + boot.ADDRESS_SPACE + jail.SPARE_MEMORY,
         seccomp.packed(seccomp.program(allowed)),
     )
+
+
+def _server(files: t.Sequence[File], journal: UndoJournal | None, recorder: Recorder | None) -> t.Callable[..., Server]:
+    """What makes the server, loaded while files can still be opened."""
+    if not any(file.writable for file in files):
+        return Server
+    from .changes import ChangingServer  # most runs read, and need not load it
+
+    return functools.partial(ChangingServer, journal=journal, recorder=recorder)
 
 
 class _StopError(Exception):
@@ -174,7 +183,7 @@ class _Session:
         self._vcpu = vcpu
         self._memory = memory
         progress = self._send_progress if job.wants_progress else None
-        self._server = Server(memory, job.files, job.limits.bytes, job.journal, job.recorder, progress)
+        self._server = job.server(memory, job.files, job.limits.bytes, progress)
 
     def work(self) -> None:
         """Run the guest and send what came of it. Raises OSError."""

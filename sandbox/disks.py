@@ -13,7 +13,9 @@ import struct
 
 from . import errors
 
+FALLOCATE_RESERVE = 0x01  # keep size
 FALLOCATE_DISCARD = 0x03  # punch hole, keep size
+FALLOCATE_ZERO = 0x10
 
 _BLKGETSIZE64 = 0x80081272
 _KINDS = (

@@ -14,25 +14,9 @@ import errno as errno_codes
 import os
 import typing as t
 
-if t.TYPE_CHECKING:
-    from . import refusals
-
 MESSAGE_LIMIT = 4096
-_PATH_LIMIT = 1024
-_NAME_LIMIT = 255
+PATH_LIMIT = 1024
 _TEXT_LIMIT = 512
-_WRITE_FAILED, _NO_SPACE = 4, 5  # enum refusal
-
-
-class ResultHeader(t.NamedTuple):
-    """struct result_header of guest/abi/calls.h; cffi's own view of it has the same fields."""
-
-    code: int
-    modified: int = 0
-    text_length: int = 0
-    leaked_clusters: int = 0
-    arguments: t.Sequence[int] = (0, 0, 0, 0, 0, 0)
-    text: t.Sequence[int] = ()
 
 
 class AirlockError(Exception):
@@ -229,7 +213,7 @@ def clean(text: str | bytes, limit: int = _TEXT_LIMIT) -> str:
 
 def quote(path: str) -> str:
     """The path as a shell takes it, printable."""
-    text = clean(path, _PATH_LIMIT)
+    text = clean(path, PATH_LIMIT)
     plain = text and all(c.isalnum() or c in "-_./+,:@%" for c in text)
     return text if plain else "'" + text.replace("'", "'\"'\"'") + "'"
 
@@ -257,7 +241,7 @@ def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
     }.get(number, ("open_failed", "Look into the kernel's log."))
     access = "for writing" if writable else "for reading"
     return ImageOpenError(
-        f"{clean(path, _PATH_LIMIT)} cannot be opened {access}: {reason}. {advice}",
+        f"{clean(path, PATH_LIMIT)} cannot be opened {access}: {reason}. {advice}",
         [f"Could not open '{path}': Could not open '{path}': {reason}"],
         code,
     )
@@ -269,7 +253,7 @@ def not_regular(path: str, what: str, code: str = "not_regular", writable: bool 
     if writable and code == "is_directory":
         reason = f"Could not open '{path}': {os.strerror(errno_codes.EISDIR)}"
     return ImageOpenError(
-        f"{clean(path, _PATH_LIMIT)} is {what}. Name a regular file or a block device.",
+        f"{clean(path, PATH_LIMIT)} is {what}. Name a regular file or a block device.",
         [f"Could not open '{path}': {reason}"],
         code,
     )
@@ -278,89 +262,10 @@ def not_regular(path: str, what: str, code: str = "not_regular", writable: bool 
 def force_share_error(path: str) -> ForceShareError:
     """The exception for force_share on an image that is to be written."""
     return ForceShareError(
-        f"{clean(path, _PATH_LIMIT)} cannot be changed with force_share: it is for reading an image that is in use. "
+        f"{clean(path, PATH_LIMIT)} cannot be changed with force_share: it is for reading an image that is in use. "
         "Leave force_share out, and stop whoever uses the image.",
         [f"Could not open '{path}': force-share=on can only be used with read-only images"],
     )
-
-
-def from_refusal(header: ResultHeader, path: str, operation: str = "open", name: str = "") -> AirlockError:
-    """The exception for a result whose code is not 0.
-
-    header: the result's header; nothing in it is trusted. path, name: as the operator gave them (surrogateescape).
-    operation: "open" for what only reads, or "create", "apply", "delete".
-    """
-    from . import refusals  # the words are many, and most runs need none
-
-    wording = refusals.WORDINGS.get(header.code)
-    if wording is None:
-        return GuestProtocolError(f"{clean(path, _PATH_LIMIT)}: the guest refused with the unknown code {header.code}.")
-    if header.code == _WRITE_FAILED and header.arguments[0] in (errno_codes.ENOSPC, errno_codes.EDQUOT):
-        wording = refusals.WORDINGS[_NO_SPACE]
-    fields = _fields(header, path, name)
-    fields["message"] = wording.message.format(**fields)
-    message = f"{fields['path']}: {fields['message']}"
-    if header.modified:
-        message += f" The image was written to before this; look at it with {fields['check']}."
-    elif wording.kind in ("ImageWriteError", "NoSpaceError", "InconsistentImageError"):
-        message += " Nothing was changed."
-    kind: type[AirlockError] = globals()[wording.kind]
-    error = kind(message, _qemu_reports(wording, fields, path, operation, name), wording.code)
-    error.modified = bool(header.modified)
-    if isinstance(error, RefusalError):
-        error.leaked_clusters = int(header.leaked_clusters)
-    return error
-
-
-def snapshot_not_found(path: str, operation: str, name: str) -> AirlockError:
-    """The exception for a snapshot that cannot be in any image, worded as the guest's refusal."""
-    return from_refusal(ResultHeader(code=120), path, operation, name)
-
-
-def _fields(header: ResultHeader, path: str, name: str) -> dict[str, t.Any]:
-    """What the texts in refusals.py can quote."""
-    from . import refusals
-
-    arguments = [int(value) for value in header.arguments]
-    shell_path = quote(path)
-    fields: dict[str, t.Any] = dict(zip("abcdef", arguments))
-    fields.update({f"{letter}_hex": hex(value) for letter, value in zip("abcdef", arguments)})
-    length = min(int(header.text_length), len(header.text))
-    fields["text"] = clean(bytes(list(header.text[0:length])))
-    fields["path"] = clean(path, _PATH_LIMIT)
-    fields["name"] = f"'{clean(name, _NAME_LIMIT)}'" if name else "with an empty name"
-    fields["image"] = shell_path
-    fields["check"] = f'"qemu-img check {shell_path}"'
-    fields["repair"] = f'"qemu-img check -r all {shell_path}"'
-    fields["list"] = f'"airlock snapshot -l {shell_path}"'
-    fields["errno"] = _system_text(arguments[0])
-    fields["table"] = refusals.TABLES.get(arguments[0], f"table of kind {arguments[0]}")
-    fields["entry"] = f"Entry {arguments[2]} of the {fields['table']} at {fields['b_hex']}"
-    if fields["table"] == "header":
-        fields["entry"] = "The header"
-    fields["target"] = refusals.TABLES.get(arguments[5], f"table of kind {arguments[5]}")
-    nameless = [f"Unknown incompatible feature: {arguments[0]:x}"] if arguments[0] else []
-    fields["features"] = ", ".join([fields["text"], *nameless] if fields["text"] else nameless)
-    fields["bitmaps"] = refusals.BITMAPS_FAULTS.get(arguments[0], "unknown fault {a}").format(**fields)
-    return fields
-
-
-def _qemu_reports(
-    wording: refusals.Wording, fields: t.Mapping[str, t.Any], path: str, operation: str, name: str
-) -> list[str]:
-    """qemu-img's lines for a refusal; its own message behind qemu-img's prefix where qemu-img would go on."""
-    prefix = f"Could not open '{path}': "
-    template = wording.qemu.get("open")
-    if template is None and operation != "open":
-        prefix = f"Could not {operation} snapshot '{name}': "
-        template = wording.qemu.get(operation)
-    reports = [part.format(**fields) for part in (template or "{message}").split("|")]
-    return [*reports[:-1], prefix + reports[-1]]
-
-
-def _system_text(number: int) -> str:
-    """What the system calls the errno; numbers out of a guest can be anything."""
-    return os.strerror(number) if 0 < number < 4096 else f"error {number}"
 
 
 def _cut(text: str, limit: int) -> str:

@@ -11,10 +11,14 @@ from __future__ import annotations
 import time
 import typing as t
 
-from . import errors, operations
+from . import errors
+
+if t.TYPE_CHECKING:
+    from .info import ImageInfo
+    from .snapshots import Snapshot
 
 
-def image_facts(path: str, info: operations.ImageInfo) -> dict[str, t.Any]:
+def image_facts(path: str, info: ImageInfo) -> dict[str, t.Any]:
     """The facts of one image. Sizes in bytes; names are None where the image has none."""
     return {
         "path": errors.clean(path, 4096),
@@ -42,7 +46,7 @@ def image_facts(path: str, info: operations.ImageInfo) -> dict[str, t.Any]:
     }
 
 
-def snapshot_facts(snapshot: operations.Snapshot) -> dict[str, t.Any]:
+def snapshot_facts(snapshot: Snapshot) -> dict[str, t.Any]:
     """One snapshot. Sizes in bytes, vm_clock in nanoseconds."""
     return {
         "id": errors.clean(snapshot.id),

@@ -14,7 +14,7 @@ import resource
 import typing as t
 
 from . import errors, kvm
-from .doorbell import FALLOCATE_MODES
+from .disks import FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO
 from .rules import File
 from .seccomp import OneOf, Rule, Without
 
@@ -209,7 +209,7 @@ def rules(vcpu: int, files: t.Sequence[File], appended: t.Sequence[int], journal
             Rule("pwrite64", (OneOf(0, writable),)),
             Rule("fdatasync", (OneOf(0, writable),)),
             Rule("copy_file_range", (OneOf(0, chain), OneOf(2, writable), OneOf(5, (0,)))),
-            Rule("fallocate", (OneOf(0, writable), OneOf(1, FALLOCATE_MODES))),
+            Rule("fallocate", (OneOf(0, writable), OneOf(1, (FALLOCATE_RESERVE, FALLOCATE_DISCARD, FALLOCATE_ZERO)))),
             Rule("ftruncate", (OneOf(0, writable),)),
         ]
     return allowed

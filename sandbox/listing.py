@@ -12,35 +12,16 @@ import math
 import time
 import typing as t
 
+if t.TYPE_CHECKING:
+    from .calls import Snapshot
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 # Widths are bytes, as printf counts them; what is wider pushes the rest of its line.
 _LINE = b"%-7s %-16s %8s %19s %15s %10s\n"
 _TITLE = b"Snapshot list:\n" + _LINE % (b"ID", b"TAG", b"VM_SIZE", b"DATE", b"VM_CLOCK", b"ICOUNT")
 
 
-class Row(t.Protocol):
-    """What the table needs of a snapshot."""
-
-    @property
-    def id(self) -> bytes: ...
-
-    @property
-    def name(self) -> bytes: ...
-
-    @property
-    def date_seconds(self) -> int: ...
-
-    @property
-    def vm_state_size(self) -> int: ...
-
-    @property
-    def vm_clock(self) -> int: ...
-
-    @property
-    def icount(self) -> int | None: ...
-
-
-def format_listing(snapshots: t.Iterable[Row], escape: bool) -> bytes:
+def format_listing(snapshots: t.Iterable[Snapshot], escape: bool) -> bytes:
     """The table; nothing at all when there are no snapshots. Dates are in local time.
 
     escape: whether control characters in ids and names are shown as escapes. qemu-img prints them as they are.

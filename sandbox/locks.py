@@ -27,15 +27,6 @@ _FLOCK = struct.Struct("=hh4xqqi4x")
 _GETLK: int = getattr(fcntl, "F_OFD_GETLK", 36)
 _SETLK: int = getattr(fcntl, "F_OFD_SETLK", 37)
 
-_PERMISSIONS = {0: "consistent read", 1: "write", 3: "resize"}
-_USES = 100
-_KEEPS = 200
-
-# Holders are looked for in /proc: this many processes and open files at most.
-_PROCESSES_MAX = 20000
-_FILES_MAX = 100000
-_PIDS_MAX = 16
-
 # What a kernel or a file system without these locks answers.
 _NO_LOCKS = (errno.EINVAL, errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
@@ -73,10 +64,10 @@ def lock_image(descriptor: int, path: str, writable: bool, force_share: bool = F
     try:
         for byte in kind.takes:
             if not _take(descriptor, byte):
-                raise _in_use(descriptor, path, byte, f"Failed to lock byte {byte}", hint=False)
+                raise _in_use(descriptor, path, byte, taking=True)
         for byte in kind.probes:
             if _is_held(descriptor, byte):
-                raise _in_use(descriptor, path, byte, f"Failed to get {_permission(byte)} lock", hint=True)
+                raise _in_use(descriptor, path, byte, taking=False)
     except OSError as error:
         unlock_image(descriptor)
         if error.errno not in _NO_LOCKS:
@@ -118,102 +109,12 @@ def _probe(descriptor: int, byte: int) -> tuple[int, int]:
     return answer[0], answer[4]
 
 
-def _permission(byte: int) -> str:
-    """The permission as qemu words it: 'shared "write"' for what another uses, '"write"' for what another keeps."""
-    if byte >= _KEEPS:
-        return f'"{_PERMISSIONS[byte - _KEEPS]}"'
-    return f'shared "{_PERMISSIONS[byte - _USES]}"'
+def _in_use(descriptor: int, path: str, byte: int, taking: bool) -> errors.ImageInUseError:
+    """The exception for a lock in the way of taking one, or of what was to be done. Drops our own locks first, so that
+    only the holders are found."""
+    from . import holders  # a long search, and most images are free
 
-
-def _in_use(descriptor: int, path: str, byte: int, qemu_text: str, hint: bool) -> errors.ImageInUseError:
-    """The exception for a lock in the way. Drops our own locks first, so that only the holders are found."""
     unlock_image(descriptor)
-    pids = _holders(descriptor, byte)
-    holders = ", ".join(f"{pid}{_program(pid)}" for pid in pids)
-    who = f"by process {holders}" if len(pids) == 1 else f"by processes {holders}" if pids else "by another process"
-    doing = _doing(byte, hint)
-    question = f"\nIs another process using the image [{path}]?" if hint else ""
-    return errors.ImageInUseError(
-        f"{errors.clean(path)} is in use {who}, which {doing}. Shut down the virtual machine or end the program "
-        "that has it open, then run this again.",
-        [f"Could not open '{path}': {qemu_text}{question}"],
-        pids,
-    )
-
-
-def _doing(byte: int, hint: bool) -> str:
-    if not hint:
-        return f"holds an exclusive lock on byte {byte}"
-    if byte >= _KEEPS:
-        return f"forbids others to {_verb(byte - _KEEPS)} it (lock byte {byte})"
-    return f"may {_verb(byte - _USES)} it (lock byte {byte})"
-
-
-def _verb(permission: int) -> str:
-    return {0: "read", 1: "write to", 3: "resize"}[permission]
-
-
-def _holders(descriptor: int, byte: int) -> tuple[int, ...]:
-    """The pids that have the image open with a lock on this byte; as many as can be told.
-
-    An open-file-description lock has no pid, so every process's descriptors of this inode are asked (lines "lock:" of
-    /proc/PID/fdinfo/N). Without the right to look into a process it stays unnamed.
-    """
     kind, pid = _probe(descriptor, byte)
-    if kind != fcntl.F_UNLCK and pid > 0:
-        return (pid,)
-    status = os.fstat(descriptor)
-    inode = (status.st_dev, status.st_ino)
-    found: list[int] = []
-    left = _FILES_MAX
-    for process in _entries("/proc")[:_PROCESSES_MAX]:
-        if not process.isdigit():
-            continue
-        files = _entries(f"/proc/{process}/fd")
-        left -= len(files)
-        if left < 0 or len(found) == _PIDS_MAX:
-            break
-        if any(_is_same_file(process, number, inode) and _has_lock(process, number, byte) for number in files):
-            found.append(int(process))
-    return tuple(found)
-
-
-def _entries(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-
-
-def _is_same_file(process: str, number: str, inode: tuple[int, int]) -> bool:
-    try:
-        status = os.stat(f"/proc/{process}/fd/{number}")
-    except OSError:
-        return False
-    return (status.st_dev, status.st_ino) == inode
-
-
-def _has_lock(process: str, number: str, byte: int) -> bool:
-    """Whether a descriptor's lock lines, "lock: 1: OFDLCK ADVISORY READ -1 fe:00:2146385 100 100", hold the byte."""
-    try:
-        with open(f"/proc/{process}/fdinfo/{number}", encoding="ascii", errors="replace") as file:
-            lines = file.read(65536).splitlines()
-    except OSError:
-        return False
-    for line in lines:
-        words = line.split()
-        if len(words) < 3 or words[0] != "lock:" or "FLOCK" in words:
-            continue
-        first, last = words[-2:]
-        if first.isdigit() and int(first) <= byte and (last == "EOF" or (last.isdigit() and byte <= int(last))):
-            return True
-    return False
-
-
-def _program(pid: int) -> str:
-    """The name of a process, in brackets; nothing where it cannot be read."""
-    try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return f" ({errors.clean(file.read(64).strip(), 32)})"
-    except OSError:
-        return ""
+    owner = pid if kind != fcntl.F_UNLCK and pid > 0 else 0
+    return holders.in_use(descriptor, path, byte, taking, owner)

@@ -61,12 +61,13 @@ def run(
     journal: UndoJournal | None = None,
     recorder: Recorder | None = None,
     progress: t.Callable[[int, int], None] | None = None,
+    read_only: bool = False,
 ) -> Answer:
     """Run one guest to its end and return its answer.
 
     guest: a family's name, or the program itself. call: the bytes of a struct call_*. disks: in the order of their
     indexes. journal: records the old content of its disk, which is one of disks. progress: is told (done, total)
-    while the guest works; what it raises stops the guest.
+    while the guest works; what it raises stops the guest. read_only: no disk may be written to, however it was opened.
 
     Raises NoKvmError, KvmPermissionError, NoCffiError, NotBuiltError and KvmError before anything is started,
     JailError, GuestCrashError, GuestProtocolError, TimeLimitError, BudgetError, ValueError for a call or a number of
@@ -82,7 +83,13 @@ def run(
         receiving, sending = map(beyond_standard, os.pipe2(os.O_CLOEXEC))
         try:
             files = [
-                File(disk.descriptor, disk.writable, disk.is_block, disk.size + limits.file_growth) for disk in disks
+                File(
+                    disk.descriptor,
+                    disk.writable and not read_only,
+                    disk.is_block,
+                    disk.size + limits.file_growth,
+                )
+                for disk in disks
             ]
             job = child.plan(
                 program, call, files, limits, device, sending, journal, recorder, wants_progress=progress is not None
@@ -102,7 +109,7 @@ def run(
     except errors.AirlockError as error:
         # A child that could not tell what it did may have done anything that it was allowed to.
         if outcome is None or outcome.message is None:
-            error.modified = any(disk.writable for disk in disks)
+            error.modified = not read_only and any(disk.writable for disk in disks)
         raise
 
 
@@ -217,14 +224,14 @@ def _check(program: Program, call: bytes, disks: t.Sequence[Disk], journal: Undo
 
 
 def _answer(outcome: _Outcome | None, worker: _Worker, limits: Limits, started: float) -> Answer:
-    """The answer, or the exception that the outcome means."""
-    if outcome is None:
-        raise answers.time_over(limits)
-    message, body, rest = outcome
-    if message is None:
-        raise answers.vanished(worker.status)
-    if message.kind != answers.FINISHED or len(body) < answers.RESULT_SIZE:
-        raise answers.failure(message, body, limits)
+    """The answer. Raises the exception that any other outcome means."""
+    message = outcome.message if outcome else None
+    if not outcome or not message or message.kind != answers.FINISHED or len(outcome.body) < answers.RESULT_SIZE:
+        from . import faults  # words, and most runs need none
+
+        if outcome is None:
+            raise faults.time_over(limits)
+        raise faults.failure(message, outcome.body, limits) if message else faults.vanished(worker.status)
     report = Report(
         answers.layer_names(message),
         message.exits,
@@ -233,4 +240,4 @@ def _answer(outcome: _Outcome | None, worker: _Worker, limits: Limits, started: 
         (time.monotonic() - started) * 1000,
         worker.peak_memory,
     )
-    return Answer(body, rest, report)
+    return Answer(outcome.body, outcome.rest, report)

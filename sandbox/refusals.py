@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What each refusal of the guest means in words: one entry for each code of guest/abi/refusals.h.
 
-Data only; errors.from_refusal() fills it in. The fields of both texts are those of errors._fields():
+Data only; refused.from_refusal() fills it in. The fields of both texts are those of refused._fields():
 {a} .. {f} are the arguments as numbers, {b_hex} .. {e_hex} the same in hexadecimal, {text} a name out of the image,
 {errno} what the system says of argument a, {table} and {target} names of tables, {entry} an entry's place, {image} the
 path for a shell, {check}, {repair} and {list} commands.

@@ -132,7 +132,7 @@ SCENARIOS = {
 def record(path: str, call: SnapshotCall, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
     """Runs the operation on the image with a recorder behind the doorbell."""
     with Recorder(path + ".log") as recorder:
-        monkeypatch.setattr("sandbox.operations.machine.run", partial(machine.run, recorder=recorder))
+        monkeypatch.setattr("sandbox.machine.run", partial(machine.run, recorder=recorder))
         result = PythonDriver().run(path, call)
         monkeypatch.undo()
         assert result.code == 0, result.message

@@ -195,6 +195,17 @@ def test_request_that_breaks_a_rule(hostile, disk, name):
             assert file.read() == content
 
 
+@pytest.mark.parametrize("operation", [WRITE, COPY, ZERO, DISCARD, RESIZE, RESERVE, FLUSH])
+def test_no_change_in_a_run_that_reads(hostile, disk, operation):
+    """Though the disk itself was opened for writing."""
+    target = disk(b"target")
+    with pytest.raises(errors.GuestProtocolError, match="opened for reading") as caught:
+        hostile("REQUEST", operation, 0, 0, 4, HEAP, 0, 2, disks=[target], read_only=True)
+    assert not caught.value.modified
+    with open(target.path, "rb") as file:
+        assert file.read() == b"target"
+
+
 @pytest.mark.parametrize("count", [0, 256, 0xFFFFFFFF])
 def test_batch_size(hostile, count):
     with pytest.raises(errors.GuestProtocolError, match="batch size"):

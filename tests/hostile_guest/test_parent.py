@@ -151,13 +151,13 @@ def test_forbidden_system_call_in_the_child(hostile, monkeypatch):
         hostile("CPUID")
 
 
-@pytest.mark.parametrize("writable", [False, True])
-def test_child_that_ends_without_a_word(hostile, disk, monkeypatch, writable):
+@pytest.mark.parametrize(("writable", "read_only"), [(False, False), (True, False), (True, True)])
+def test_child_that_ends_without_a_word(hostile, disk, monkeypatch, writable, read_only):
     """What it could have written must count as written."""
     monkeypatch.setattr(child._Session, "_serve", lambda _self: os._exit(0))
     with pytest.raises(errors.JailError, match="without an answer") as caught:
-        hostile("CPUID", disks=[disk(b"", writable)])
-    assert caught.value.modified == writable
+        hostile("CPUID", disks=[disk(b"", writable)], read_only=read_only)
+    assert caught.value.modified == (writable and not read_only)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import contextlib
 import os
 import typing as t
 
-from ..sandbox import errors, operations
+from ..sandbox import errors, images
 from .outcome import UNTOUCHED, GroupError
 
 LEAST_SECONDS = 0.001
@@ -19,9 +19,9 @@ AT_ONCE = 8  # images; more than processors, because a guest waits for the disk 
 class OpenImage:
     """One image of the task, with the time that is left for it, and the reports of its guests."""
 
-    def __init__(self, image: operations.Image, seconds: float) -> None:
+    def __init__(self, image: images.Image, seconds: float) -> None:
         self.image = image
-        self.reports: list[operations.Report] = []
+        self.reports: list[images.Report] = []
         self._seconds = seconds
 
     @property
@@ -30,8 +30,8 @@ class OpenImage:
         return self.image.path
 
     def run(self, operation: t.Callable[..., t.Any], *arguments: t.Any) -> t.Any:
-        """One of the functions of operations, on this image, within the time that is left; its answer."""
-        answer = operation(self.image, *arguments, limits=operations.Limits(seconds=self._seconds))
+        """An operation of the sandbox on this image, within the time that is left; its answer."""
+        answer = operation(self.image, *arguments, limits=images.Limits(seconds=self._seconds))
         self.reports.append(answer.report)
         self._seconds = max(self._seconds - answer.report.milliseconds / 1000, LEAST_SECONDS)
         return answer
@@ -78,7 +78,7 @@ def open_images(
         try:
             yield tuple(
                 OpenImage(
-                    stack.enter_context(operations.Image.open(path, writable=writable, force_share=force_share)),
+                    stack.enter_context(images.Image.open(path, writable=writable, force_share=force_share)),
                     timeout,
                 )
                 for path in paths

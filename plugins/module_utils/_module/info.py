@@ -9,7 +9,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import facts, operations
+from ..sandbox import facts, info
 from . import report
 from .group import OpenImage, for_each, open_images, sandbox_summary
 
@@ -28,5 +28,5 @@ def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
 
 def _image_record(subject: OpenImage) -> dict[str, t.Any]:
     """One element of RETURN's `images`."""
-    info: operations.ImageInfo = subject.run(operations.image_info)
-    return {**facts.image_facts(subject.path, info), "path": subject.path, "listing": report.listing(info.snapshots)}
+    image: info.ImageInfo = subject.run(info.image_info)
+    return {**facts.image_facts(subject.path, image), "path": subject.path, "listing": report.listing(image.snapshots)}

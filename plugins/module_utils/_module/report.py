@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors, facts, operations
+from ..sandbox import errors, facts
+from ..sandbox.listing import format_listing
+from ..sandbox.snapshots import Snapshot
 
 
-def predicted_record(snapshot: operations.Snapshot) -> dict[str, t.Any]:
+def predicted_record(snapshot: Snapshot) -> dict[str, t.Any]:
     """A record for a snapshot that only check mode knows: neither its id nor its date is known yet."""
     return {
         **facts.snapshot_facts(snapshot),
@@ -19,9 +21,9 @@ def predicted_record(snapshot: operations.Snapshot) -> dict[str, t.Any]:
     }
 
 
-def listing(snapshots: t.Sequence[operations.Snapshot]) -> str:
+def listing(snapshots: t.Sequence[Snapshot]) -> str:
     """The table that qemu-img snapshot -l prints, with control characters escaped; empty without snapshots."""
-    return operations.format_listing(snapshots, escape=True).decode("utf-8", "replace")
+    return format_listing(snapshots, escape=True).decode("utf-8", "replace")
 
 
 def diff_text(disk_size: int, active: str, snapshots: t.Sequence[t.Mapping[str, t.Any]]) -> str:

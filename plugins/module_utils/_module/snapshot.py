@@ -9,10 +9,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import errors, facts, operations
+from ..sandbox import errors, facts
 from . import report
 from .group import for_each, open_images, sandbox_summary
-from .outcome import UNDONE, UNKNOWN, UNTOUCHED, GroupError
 from .plan import Plan, Wanted
 
 
@@ -36,37 +35,21 @@ def snapshot_flow(module: AnsibleModule) -> dict[str, t.Any]:
         force_share=params["force_share"],
     ) as subjects:
         plans = for_each(lambda subject: Plan(subject, wanted), subjects)
-        if module.check_mode:
-            for_each(Plan.foresee, [plan for plan in plans if plan.changed])
-        else:
-            _change_all(plans)
+        if any(plan.changed for plan in plans):
+            _go_on(plans, module.check_mode)
     return _result(module, plans)
 
 
-def _change_all(plans: t.Sequence[Plan]) -> None:
-    """Carries out all plans or none. Raises GroupError, which says what became of each image."""
-    todo = [plan for plan in plans if plan.changed]
-    if not todo:
-        return
-    written: list[Plan] = []
+def _go_on(plans: t.Sequence[Plan], check_mode: bool) -> None:
+    """Foresees or carries out what is to be done. Loaded only then: most tasks of a playbook find nothing to do."""
+    if check_mode:
+        from .foresight import foresee_all
 
-    def carry_out(plan: Plan) -> None:
-        written.append(plan)
-        try:
-            plan.carry_out()
-        except errors.RefusalError as error:
-            if not error.modified:
-                written.remove(plan)
-            raise
+        foresee_all(plans)
+    else:
+        from .change import change_all
 
-    try:
-        with operations.Transaction([plan.subject.image for plan in todo]) as transaction:
-            for_each(carry_out, todo)
-            transaction.keep()
-    except errors.AirlockError as error:
-        undone = UNKNOWN if isinstance(error, errors.TransactionError) else UNDONE
-        outcomes = [(plan.path, undone if plan in written else UNTOUCHED) for plan in plans]
-        raise GroupError(error, outcomes) from error
+        change_all(plans)
 
 
 def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:

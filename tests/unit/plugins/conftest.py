@@ -54,7 +54,8 @@ def script(monkeypatch: pytest.MonkeyPatch, operations: t.Any) -> t.Iterator[Scr
     """Stands in for operations; at the end of the test all that it expected must have happened."""
     scripted = Script(operations)
     for name, value in scripted.stand_ins().items():
-        monkeypatch.setattr(operations, name, value)
+        home = sys.modules[getattr(operations, name).__module__]
+        monkeypatch.setattr(home, name, value)
     monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_005)
     group = importlib.import_module(f"{PLUGINS}.module_utils._module.group")
     monkeypatch.setattr(group, "AT_ONCE", 1)  # in order

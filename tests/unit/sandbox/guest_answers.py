@@ -58,7 +58,15 @@ class Guest:
         self.result = bytes(ffi.buffer(struct))
         self.payload = payload
 
-    def run(self, family: str, call: bytes, disks: t.Any, limits: machine.Limits | None, journal: t.Any) -> Answer:
+    def run(
+        self,
+        family: str,
+        call: bytes,
+        disks: t.Any,
+        limits: machine.Limits | None,
+        journal: t.Any,
+        read_only: bool = False,
+    ) -> Answer:
         assert family == "snapshot"
-        self.calls.append((call, disks, limits, journal))
+        self.calls.append((call, disks, limits, journal, read_only))
         return Answer(self.result + bytes(8192 - len(self.result)), self.payload, self.report)

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox import doorbell, kvm
+from sandbox import changes, kvm
+from sandbox.changes import ChangingServer
 from sandbox.disks import open_disk
 from sandbox.doorbell import BytesError, Server
 from sandbox.journal import Recorder, UndoJournal
@@ -24,7 +25,7 @@ FFI, LIBRARY = kvm.bindings()
 HEAP = LIBRARY.HEAP_ADDRESS
 READ, WRITE, COPY, ZERO = LIBRARY.DOORBELL_READ, LIBRARY.DOORBELL_WRITE, LIBRARY.DOORBELL_COPY, LIBRARY.DOORBELL_ZERO
 DISCARD, RESIZE, RESERVE = LIBRARY.DOORBELL_DISCARD, LIBRARY.DOORBELL_RESIZE, LIBRARY.DOORBELL_RESERVE
-FLUSH, FINISH = LIBRARY.DOORBELL_FLUSH, LIBRARY.DOORBELL_FINISH
+FLUSH, PROGRESS, FINISH = LIBRARY.DOORBELL_FLUSH, LIBRARY.DOORBELL_PROGRESS, LIBRARY.DOORBELL_FINISH
 PAGE = 4096
 
 
@@ -45,7 +46,7 @@ class Bench:
         self.journal = UndoJournal(self.disks[0]) if journaled else None
         self.recorder = Recorder(str(directory / "record")) if recorded else None
         self.address = kvm.map_memory(LIBRARY.MEMORY_SIZE, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
-        self.server = Server(self.address, self.files, budget, self.journal, self.recorder)
+        self.server = ChangingServer(self.address, self.files, budget, None, self.journal, self.recorder)
 
     def close(self):
         for one in (*self.disks, self.journal, self.recorder):
@@ -91,6 +92,18 @@ def test_finish(bench):
     statuses, finish = one.ring(request(READ, 0, 0, 7), request(FINISH, 0, 0, 7))
     assert statuses[0] == 7
     assert finish == (HEAP, 7)
+
+
+def test_a_server_for_readers_knows_no_other_request(bench):
+    """What the rules let through when no file is writable, and nothing that would change one."""
+    one = bench(b"content")
+    one.server = Server(one.address, [one.files[0]._replace(writable=False)], 1 << 20)
+    assert one.ring(request(READ, 0, 0, 7), request(PROGRESS)) == [7, 0]
+    assert one.memory(7) == b"content"
+    for operation in (WRITE, COPY, ZERO, DISCARD, RESIZE, RESERVE, FLUSH):
+        with pytest.raises(RuleError):
+            one.ring(request(operation, 0, 0, 7))
+    assert one.content() == b"content"
 
 
 def test_finish_behind_a_failure_is_canceled(bench):
@@ -408,7 +421,7 @@ def test_record_cut_anywhere(tmp_path, content, changes, cut):
 
 def test_chunks_larger_than_the_buffer(tmp_path):
     """A change of more than one chunk is saved and undone whole."""
-    content = os.urandom(3 * doorbell.CHUNK + 17)
+    content = os.urandom(3 * changes.CHUNK + 17)
     one = Bench(tmp_path, [content], journaled=True, recorded=True)
     try:
         assert one.ring(request(WRITE, 0, 5, len(content))) == [len(content)]

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import errors, refusals
+from sandbox import errors, refusals, refused
 
 HEADERS = pathlib.Path(__file__).parents[3] / "guest" / "abi"
 WORST = (1 << 64) - 1
@@ -38,9 +38,9 @@ def enumerators(name: str, header: str = "refusals.h") -> dict[str, int]:
 REFUSALS = enumerators("refusal")
 
 
-def header(code: int, arguments: tuple[int, ...] = (), text: bytes = b"", modified: int = 0) -> errors.ResultHeader:
+def header(code: int, arguments: tuple[int, ...] = (), text: bytes = b"", modified: int = 0) -> refused.ResultHeader:
     padded = text + bytes(1024 - len(text))
-    return errors.ResultHeader(code, modified, len(text), 0, (*arguments, *(0,) * (6 - len(arguments))), padded)
+    return refused.ResultHeader(code, modified, len(text), 0, (*arguments, *(0,) * (6 - len(arguments))), padded)
 
 
 def test_every_code_of_the_contract_has_words_under_its_own_name() -> None:
@@ -59,7 +59,7 @@ def test_every_table_and_fault_has_a_name(enum: str, names: dict[int, str]) -> N
 @pytest.mark.parametrize("arguments", [(0,) * 6, (WORST,) * 6, (1, 0x30000, 7, 0x8000000000050000, 0x50000, 2)])
 def test_message_is_bounded_and_says_what_to_do(code: int, operation: str, arguments: tuple[int, ...]) -> None:
     text = b"\x1b[31m{a}\n|\xff\xe2\x80\xae" * 90
-    error = errors.from_refusal(header(code, arguments, text[:1024]), "/images/a b.qcow2", operation, "s{1}")
+    error = refused.from_refusal(header(code, arguments, text[:1024]), "/images/a b.qcow2", operation, "s{1}")
     assert error.code == refusals.WORDINGS[code].code
     assert error.message.startswith("/images/a b.qcow2: ")
     assert error.message.isprintable()
@@ -72,7 +72,7 @@ def test_message_is_bounded_and_says_what_to_do(code: int, operation: str, argum
 
 
 def test_verification_names_table_entry_and_offsets() -> None:
-    error = errors.from_refusal(header(81, (3, 0x40000, 17, 0x8000000000050000, 0x50000, 2)), "d.qcow2", "create", "s")
+    error = refused.from_refusal(header(81, (3, 0x40000, 17, 0x8000000000050000, 0x50000, 2)), "d.qcow2", "create", "s")
     assert isinstance(error, errors.InconsistentImageError)
     assert error.message == (
         "d.qcow2: Entry 17 of the L2 table at 0x40000 (0x8000000000050000) points at the cluster at offset 0x50000, "
@@ -128,25 +128,25 @@ QEMU_TEXTS = [
 
 @pytest.mark.parametrize(("code", "arguments", "operation", "text"), QEMU_TEXTS)
 def test_qemu_text(code: int, arguments: tuple[int, ...], operation: str, text: str) -> None:
-    assert errors.from_refusal(header(code, arguments), "F", operation, "x").qemu_message == text
+    assert refused.from_refusal(header(code, arguments), "F", operation, "x").qemu_message == text
 
 
 def test_what_the_operator_gave_stands_in_qemu_text_unchanged() -> None:
-    error = errors.from_refusal(header(120), "a|{b}", "delete", "n|{c}\x1b\udcff")
+    error = refused.from_refusal(header(120), "a|{b}", "delete", "n|{c}\x1b\udcff")
     assert error.qemu_reports == ("Could not delete snapshot 'n|{c}\x1b\udcff': snapshot not found",)
     assert "'n|{c}\ufffd\ufffd'" in error.message
 
 
 def test_a_write_that_had_begun_is_told() -> None:
-    assert "Nothing was changed" in errors.from_refusal(header(4, (5,)), "F", "create", "x").message
-    begun = errors.from_refusal(header(4, (5,), modified=1), "F", "create", "x")
+    assert "Nothing was changed" in refused.from_refusal(header(4, (5,)), "F", "create", "x").message
+    begun = refused.from_refusal(header(4, (5,), modified=1), "F", "create", "x")
     assert begun.modified
     assert "was written to before this" in begun.message
 
 
 @pytest.mark.parametrize("code", [999, (1 << 32) - 1, 6])
 def test_an_unknown_code_is_a_protocol_error(code: int) -> None:
-    error = errors.from_refusal(header(code), "F")
+    error = refused.from_refusal(header(code), "F")
     assert isinstance(error, errors.GuestProtocolError)
     assert str(code) in error.message
 

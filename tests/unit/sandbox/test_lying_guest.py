@@ -48,7 +48,7 @@ def results(draw: st.DrawFn) -> bytes:
 def test_any_answer(
     operation: str, result: bytes, payload: bytes, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*_arguments: object) -> Answer:
+    def run(*_arguments: object, **_more: object) -> Answer:
         return Answer(result, payload, Guest.report)
 
     monkeypatch.setattr(machine, "run", run)

@@ -57,7 +57,7 @@ def test_list(guest: Guest, image: Image) -> None:
     assert found == (wanted, 1 << 30, guest.report)
     call = call_of(guest, "list")
     assert call.header.disk_size[0] == len(OLD)
-    assert guest.calls[-1][1:] == ([image.disk], None, None)
+    assert guest.calls[-1][1:] == ([image.disk], None, None, True)
 
 
 def test_info(guest: Guest, image: Image) -> None:
@@ -213,7 +213,7 @@ def test_nothing_is_changed_through_an_image_opened_for_reading(guest: Guest, pa
 
 
 def test_a_system_without_means_is_told(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_arguments: object) -> t.NoReturn:
+    def fail(*_arguments: object, **_more: object) -> t.NoReturn:
         raise OSError(11, "Resource temporarily unavailable")
 
     monkeypatch.setattr(machine, "run", fail)
@@ -249,7 +249,9 @@ class Changer:
         self.runs = 0
         self.fail_at = fail_at
 
-    def run(self, _family: str, _call: bytes, targets: t.Any, _limits: t.Any, journal: t.Any) -> machine.Answer:
+    def run(
+        self, _family: str, _call: bytes, targets: t.Any, _limits: t.Any, journal: t.Any, **_more: t.Any
+    ) -> machine.Answer:
         self.runs += 1
         disk = targets[0]
         old = os.pread(disk.descriptor, 3, 0)

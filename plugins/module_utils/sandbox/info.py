@@ -1,0 +1,1 @@
+../../../sandbox/info.py

@@ -1,0 +1,245 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Serving the doorbell of a guest that writes: all its requests, and the journal and the recorder of what they do.
+
+Runs in the jailed child, loaded before the fork.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import typing as t
+
+from . import kvm
+from .disks import FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO
+from .doorbell import Server
+from .rules import File
+
+if t.TYPE_CHECKING:
+    from .journal import Recorder, UndoJournal  # some runs have none, and need not load it
+
+CHUNK = 1 << 20
+
+# copy_file_range does not do these two files; reading and writing will.
+_COPY_ELSEWHERE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.ETXTBSY)
+_NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class ChangingServer(Server):
+    """Serves a guest that writes. What the journal's disk loses is saved first; what was done is recorded."""
+
+    def __init__(
+        self,
+        memory: t.Any,
+        files: t.Sequence[File],
+        byte_budget: int,
+        progress: t.Callable[[int, int], None] | None = None,
+        journal: UndoJournal | None = None,
+        recorder: Recorder | None = None,
+    ) -> None:
+        super().__init__(memory, files, byte_budget, progress)
+        ffi, library = self._ffi, self._library
+        self._files = files
+        self._journal = journal.descriptor if journal else -1
+        self._undo_header: t.Any = journal.HEADER if journal else None
+        self._record_header: t.Any = recorder.HEADER if recorder else None
+        self._journal_disk = self._descriptors.index(journal.disk.descriptor) if journal else -1
+        self._recorder = recorder.descriptor if recorder else -1
+        # One chunk to copy through, and one that stays zero. They cost no memory until they are used.
+        self._bounce = kvm.map_memory(2 * CHUNK, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
+        self._zeros = self._bounce + CHUNK
+        self._in_offset = ffi.new("int64_t *")
+        self._out_offset = ffi.new("int64_t *")
+        self._changes: dict[int, t.Callable[..., int]] = {
+            library.DOORBELL_WRITE: self._write,
+            library.DOORBELL_COPY: self._copy,
+            library.DOORBELL_ZERO: self._zero,
+            library.DOORBELL_DISCARD: self._discard,
+            library.DOORBELL_RESIZE: self._resize,
+        }
+        observed = {number: functools.partial(self._observe, number) for number in self._changes}
+        self._operations.update(observed if journal or recorder else self._changes)
+        self._operations.update({library.DOORBELL_RESERVE: self._reserve, library.DOORBELL_FLUSH: self._flush})
+
+    def _write(self, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
+        """Bytes written, or -errno."""
+        done: int = self._library.pwrite(self._descriptors[disk], self._memory + memory, length, offset)
+        if done != length:
+            done = self._loop(self._library.pwrite, disk, offset, length, self._memory + memory, done)
+            if 0 <= done < length:
+                # Never seen on Linux; the guest is promised all or an error.
+                done = -errno.EIO
+        if done > 0:
+            self.bytes_written += done
+        return done
+
+    def _copy(self, disk: int, offset: int, length: int, _memory: int, source: int, source_offset: int) -> int:
+        """Bytes copied, fewer only at the end of the source, or -errno."""
+        if source == disk and abs(source_offset - offset) < length:
+            return -errno.EINVAL  # as copy_file_range says; reading and writing would make a mess of it
+        moved = self._copy_range(self._descriptors[source], source_offset, self._descriptors[disk], offset, length)
+        if moved >= 0:
+            self.bytes_read += moved
+            self.bytes_written += moved
+        return moved
+
+    def _copy_range(self, source: int, source_offset: int, target: int, offset: int, length: int) -> int:
+        """Copy between files in the kernel, and through the bounce buffer what it will not."""
+        moved = 0
+        while moved < length:
+            self._in_offset[0] = source_offset + moved
+            self._out_offset[0] = offset + moved
+            step = min(length - moved, 1 << 30)
+            done = self._library.copy_file_range(source, self._in_offset, target, self._out_offset, step, 0)
+            if done < 0 and self._ffi.errno not in _COPY_ELSEWHERE:
+                return -int(self._ffi.errno)
+            if done <= 0:
+                # 0 is the end of the source, or a file system that does not tell: read() tells.
+                break
+            moved += int(done)
+        while moved < length:
+            done = self._library.pread(source, self._bounce, min(length - moved, CHUNK), source_offset + moved)
+            if done < 0:
+                return -int(self._ffi.errno)
+            if done == 0:
+                break
+            written = self._write_all(target, self._bounce, int(done), offset + moved)
+            if written < 0:
+                return written
+            moved += written
+        return moved
+
+    def _write_all(self, target: int, address: t.Any, length: int, offset: int) -> int:
+        """length, or -errno."""
+        moved = 0
+        while moved < length:
+            done: int = self._library.pwrite(target, address + moved, length - moved, offset + moved)
+            if done <= 0:
+                return -int(self._ffi.errno) if done < 0 else -errno.EIO
+            moved += done
+        return moved
+
+    def _fallocate(self, disk: int, mode: int, offset: int, length: int) -> int:
+        """0 or an errno."""
+        if self._library.fallocate(self._descriptors[disk], mode, offset, length) == 0:
+            return 0
+        return int(self._ffi.errno)
+
+    def _zero(self, disk: int, offset: int, length: int, *_unused: int) -> int:
+        if length == 0:
+            return 0
+        failure = self._fallocate(disk, FALLOCATE_ZERO, offset, length)
+        # EINVAL: a block device, and not whole sectors.
+        if failure not in (*_NOT_SUPPORTED, errno.EINVAL):
+            return -failure
+        moved = 0
+        while moved < length:
+            step = min(CHUNK, length - moved)
+            done = self._write_all(self._descriptors[disk], self._zeros, step, offset + moved)
+            if done < 0:
+                return done
+            moved += step
+            self.bytes_written += step
+        return 0
+
+    def _discard(self, disk: int, offset: int, length: int, *_unused: int) -> int:
+        if length == 0:
+            return 0
+        failure = self._fallocate(disk, FALLOCATE_DISCARD, offset, length)
+        if self._files[disk].is_block or failure in _NOT_SUPPORTED:
+            return 0
+        return -failure
+
+    def _resize(self, disk: int, _offset: int, length: int, *_unused: int) -> int:
+        if self._files[disk].is_block:
+            return -errno.ENOTSUP
+        if self._library.ftruncate(self._descriptors[disk], length) == 0:
+            return 0
+        return -int(self._ffi.errno)
+
+    def _reserve(self, disk: int, offset: int, length: int, *_unused: int) -> int:
+        if length == 0:
+            return 0
+        failure = self._fallocate(disk, FALLOCATE_RESERVE, offset, length)
+        return 0 if failure in _NOT_SUPPORTED else -failure
+
+    def _flush(self, disk: int, *_unused: int) -> int:
+        if self._library.fdatasync(self._descriptors[disk]) != 0:
+            return -int(self._ffi.errno)
+        if self._recorder >= 0:
+            return self._record(self._library.DOORBELL_FLUSH, disk, 0, 0)
+        return 0
+
+    # ---- journal and recorder ------------------------------------------------------------------------------
+
+    def _observe(
+        self, operation: int, disk: int, offset: int, length: int, memory: int, source: int, source_offset: int
+    ) -> int:
+        """Do a change with a record of what was there before it, and of what was done after it."""
+        if disk == self._journal_disk:
+            failure = self._save(operation, disk, offset, length)
+            if failure:
+                return -failure
+            if operation == self._library.DOORBELL_DISCARD:
+                return 0
+        done = self._changes[operation](disk, offset, length, memory, source, source_offset)
+        if self._recorder < 0 or done < 0:
+            return done
+        failure = self._record(operation, disk, offset, done if operation == self._library.DOORBELL_COPY else length)
+        return failure or done
+
+    def _save(self, operation: int, disk: int, offset: int, length: int) -> int:
+        """Append to the journal what an operation is about to overwrite: 0 or an errno."""
+        descriptor = self._descriptors[disk]
+        before = os.lseek(descriptor, 0, os.SEEK_END)  # and not fstat: one system call, whatever the C library
+        if operation == self._library.DOORBELL_DISCARD:
+            saved = 0
+        elif operation == self._library.DOORBELL_RESIZE:
+            if length == before:
+                return 0  # no byte changes: it lets go of blocks reserved behind the end, even on a full file system
+            offset = length
+            saved = max(0, before - length)
+        else:
+            saved = max(0, min(length, before - offset))
+        head = self._undo_header.pack(operation, offset, length, saved, before)
+        failure = self._append(self._journal, self._ffi.from_buffer(head), len(head))
+        while saved > 0 and not failure:
+            step = min(saved, CHUNK)
+            done = self._library.pread(descriptor, self._bounce, step, offset)
+            if done <= 0:
+                return int(self._ffi.errno) if done < 0 else errno.EIO
+            failure = self._append(self._journal, self._bounce, done)
+            offset += done
+            saved -= done
+        return failure
+
+    def _record(self, operation: int, disk: int, offset: int, length: int) -> int:
+        """Append what was done to the recorder: 0 or -errno. The data is read back from the file."""
+        is_copy = operation == self._library.DOORBELL_COPY
+        stored = self._library.DOORBELL_WRITE if is_copy else operation
+        head = self._record_header.pack(stored, disk, offset, length)
+        failure = self._append(self._recorder, self._ffi.from_buffer(head), len(head))
+        if stored != self._library.DOORBELL_WRITE:
+            length = 0
+        while length > 0 and not failure:
+            step = min(length, CHUNK)
+            done = self._library.pread(self._descriptors[disk], self._bounce, step, offset)
+            if done <= 0:
+                return -errno.EIO
+            failure = self._append(self._recorder, self._bounce, done)
+            offset += done
+            length -= done
+        return -failure
+
+    def _append(self, descriptor: int, address: t.Any, length: int) -> int:
+        """0 or an errno."""
+        while length > 0:
+            done = self._library.write(descriptor, address, length)
+            if done <= 0:
+                return int(self._ffi.errno) if done < 0 else errno.EIO
+            address += done
+            length -= done
+        return 0

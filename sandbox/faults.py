@@ -1,0 +1,82 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What to say of a run that did not end with an answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from . import answers, errors, kvm
+from .answers import Limits, Message
+from .rules import RULES
+
+_EXIT_REASONS = {
+    kvm.EXIT_IO: "access to a port that is not the doorbell's",
+    kvm.EXIT_SHUTDOWN: "fault (bad address, forbidden instruction, or the like)",
+}
+
+
+def failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockError:
+    """The exception for a message that is neither PROGRESS nor a whole FINISHED. text: what followed it."""
+    error = _failure(message, text, limits)
+    error.modified = message.bytes_written > 0
+    return error
+
+
+def _failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockError:
+    written = (
+        ' The image was written to before this; look at it with "qemu-img check".' if message.bytes_written else ""
+    )
+    if message.kind == answers.CRASHED:
+        return crash(message.a, message.b, written)
+    if message.kind == answers.RULE_BROKEN:
+        rule = RULES[message.a] if message.a < len(RULES) else "unknown"
+        return errors.GuestProtocolError(
+            f"The guest broke a rule of the doorbell and was stopped: {rule} (request {message.b}: {message.c:#x})."
+            + written
+        )
+    if message.kind == answers.BUDGET_EXITS:
+        return errors.BudgetError(
+            f"The guest rang the doorbell more than {limits.exits} times and was stopped.{written}"
+        )
+    if message.kind == answers.BUDGET_BYTES:
+        return errors.BudgetError(f"The guest wanted to move more than {limits.bytes} bytes and was stopped.{written}")
+    if message.kind == answers.TIME_OVER:
+        return time_over(limits, written)
+    if message.kind == answers.FINISHED:
+        return errors.GuestProtocolError("The sandbox process sent an answer without a result." + written)
+    what = errors.clean(text, answers.TEXT_LIMIT)
+    if not message.layers & 1:
+        return errors.KvmError(f"The guest could not be started: {what}.")
+    return errors.JailError(f"The sandbox could not be put up, or failed: {what}.{written}")
+
+
+def crash(exit_reason: int, address: int, written: str) -> errors.GuestCrashError:
+    """The exception for a guest that left in any other way than by its doorbell. address: of the instruction."""
+    why = _EXIT_REASONS.get(exit_reason, "unexpected exit")
+    error = errors.GuestCrashError(
+        f"The guest was stopped by a {why}: exit reason {exit_reason}, instruction at {address:#x}. "
+        "A damaged or hostile image, or a fault of ours: please report it." + written
+    )
+    error.exit_reason = exit_reason
+    error.address = address
+    return error
+
+
+def time_over(limits: Limits, written: str = "") -> errors.TimeLimitError:
+    return errors.TimeLimitError(
+        f"The guest did not finish within {limits.seconds:g} seconds and was stopped. Allow more time, or look into "
+        "what keeps the storage busy." + written
+    )
+
+
+def vanished(wait_status: int) -> errors.AirlockError:
+    """The exception for a child that ended without a message. wait_status: of waitpid(2), or -1."""
+    if wait_status >= 0 and os.WIFSIGNALED(wait_status):
+        number = os.WTERMSIG(wait_status)
+        if number == signal.SIGSYS:
+            return errors.JailError("The sandbox process made a forbidden system call and was killed.")
+        return errors.JailError(f"The sandbox process was killed by signal {number}.")
+    return errors.JailError("The sandbox process ended without an answer.")

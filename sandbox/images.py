@@ -1,0 +1,122 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An image, opened and locked, and the way to ask a guest about it: what all operations have in common.
+
+Nothing of an image's content is looked at here. The operations themselves are in a file for each family, those that
+change an image apart from those that read it: most tasks find that there is nothing to change, and a managed host
+compiles for each task what it loads.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from . import calls, disks, errors, locks, machine
+from .machine import Limits, Report
+
+if t.TYPE_CHECKING:
+    from .journal import UndoJournal
+
+__all__ = ["Image", "Limits", "Report", "ask", "change"]
+
+_FAMILY = "snapshot"
+
+
+class Image:
+    """An opened and locked image. Closing it drops the locks.
+
+    path: as given. disk: the open file. lock: what is held. journal: set while a Transaction runs.
+    """
+
+    def __init__(self, path: str, disk: disks.Disk, lock: locks.Lock) -> None:
+        self.path = path
+        self.disk = disk
+        self.lock = lock
+        self.journal: UndoJournal | None = None
+
+    @classmethod
+    def open(cls, path: str | bytes, writable: bool = False, force_share: bool = False) -> Image:
+        """Opens the file and takes qemu's locks before anything is read.
+
+        force_share: reads even what a virtual machine holds, and forbids nothing to others.
+        Raises ImageOpenError, ImageInUseError, ForceShareError.
+        """
+        name = os.fsdecode(path)
+        if writable and force_share:
+            raise errors.force_share_error(name)
+        disk = disks.open_disk(name, writable)
+        try:
+            lock = locks.lock_image(disk.descriptor, name, writable, force_share)
+        except BaseException:
+            disk.close()
+            raise
+        return cls(name, disk, lock)
+
+    def close(self) -> None:
+        self.disk.close()
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def ask(
+    image: Image,
+    operation: str,
+    verb: str = "open",
+    name: str = "",
+    limits: Limits | None = None,
+    fields: t.Mapping[str, t.Any] | None = None,
+) -> tuple[t.Any, bytes, Report]:
+    """One guest that reads the image: (result struct, payload, report). verb, name: for the wording of a refusal.
+
+    The guest may not write, even if the image was opened for it.
+    """
+    return _run(image, operation, verb, name, limits, fields, read_only=True)
+
+
+def change(
+    image: Image,
+    operation: str,
+    verb: str,
+    name: str = "",
+    limits: Limits | None = None,
+    fields: t.Mapping[str, t.Any] | None = None,
+) -> tuple[t.Any, bytes, Report]:
+    """One guest that changes the image, as ask(). Raises ArgumentError for one that was opened for reading."""
+    if not image.disk.writable:
+        raise errors.ArgumentError(f"{errors.clean(image.path)} was opened for reading. Open it writable to change it.")
+    return _run(image, operation, verb, name, limits, fields, read_only=False)
+
+
+def _run(
+    image: Image,
+    operation: str,
+    verb: str,
+    name: str,
+    limits: Limits | None,
+    fields: t.Mapping[str, t.Any] | None,
+    read_only: bool,
+) -> tuple[t.Any, bytes, Report]:
+    call = calls.build(operation, [image.disk.size], fields or {})
+    journal = None if read_only else image.journal
+    try:
+        answer = machine.run(_FAMILY, call, [image.disk], limits, journal, read_only=read_only)
+    except OSError as error:
+        raise errors.HostError(
+            f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. Look at its limits of "
+            "processes, descriptors and memory (ulimit -a)."
+        ) from error
+    result = calls.result(operation, answer.result)
+    header = result.header
+    if header.modified and read_only:
+        raise errors.GuestProtocolError("The guest says that it wrote to an image which it was to read.")
+    if header.code:
+        from . import refused  # words, and most runs need none
+
+        raise refused.from_refusal(header, image.path, verb, name)
+    return result, answer.payload, answer.report

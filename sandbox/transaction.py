@@ -1,0 +1,78 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Changes of several images, all or none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import typing as t
+
+from . import errors, journal
+from .images import Image
+
+
+class Transaction:
+    """Changes of several images, all or none: every change is undone unless keep() was called.
+
+        with Transaction(images) as transaction:
+            for image in images: create_snapshot(image, name, date)
+            transaction.keep()
+
+    An exception inside undoes everything and goes on.
+    """
+
+    def __init__(self, images: t.Sequence[Image]) -> None:
+        self.images = tuple(images)
+
+    def __enter__(self) -> Transaction:
+        for image in self.images:
+            try:
+                image.journal = journal.UndoJournal(image.disk)
+            except OSError as error:
+                self._disarm()
+                raise errors.NoJournalError(
+                    f"There is no place to note what {errors.clean(image.path)} was like before the change: "
+                    f"{os.strerror(error.errno or 0)}. Make room in its directory, or in the one for temporary files."
+                ) from error
+        return self
+
+    def __exit__(self, kind: object, _exception: object, _traceback: object) -> None:
+        if any(image.journal for image in self.images):
+            self.undo()
+
+    def keep(self) -> None:
+        """The changes stay; what the operations freed is given back to the file system, as far as that can be done."""
+        for image in self.images:
+            if image.journal is not None:
+                # Nothing refers to it any more. qemu ignores a discard that fails as well.
+                with contextlib.suppress(OSError):
+                    image.journal.keep()
+        self._disarm()
+
+    def undo(self) -> None:
+        """Every image becomes what it was, to the byte and to its length.
+
+        Raises TransactionError, after all were tried, when one could not be restored; it names each such image.
+        """
+        failures = []
+        for image in self.images:
+            if image.journal is None:
+                continue
+            try:
+                image.journal.undo()
+            except (OSError, errors.AirlockError) as error:
+                failures.append(f"{errors.clean(image.path, 256)} ({errors.clean(str(error), 256)})")
+        self._disarm()
+        if failures:
+            raise errors.TransactionError(
+                f"These images were changed and could not be restored: {', '.join(failures)}. The others of the group "
+                'are as they were. Look at each with "qemu-img check" and restore it from a backup.'
+            )
+
+    def _disarm(self) -> None:
+        for image in self.images:
+            if image.journal is not None:
+                image.journal.close()
+                image.journal = None
