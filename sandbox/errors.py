@@ -200,6 +200,14 @@ class SnapshotNotFoundError(SnapshotError):
     """No snapshot has this id or name."""
 
 
+class BitmapError(RefusalError):
+    """The image is sound, but this cannot be done with its bitmaps."""
+
+
+class BitmapNotFoundError(BitmapError):
+    """No bitmap has this name."""
+
+
 def clean(text: str | bytes, limit: int = _TEXT_LIMIT) -> str:
     """The text, printable: undecodable bytes and control characters (bidirectional ones too) become U+FFFD.
 

@@ -19,7 +19,7 @@ from .machine import Limits, Report
 if t.TYPE_CHECKING:
     from .journal import UndoJournal
 
-__all__ = ["Image", "Limits", "Report", "ask", "change"]
+__all__ = ["Image", "Limits", "Report", "ask", "change", "run_guest"]
 
 _FAMILY = "snapshot"
 
@@ -76,7 +76,7 @@ def ask(
 
     The guest may not write, even if the image was opened for it.
     """
-    return _run(image, operation, verb, name, limits, fields, read_only=True)
+    return run_guest([image], _FAMILY, operation, fields or {}, limits, _refuse(image, verb, name))
 
 
 def change(
@@ -88,24 +88,34 @@ def change(
     fields: t.Mapping[str, t.Any] | None = None,
 ) -> tuple[t.Any, bytes, Report]:
     """One guest that changes the image, as ask(). Raises ArgumentError for one that was opened for reading."""
-    if not image.disk.writable:
-        raise errors.ArgumentError(f"{errors.clean(image.path)} was opened for reading. Open it writable to change it.")
-    return _run(image, operation, verb, name, limits, fields, read_only=False)
+    refuse = _refuse(image, verb, name)
+    return run_guest([image], _FAMILY, operation, fields or {}, limits, refuse, read_only=False)
 
 
-def _run(
-    image: Image,
+def run_guest(
+    images: t.Sequence[Image],
+    family: str,
     operation: str,
-    verb: str,
-    name: str,
+    fields: t.Mapping[str, t.Any],
     limits: Limits | None,
-    fields: t.Mapping[str, t.Any] | None,
-    read_only: bool,
+    refuse: t.Callable[[t.Any], errors.AirlockError],
+    read_only: bool = True,
 ) -> tuple[t.Any, bytes, Report]:
-    call = calls.build(operation, [image.disk.size], fields or {})
+    """One guest: (result struct, payload, report). images: the first is what the operation is about.
+
+    fields: of the call. refuse: makes the exception for a result's header with a refusal in it. read_only: the guest
+    may write to none of them; otherwise to the first. Raises ArgumentError for one that was opened for reading.
+    """
+    image = images[0]
+    if not read_only and not image.disk.writable:
+        raise errors.ArgumentError(f"{errors.clean(image.path)} was opened for reading. Open it writable to change it.")
+    # The others may be open for writing as well, members of one group: this guest only reads them.
+    others = [disks.Disk(each.path, each.disk.descriptor, writable=False) for each in images[1:]]
+    files = [image.disk, *others]
+    call = calls.build(operation, [disk.size for disk in files], fields)
     journal = None if read_only else image.journal
     try:
-        answer = machine.run(_FAMILY, call, [image.disk], limits, journal, read_only=read_only)
+        answer = machine.run(family, call, files, limits, journal, read_only=read_only)
     except OSError as error:
         raise errors.HostError(
             f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. Look at its limits of "
@@ -116,7 +126,14 @@ def _run(
     if header.modified and read_only:
         raise errors.GuestProtocolError("The guest says that it wrote to an image which it was to read.")
     if header.code:
+        raise refuse(header)
+    return result, answer.payload, answer.report
+
+
+def _refuse(image: Image, verb: str, name: str) -> t.Callable[[t.Any], errors.AirlockError]:
+    def refuse(header: t.Any) -> errors.AirlockError:
         from . import refused  # words, and most runs need none
 
-        raise refused.from_refusal(header, image.path, verb, name)
-    return result, answer.payload, answer.report
+        return refused.from_refusal(header, image.path, verb, name)
+
+    return refuse

@@ -6,7 +6,8 @@
 Data only; refused.from_refusal() fills it in. The fields of both texts are those of refused._fields():
 {a} .. {f} are the arguments as numbers, {b_hex} .. {e_hex} the same in hexadecimal, {text} a name out of the image,
 {errno} what the system says of argument a, {table} and {target} names of tables, {entry} an entry's place, {image} the
-path for a shell, {check}, {repair} and {list} commands.
+path for a shell, {file} the path as it was given, {bitmap} the bitmap that is meant, as it was given, {check}, {repair}
+and {list} commands.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ OPEN = "open"
 CREATE = "create"
 APPLY = "apply"
 DELETE = "delete"
+BITMAP = "bitmap"
+
+# Those that are about one action of a list on a bitmap; argument f is its index.
+BITMAP_CODES = range(160, 200)
 
 # qemu-img 10.0 rewrites the header before it has read the snapshot table, and so writes that there are none.
 CHECK = (
@@ -33,7 +38,8 @@ class Wording(t.NamedTuple):
     code: stable name, snake_case. kind: name of the exception class in errors.py.
     message: what is wrong and what to do next, without the image's path.
     qemu: qemu-img's own text by operation; the key OPEN holds for every operation and goes behind "Could not open
-    'F': ", the others behind "Could not OPERATION snapshot 'NAME': ". An entry "LINE|REST" is two reports.
+    'F': ", the others behind "Could not OPERATION snapshot 'NAME': ", BITMAP behind "Operation OPERATION on bitmap NAME
+    failed: ". An entry "LINE|REST" is two reports.
     """
 
     code: str
@@ -48,6 +54,15 @@ def _header(code: str, message: str, qemu: str = "") -> Wording:
 
 def _broken(code: str, message: str) -> Wording:
     return Wording(code, "InconsistentImageError", message + " " + CHECK)
+
+
+def _bitmap(code: str, message: str, qemu: str = "", kind: str = "BitmapError") -> Wording:
+    return Wording(code, kind, message, {BITMAP: qemu} if qemu else {})
+
+
+def _not_stored(code: str, message: str, qemu: str) -> Wording:
+    # qemu names a node of its block graph here, by a number that it draws.
+    return _bitmap(code, message, "Can't make bitmap '{bitmap}' persistent in '{file}': " + qemu)
 
 
 def _each(text: str) -> dict[str, str]:
@@ -312,6 +327,75 @@ WORDINGS: dict[int, Wording] = {
         "drops it.",
         {DELETE: "Can't find the snapshot"},
     ),
+    160: _bitmap("bitmap_name_empty", "A bitmap's name cannot be empty. Give it one.", "Bitmap name cannot be empty"),
+    161: _bitmap(
+        "bitmap_granularity",
+        "A granularity of {a} bytes is not possible. Take a power of two from 512 to 2147483648.",
+        "Granularity must be power of 2 and at least 512",
+    ),
+    162: _bitmap(
+        "bitmap_exists",
+        "There is a bitmap '{text}' already. Take another name, or remove that one first.",
+        "Bitmap already exists: {bitmap}",
+    ),
+    163: _not_stored(
+        "bitmap_version_2",
+        "A version 2 image has no place for bitmaps. Make it version 3 first: qemu-img amend -o compat=1.1 {image}.",
+        "Cannot store dirty bitmaps in qcow2 v2 files",
+    ),
+    164: _not_stored(
+        "bitmap_too_large",
+        "With a granularity of {a} bytes the bitmap would take {b} bytes, more than there may be. Take a larger one.",
+        "Too much space will be occupied by the bitmap. Use larger granularity",
+    ),
+    165: _not_stored(
+        "bitmap_name_long",
+        "A bitmap's name has at most 1023 bytes. Shorten it.",
+        "Name length exceeds maximum (1023 characters)",
+    ),
+    166: _not_stored(
+        "too_many_bitmaps",
+        "The image has 65535 bitmaps already. Remove some first.",
+        "Maximum number of persistent bitmaps is already reached",
+    ),
+    167: _not_stored(
+        "bitmap_directory_full",
+        "The bitmap directory would have {a} bytes, more than there may be. Remove some bitmaps first.",
+        "Not enough space in the bitmap directory",
+    ),
+    168: _bitmap(
+        "bitmap_not_found",
+        "There is no bitmap '{text}' in the image. List what there is with {bitmap_list}.",
+        "Dirty bitmap '{bitmap}' not found",
+        "BitmapNotFoundError",
+    ),
+    169: _bitmap(
+        "bitmap_inconsistent",
+        "Bitmap '{text}' is inconsistent: whoever used it last did not store it, or a program that knows no bitmaps "
+        "has written to the image. It can only be removed.",
+        "Bitmap '{bitmap}' is inconsistent and cannot be used\n"
+        "Try block-dirty-bitmap-remove to delete this bitmap from disk",
+    ),
+    170: _bitmap(
+        "bitmap_sizes",
+        "Bitmap '{text}' is of a disk of {b} bytes, this disk has {a}: they cannot be merged. Name an image of the "
+        "same size.",
+        "Bitmaps are of different sizes (destination size is {a}, source size is {b}) and can't be merged",
+    ),
+    171: _bitmap(
+        "bitmap_ambiguous",
+        "{a} bitmaps have the name '{text}'. They can only be removed, all of them together.",
+    ),
+    172: _bitmap(
+        "bitmap_header_full",
+        "The header's cluster has no room for the bitmaps extension. Convert the image to larger clusters, or give it "
+        "a shorter backing file name.",
+    ),
+    173: _bitmap("bitmap_empty_disk", "A disk of no bytes has nothing that a bitmap could note. Resize it first."),
+    174: _bitmap(
+        "bitmaps_overlap",
+        "The bitmaps claim {a} clusters, and the file has {b}: some are claimed twice. " + CHECK,
+    ),
 }
 
 TABLES: dict[int, str] = {
@@ -344,4 +428,5 @@ BITMAPS_FAULTS: dict[int, str] = {
     11: "Bitmap extra data is not supported",
     12: "Bitmap '{text}' doesn't satisfy the constraints",
     13: "Could not read bitmap_table table from image for bitmap '{text}'",
+    14: "Bitmap '{text}' is smaller or larger than the disk needs",
 }

@@ -25,6 +25,7 @@ class ResultHeader(t.NamedTuple):
     leaked_clusters: int = 0
     arguments: t.Sequence[int] = (0, 0, 0, 0, 0, 0)
     text: t.Sequence[int] = ()
+    disk: int = 0
 
 
 def from_refusal(header: ResultHeader, path: str, operation: str = "open", name: str = "") -> AirlockError:
@@ -33,6 +34,13 @@ def from_refusal(header: ResultHeader, path: str, operation: str = "open", name:
     header: the result's header; nothing in it is trusted. path, name: as the operator gave them (surrogateescape).
     operation: "open" for what only reads, or "create", "apply", "delete".
     """
+    return _error(header, path, operation, f"Could not {operation} snapshot '{name}': ", name)
+
+
+def _error(
+    header: ResultHeader, path: str, operation: str, prefix: str, name: str, texts: t.Sequence[str] = ()
+) -> AirlockError:
+    """prefix: of qemu-img's report for the operation. name: what it is about. texts: as the operator gave them."""
     wording = refusals.WORDINGS.get(header.code)
     if wording is None:
         return errors.GuestProtocolError(
@@ -40,7 +48,7 @@ def from_refusal(header: ResultHeader, path: str, operation: str = "open", name:
         )
     if header.code == _WRITE_FAILED and header.arguments[0] in (errno.ENOSPC, errno.EDQUOT):
         wording = refusals.WORDINGS[_NO_SPACE]
-    fields = _fields(header, path, name)
+    fields = _fields(header, path, name, texts)
     fields["message"] = wording.message.format(**fields)
     message = f"{fields['path']}: {fields['message']}"
     if header.modified:
@@ -48,7 +56,7 @@ def from_refusal(header: ResultHeader, path: str, operation: str = "open", name:
     elif wording.kind in ("ImageWriteError", "NoSpaceError", "InconsistentImageError"):
         message += " Nothing was changed."
     kind: type[AirlockError] = getattr(errors, wording.kind)
-    error = kind(message, _qemu_reports(wording, fields, path, operation, name), wording.code)
+    error = kind(message, _qemu_reports(wording, fields, operation, prefix), wording.code)
     error.modified = bool(header.modified)
     if isinstance(error, errors.RefusalError):
         error.leaked_clusters = int(header.leaked_clusters)
@@ -60,20 +68,42 @@ def snapshot_not_found(path: str, operation: str, name: str) -> AirlockError:
     return from_refusal(ResultHeader(code=120), path, operation, name)
 
 
-def _fields(header: ResultHeader, path: str, name: str) -> dict[str, t.Any]:
-    """What the texts in refusals.py can quote."""
+def from_bitmap_refusal(
+    header: ResultHeader, paths: t.Sequence[str], verbs: t.Sequence[str], names: t.Sequence[str]
+) -> AirlockError:
+    """The exception for a list of actions on a bitmap, or a list of bitmaps, that was refused.
+
+    paths: of the disks of the call. verbs: of its actions. names: that the operator gave; the first is that of the
+    bitmap, the others those of merges' sources.
+    """
+    if header.disk >= len(paths):
+        return errors.GuestProtocolError(f"The guest refused because of disk {int(header.disk)} of {len(paths)}.")
+    index = header.arguments[5]
+    prefix = f"Could not change bitmap '{names[0]}': "
+    if header.code in refusals.BITMAP_CODES and index < len(verbs):
+        prefix = f"Operation {verbs[index]} on bitmap {names[0]} failed: "
+    return _error(header, paths[header.disk], refusals.BITMAP, prefix, names[0], names)
+
+
+def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) -> dict[str, t.Any]:
+    """What the texts in refusals.py can quote. texts: those that stand in qemu-img's reports as they were given."""
     arguments = [int(value) for value in header.arguments]
     shell_path = quote(path)
     fields: dict[str, t.Any] = dict(zip("abcdef", arguments))
     fields.update({f"{letter}_hex": hex(value) for letter, value in zip("abcdef", arguments)})
     length = min(int(header.text_length), len(header.text))
-    fields["text"] = clean(bytes(list(header.text[0:length])))
+    text = bytes(list(header.text[0:length]))
+    fields["text"] = clean(text)
+    given = os.fsdecode(text)
+    fields["bitmap"] = given if given in texts else fields["text"]
+    fields["file"] = path
     fields["path"] = clean(path, PATH_LIMIT)
     fields["name"] = f"'{clean(name, _NAME_LIMIT)}'" if name else "with an empty name"
     fields["image"] = shell_path
     fields["check"] = f'"qemu-img check {shell_path}"'
     fields["repair"] = f'"qemu-img check -r all {shell_path}"'
     fields["list"] = f'"airlock snapshot -l {shell_path}"'
+    fields["bitmap_list"] = f'"airlock bitmap --list {shell_path}"'
     fields["errno"] = _system_text(arguments[0])
     fields["table"] = refusals.TABLES.get(arguments[0], f"table of kind {arguments[0]}")
     fields["entry"] = f"Entry {arguments[2]} of the {fields['table']} at {fields['b_hex']}"
@@ -86,15 +116,13 @@ def _fields(header: ResultHeader, path: str, name: str) -> dict[str, t.Any]:
     return fields
 
 
-def _qemu_reports(
-    wording: refusals.Wording, fields: t.Mapping[str, t.Any], path: str, operation: str, name: str
-) -> list[str]:
+def _qemu_reports(wording: refusals.Wording, fields: t.Mapping[str, t.Any], operation: str, prefix: str) -> list[str]:
     """qemu-img's lines for a refusal; its own message behind qemu-img's prefix where qemu-img would go on."""
-    prefix = f"Could not open '{path}': "
-    template = wording.qemu.get("open")
-    if template is None and operation != "open":
-        prefix = f"Could not {operation} snapshot '{name}': "
+    template = wording.qemu.get(refusals.OPEN)
+    if template is None and operation != refusals.OPEN:
         template = wording.qemu.get(operation)
+    else:
+        prefix = f"Could not open '{fields['file']}': "
     reports = [part.format(**fields) for part in (template or "{message}").split("|")]
     return [*reports[:-1], prefix + reports[-1]]
 

@@ -21,7 +21,17 @@ MODULES = sorted((TOP / "plugins/modules").glob("*.py"))
 LINKS = TOP / "plugins/module_utils/sandbox"
 
 ROOMS = ["abi", "start", "disk", "qcow2", "operations"]  # of the guest: each knows only those before it
-FACE = {"errors", "facts", "images", "info", "listing", "snapshot_changes", "snapshots", "transaction"}  # for flows
+FACE = {
+    "bitmaps",
+    "errors",
+    "facts",
+    "images",
+    "info",
+    "listing",
+    "snapshot_changes",
+    "snapshots",
+    "transaction",
+}  # for flows
 
 
 def imports(path: pathlib.Path) -> Iterator[tuple[int, str]]:
