@@ -1,11 +1,15 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The options that every module has. Documented in doc_fragments/_images.py."""
+"""The options that every module has, documented in doc_fragments/_images.py, and what all of them take for a name."""
 
 from __future__ import annotations
 
 import typing as t
+
+from ansible.module_utils.common.text.converters import to_bytes
+
+from ..sandbox import errors
 
 IMAGES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "path": {"type": "list", "elements": "path", "required": True},
@@ -15,3 +19,24 @@ IMAGES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
 FORCE_SHARE_ARGUMENT: dict[str, dict[str, t.Any]] = {
     "force_share": {"type": "bool", "default": False},
 }
+
+
+def image_text(option: str, value: str | None, limit: int, plain: bool = True) -> bytes:
+    """The option's value as it stands in an image; b"" when it was not given. Raises ArgumentError.
+
+    limit: bytes. plain: whether control characters are refused.
+    """
+    if value is None:
+        return b""
+    data: bytes = to_bytes(value, errors="surrogate_or_strict")
+    if not data:
+        raise errors.ArgumentError(f"{option} is empty. Leave it out, or give it a value.", "empty_name")
+    if len(data) > limit:
+        raise errors.ArgumentError(
+            f"{option} has {len(data)} bytes, the format has room for {limit}. Choose a shorter one.", "name_too_long"
+        )
+    if plain and any(ord(character) < 32 or 127 <= ord(character) < 160 for character in value):
+        raise errors.ArgumentError(
+            f"{option} contains control characters: '{errors.clean(value)}'. Choose a plain one.", "control_character"
+        )
+    return data

@@ -50,7 +50,8 @@ def _refuse(plan: Plan, comparison: Comparison) -> None:
     if facts.bitmap_count:
         raise errors.SnapshotError(
             f"{image}: the image has {facts.bitmap_count} persistent bitmaps, which would be wrong afterwards. "
-            f"Remove them first: qemu-img bitmap --remove {errors.quote(plan.path)} NAME.",
+            "Remove them first, each with module airlock.images.qcow2_bitmap and state 'absent', and make a full backup "
+            "afterwards.",
             code="has_bitmaps",
         )
     if comparison.same_size:

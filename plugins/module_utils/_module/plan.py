@@ -11,9 +11,8 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ansible.module_utils.common.text.converters import to_bytes
-
 from ..sandbox import errors, snapshots
+from .arguments import image_text
 from .group import OpenImage
 
 NAME_LIMIT = 255  # bytes; qemu-img cuts longer names
@@ -25,8 +24,8 @@ class Wanted:
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
         self.state: str = params["state"]
-        self.name = _text("name", params["name"], NAME_LIMIT)
-        self.id = _text("snapshot_id", params["snapshot_id"], ID_LIMIT)
+        self.name = image_text("name", params["name"], NAME_LIMIT)
+        self.id = image_text("snapshot_id", params["snapshot_id"], ID_LIMIT)
         self.allow_resize: bool = params["allow_resize"]
         self.date = divmod(time.time_ns(), 1_000_000_000)
         if self.state == "present" and self.id:
@@ -98,21 +97,3 @@ class Plan:
             return "The image has no snapshots."
         names = ", ".join(f"{errors.clean(s.id)} '{errors.clean(s.name, 80)}'" for s in there[:20])
         return f"There are: {names}{', ...' if len(there) > 20 else ''}."
-
-
-def _text(option: str, value: str | None, limit: int) -> bytes:
-    """The option's value as it stands in an image; b"" when it was not given. Raises ArgumentError."""
-    if value is None:
-        return b""
-    data: bytes = to_bytes(value, errors="surrogate_or_strict")
-    if not data:
-        raise errors.ArgumentError(f"{option} is empty. Leave it out, or give it a value.", "empty_name")
-    if len(data) > limit:
-        raise errors.ArgumentError(
-            f"{option} has {len(data)} bytes, the format has room for {limit}. Choose a shorter one.", "name_too_long"
-        )
-    if any(ord(character) < 32 or 127 <= ord(character) < 160 for character in value):
-        raise errors.ArgumentError(
-            f"{option} contains control characters: '{errors.clean(value)}'. Choose a plain one.", "control_character"
-        )
-    return data

@@ -42,5 +42,6 @@ def leak_warning(path: str, clusters: int) -> str:
     count = "1 cluster is" if clusters == 1 else f"{clusters} clusters are"
     return (
         f"{errors.quote(path)}: {count} leaked: in use by the refcounts, but by nothing else. That is harmless. "
-        f"'qemu-img check -r leaks {errors.quote(path)}' gives the space back."
+        f"'qemu-img check -r leaks {errors.quote(path)}' gives the space back; on an image with bitmaps it loses all "
+        "snapshots, so work on a copy there."
     )

@@ -47,9 +47,10 @@ def _go_on(plans: t.Sequence[Plan], check_mode: bool) -> None:
 
         foresee_all(plans)
     else:
-        from .change import change_all
+        from .all_or_none import change_all
+        from .change import carry_out
 
-        change_all(plans)
+        change_all(plans, carry_out)
 
 
 def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:

@@ -1,0 +1,52 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the plans of a task say is carried out: on all images or on none."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ..sandbox import errors, transaction
+from .group import OpenImage, for_each
+from .outcome import UNDONE, UNKNOWN, UNTOUCHED, GroupError
+
+
+class Plan(t.Protocol):
+    """What is to be done with one image. changed: whether there is anything to do; path: as the task names it."""
+
+    subject: OpenImage
+    changed: bool
+
+    @property
+    def path(self) -> str: ...
+
+
+AnyPlan = t.TypeVar("AnyPlan", bound=Plan)
+
+
+def change_all(plans: t.Sequence[AnyPlan], carry_out: t.Callable[[AnyPlan], None]) -> None:
+    """Carries out all plans or none. Raises GroupError, which says what became of each image.
+
+    carry_out: changes one image, and fills in what has come of it.
+    """
+    todo = [plan for plan in plans if plan.changed]
+    written: list[AnyPlan] = []
+
+    def noted(plan: AnyPlan) -> None:
+        written.append(plan)
+        try:
+            carry_out(plan)
+        except errors.RefusalError as error:
+            if not error.modified:
+                written.remove(plan)
+            raise
+
+    try:
+        with transaction.Transaction([plan.subject.image for plan in todo]) as group:
+            for_each(noted, todo)
+            group.keep()
+    except errors.AirlockError as error:
+        undone = UNKNOWN if isinstance(error, errors.TransactionError) else UNDONE
+        outcomes = [(plan.path, undone if plan in written else UNTOUCHED) for plan in plans]
+        raise GroupError(error, outcomes) from error
