@@ -16,7 +16,16 @@ from collections.abc import Iterator
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tests.differential.harness.qcow2 import COMPRESSED, COPIED, HEADER_FIELDS, OFFSET_MASK, ZERO, Qcow2
+from tests.differential.harness.bitmaps import extents
+from tests.differential.harness.qcow2 import (
+    AUTOCLEAR_BITMAPS,
+    COMPRESSED,
+    COPIED,
+    HEADER_FIELDS,
+    OFFSET_MASK,
+    ZERO,
+    Qcow2,
+)
 
 
 def describe_entry(image: Qcow2, entry: int, bitmap: int) -> str:
@@ -66,6 +75,24 @@ def refcounts(image: Qcow2) -> Iterator[str]:
             yield f"  {cluster:#x} at {cluster << image.cluster_bits:#x}: {count}{note}  {shown}"
 
 
+def bitmaps(image: Qcow2) -> Iterator[str]:
+    """The directory, and of each bitmap the table entries that are not 0 and the dirty ranges."""
+    extension = image.bitmaps_extension()
+    if extension:
+        word = "" if image.header["autoclear_features"] & AUTOCLEAR_BITMAPS else ", stale"
+        yield f"  bitmaps: {extension[0]}, directory at {extension[2]:#x}, {extension[1]} bytes{word}"
+    for entry in image.bitmap_directory():
+        yield (
+            f"  bitmap {entry.name!r}: table at {entry.table:#x}, {entry.table_entries} entries, "
+            f"flags {entry.flags:#x}, granularity {1 << entry.granularity_bits}"
+        )
+        for i, word in enumerate(image.table(entry.table, entry.table_entries)):
+            if word:
+                yield f"    [{i}] {word:#018x}"
+        ranges = extents(image, entry)
+        yield f"    dirty: {', '.join(f'{start}+{length}' for start, length in ranges) or 'nothing'}"
+
+
 def dump(image: Qcow2) -> Iterator[str]:
     """All lines about an image."""
     yield f"length {image.length} ({image.length:#x})"
@@ -73,8 +100,7 @@ def dump(image: Qcow2) -> Iterator[str]:
         yield f"  {name} {image.header[name]:#x}"
     for offset, kind, data in image.extensions():
         yield f"  extension at {offset:#x}: type {kind:#010x}, {len(data)} bytes {data[:32].hex()}"
-    for bitmap, table, entries, flags in image.bitmap_directory():
-        yield f"  bitmap {bitmap!r}: table at {table:#x}, {entries} entries, flags {flags:#x}"
+    yield from bitmaps(image)
     snapshots = image.snapshots()
     for shot in snapshots:
         yield (

@@ -50,11 +50,11 @@ def dirty_bits(path: str) -> dict[bytes, list[bytes]]:
     """The stored bits of each bitmap, a cluster at a time; b"" where there is no cluster."""
     with Qcow2(path) as image:
         return {
-            name: [
+            bitmap.name: [
                 image.read(entry & OFFSET_MASK, image.cluster_size) if entry & OFFSET_MASK else b""
-                for entry in image.table(table, entries)
+                for entry in image.table(bitmap.table, bitmap.table_entries)
             ]
-            for name, table, entries, _unused in image.bitmap_directory()
+            for bitmap in image.bitmap_directory()
         }
 
 
@@ -158,7 +158,7 @@ def entry_field(offset: int, data: bytes) -> Callable[[Patch], None]:
 def table_entry(make: Callable[[Qcow2], int]) -> Callable[[Patch], None]:
     def lie(patch: Patch) -> None:
         with patch.image() as image:
-            table, value = image.bitmap_directory()[0][1], make(image)
+            table, value = image.bitmap_directory()[0].table, make(image)
         patch.u64(table, value)
 
     return lie

@@ -46,7 +46,8 @@ class Driver(Protocol):
         """The table of snapshot -l. Raises RuntimeError with the message of a refusal."""
 
 
-def _without_program(errors: bytes) -> str:
+def without_program(errors: bytes) -> str:
+    """What a command printed on standard error, without its name."""
     text = errors.decode("utf-8", "replace")
     return re.sub(r"^(qemu-img|airlock): ", "", text, flags=re.MULTILINE).rstrip("\n")
 
@@ -56,12 +57,12 @@ class QemuDriver:
 
     def run(self, path: str, call: SnapshotCall) -> Result:
         outcome = qemu.snapshot(path, FLAGS[call.verb], call.argument, call.date)
-        return Result(outcome.code, _without_program(outcome.errors))
+        return Result(outcome.code, without_program(outcome.errors))
 
     def listing(self, path: str) -> bytes:
         outcome = qemu.run(["qemu-img", "snapshot", "-l", path])
         if outcome.code:
-            raise RuntimeError(_without_program(outcome.errors))
+            raise RuntimeError(without_program(outcome.errors))
         return outcome.output
 
 
@@ -106,12 +107,12 @@ class CliDriver:
 
     def run(self, path: str, call: SnapshotCall) -> Result:
         done = self._run([FLAGS[call.verb], call.argument, path], call.date)
-        return Result(done.returncode, _without_program(done.stderr))
+        return Result(done.returncode, without_program(done.stderr))
 
     def listing(self, path: str) -> bytes:
         done = self._run(["-l", path], qemu.DATE)
         if done.returncode:
-            raise RuntimeError(_without_program(done.stderr))
+            raise RuntimeError(without_program(done.stderr))
         return done.stdout
 
 

@@ -45,6 +45,9 @@ HEADER_FIELDS = (
     (104, 1, "compression_type"),
 )
 
+AUTOCLEAR_BITMAPS = 1
+BITMAPS_EXTENSION = 0x23852875
+
 INCOMPATIBLE_DIRTY = 1
 INCOMPATIBLE_CORRUPT = 2
 INCOMPATIBLE_DATA_FILE = 4
@@ -72,6 +75,21 @@ class Snapshot:
     def disk_size(self) -> int | None:
         """The virtual size in bytes when the snapshot was taken; None in entries of old writers."""
         return struct.unpack(">Q", self.extra[8:16])[0] if len(self.extra) >= 16 else None
+
+
+@dataclass(frozen=True)
+class BitmapEntry:
+    """One entry of the bitmap directory: where it and its table lie, and what it says. Sizes in bytes."""
+
+    offset: int
+    length: int
+    table: int
+    table_entries: int
+    flags: int
+    kind: int
+    granularity_bits: int
+    extra: bytes
+    name: bytes
 
 
 class Qcow2:
@@ -238,33 +256,40 @@ class Qcow2:
             yield from self._mapping_references(self.table(snapshot.l1_offset, snapshot.l1_size), title)
         yield from self._bitmap_references()
 
-    def bitmap_directory(self) -> list[tuple[bytes, int, int, int]]:
-        """The bitmaps as (name, table offset, table entries, flags)."""
-        found = []
+    def bitmaps_extension(self) -> tuple[int, int, int] | None:
+        """Number of bitmaps, size and offset of their directory, whether it is valid or stale."""
         for _unused, kind, data in self.extensions():
-            if kind != 0x23852875 or len(data) < 24:
-                continue
-            count, _unused, _unused, offset = struct.unpack(">IIQQ", data[:24])
-            for _unused in range(min(count, 65535)):
-                table, entries, flags, _unused, _unused, name_size, extra = struct.unpack(
-                    ">QIIBBHI", self.read(offset, 24)
-                )
-                found.append((self.read(offset + 24 + extra, name_size), table, entries, flags))
-                offset += (24 + extra + name_size + 7) & ~7
+            if kind == BITMAPS_EXTENSION and len(data) >= 24:
+                count, _unused, size, offset = struct.unpack(">IIQQ", data[:24])
+                return count, size, offset
+        return None
+
+    def bitmap_directory(self) -> list[BitmapEntry]:
+        """The bitmaps' directory, whether it is valid or stale, as far as it can be walked."""
+        found: list[BitmapEntry] = []
+        count, size, offset = self.bitmaps_extension() or (0, 0, 0)
+        end = min(offset + size, self.length)
+        while len(found) < min(count, 65536) and offset + 24 <= end:
+            fields = struct.unpack(">QIIBBHI", self.read(offset, 24))
+            table, entries, flags, kind, granularity_bits, name_size, extra_size = fields
+            extra = self.read(offset + 24, min(extra_size, 1 << 16))
+            name = self.read(offset + 24 + len(extra), name_size)
+            length = (24 + len(extra) + name_size + 7) & ~7
+            found.append(BitmapEntry(offset, length, table, entries, flags, kind, granularity_bits, extra, name))
+            offset += length
         return found
 
     def _bitmap_references(self) -> Iterator[tuple[range, str, str]]:
-        if not self.header["autoclear_features"] & 1:
+        extension = self.bitmaps_extension()
+        if not extension or not self.header["autoclear_features"] & AUTOCLEAR_BITMAPS:
             return
-        for _unused, kind, data in self.extensions():
-            if kind == 0x23852875 and len(data) >= 24:
-                _unused, _unused, length, offset = struct.unpack(">IIQQ", data[:24])
-                yield self._covered(offset, length), "bitmap directory", "bitmap directory"
-        for name, table, entries, _unused in self.bitmap_directory():
-            yield self._covered(table, entries * 8), "bitmap table", f"bitmap {name!r} table"
-            for i, entry in enumerate(self.table(table, entries)):
+        yield self._covered(extension[2], extension[1]), "bitmap directory", "bitmap directory"
+        for bitmap in self.bitmap_directory():
+            title = f"bitmap {bitmap.name[:20]!r}"
+            yield self._covered(bitmap.table, bitmap.table_entries * 8), "bitmap table", f"{title} table"
+            for i, entry in enumerate(self.table(bitmap.table, bitmap.table_entries)):
                 if entry & OFFSET_MASK:
-                    yield self._covered(entry & OFFSET_MASK, self.cluster_size), "bitmap data", f"bitmap {name!r} [{i}]"
+                    yield self._covered(entry & OFFSET_MASK, self.cluster_size), "bitmap data", f"{title} [{i}]"
 
     def owners(self) -> dict[int, list[str]]:
         """Cluster index -> who refers to it."""

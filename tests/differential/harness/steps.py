@@ -123,7 +123,7 @@ class Chain:
 
 
 @dataclass
-class _Drawing:
+class Drawing:
     """What the generator believes of the image while it draws: names by id, hot spots, the highest id so far."""
 
     rng: random.Random
@@ -234,6 +234,6 @@ def make_chain(seed: int, cell: Cell | None = None) -> Chain:
         drawn = replace(drawn, compat="1.1", data_file=False)
     cell = cell or drawn
     spots = [0, cell.size // 2, *(rng.randrange(cell.size) for _unused in range(3))]
-    drawing = _Drawing(rng, cell, spots)
+    drawing = Drawing(rng, cell, spots)
     step = {"mixed": drawing.mixed_step, "resizing": drawing.resizing_step, "growing": drawing.growing_step}[style]
     return Chain(seed, cell, [step() for _unused in range(rng.randrange(8, 20))])

@@ -214,7 +214,7 @@ def test_the_zero_flag_is_reserved_in_version_2(guest: Guest, image: Callable[[s
 
 def bitmap_entry(patch: Patch, value: int) -> None:
     with patch.image() as reader:
-        table = reader.bitmap_directory()[0][1]
+        table = reader.bitmap_directory()[0].table
     patch.u64(table, value)
 
 
