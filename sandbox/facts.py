@@ -14,12 +14,13 @@ import typing as t
 from . import errors
 
 if t.TYPE_CHECKING:
+    from .bitmaps import Bitmap
     from .info import ImageInfo
     from .snapshots import Snapshot
 
 
-def image_facts(path: str, info: ImageInfo) -> dict[str, t.Any]:
-    """The facts of one image. Sizes in bytes; names are None where the image has none."""
+def image_facts(path: str, info: ImageInfo, bitmaps: t.Sequence[Bitmap] = ()) -> dict[str, t.Any]:
+    """The facts of one image. Sizes in bytes; names are None where the image has none. bitmaps: those of the image."""
     return {
         "path": errors.clean(path, 4096),
         "version": info.version,
@@ -42,6 +43,7 @@ def image_facts(path: str, info: ImageInfo) -> dict[str, t.Any]:
         "backing_format": _name(info.backing_format),
         "data_file": _name(info.data_file),
         "bitmap_count": info.bitmap_count,
+        "bitmaps": [bitmap_facts(bitmap) for bitmap in bitmaps],
         "snapshots": [snapshot_facts(snapshot) for snapshot in info.snapshots],
     }
 
@@ -60,6 +62,20 @@ def snapshot_facts(snapshot: Snapshot) -> dict[str, t.Any]:
         "vm_clock": snapshot.vm_clock,
         "icount": snapshot.icount,
         "disk_size": snapshot.disk_size,
+    }
+
+
+def bitmap_facts(bitmap: Bitmap) -> dict[str, t.Any]:
+    """One persistent bitmap. granularity and dirty_bytes in bytes of the disk; None where nothing was counted."""
+    return {
+        "name": errors.clean(bitmap.name, 1024),
+        "granularity": bitmap.granularity,
+        "recording": bitmap.recording,
+        "in_use": bitmap.in_use,
+        "stale": bitmap.stale,
+        "inconsistent": bitmap.inconsistent,
+        "dirty_bytes": bitmap.dirty_bytes,
+        "dirty_count": bitmap.dirty_count,
     }
 
 

@@ -9,11 +9,12 @@
 Each function boots one guest, which reads the image; here nothing of its content is looked at. All raise subclasses of
 errors.AirlockError: refusals of the guest, a guest that misbehaves, a host that lacks something.
 
-All of it in one place, for programs and the command line. The Ansible modules take what they need from the files below.
+All of it in one place, for programs. The command line and the Ansible modules take what they need from the files below.
 """
 
 from __future__ import annotations
 
+from .bitmaps import Action, Bitmap, BitmapChange, BitmapList, Extent, change_bitmap, list_bitmaps
 from .images import Image, Limits, Report
 from .info import ImageInfo, image_info
 from .listing import format_listing
@@ -22,10 +23,15 @@ from .snapshots import Comparison, Selector, Snapshot, SnapshotList, compare_sna
 from .transaction import Transaction
 
 __all__ = [
+    "Action",
     "Applied",
+    "Bitmap",
+    "BitmapChange",
+    "BitmapList",
     "Comparison",
     "Created",
     "Deleted",
+    "Extent",
     "Image",
     "ImageInfo",
     "Limits",
@@ -35,10 +41,12 @@ __all__ = [
     "SnapshotList",
     "Transaction",
     "apply_snapshot",
+    "change_bitmap",
     "compare_snapshot",
     "create_snapshot",
     "delete_snapshot",
     "format_listing",
     "image_info",
+    "list_bitmaps",
     "list_snapshots",
 ]

@@ -24,7 +24,8 @@ class Options:
     """An iterator over (option, value): the option as its short letter or its long name, the value b"" without one.
 
     short: letters, each followed by a colon when it takes a value. long: (name, short letter or b"", takes a value).
-    permute: whether options may follow operands (they may not when POSIXLY_CORRECT is set). When the iterator ends,
+    permute: whether options may follow operands (they may not when POSIXLY_CORRECT is set). whole: long names that
+    qemu-img has not, and that must be spelt out, so that its own can be abbreviated as ever. When the iterator ends,
     `rest` holds the operands. Raises OptionError at the first wrong option, after those in front of it.
     """
 
@@ -34,11 +35,13 @@ class Options:
         short: bytes,
         long: t.Sequence[tuple[bytes, bytes, bool]],
         permute: bool = True,
+        whole: t.Container[bytes] = (),
     ) -> None:
         self._left = list(arguments)
         self._short = {bytes([letter]): short[i + 1 : i + 2] == b":" for i, letter in enumerate(short)}
         self._short.pop(b":", None)
         self._long = long
+        self._whole = whole
         self._permute = permute and "POSIXLY_CORRECT" not in os.environ
         self.rest: list[bytes] = []
 
@@ -73,7 +76,7 @@ class Options:
     def _long_option(self, text: bytes) -> tuple[bytes, bytes]:
         name, equals, value = text.partition(b"=")
         found = [entry for entry in self._long if entry[0] == name]
-        found = found or [entry for entry in self._long if entry[0].startswith(name)]
+        found = found or [entry for entry in self._long if entry[0].startswith(name) and entry[0] not in self._whole]
         if not found:
             raise OptionError(b"unrecognized option '--%s'" % text)
         if len(found) > 1:

@@ -272,7 +272,7 @@ WORDINGS: dict[int, Wording] = {
         "has_bitmaps",
         "SnapshotError",
         "The image has persistent bitmaps ({a}; the first is '{text}'), which would be wrong afterwards. Remove them "
-        "first: qemu-img bitmap --remove {image} NAME.",
+        "first: module airlock.images.qcow2_bitmap with state 'absent', or airlock bitmap --remove {image} NAME.",
         {APPLY: "Device has active dirty bitmaps"},
     ),
     125: Wording(

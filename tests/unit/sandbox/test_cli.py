@@ -19,7 +19,7 @@ import typing as t
 
 import pytest
 
-from sandbox import cli, errors, operations
+from sandbox import cli, errors, operations, snapshots
 
 from .snapshot_tables import make_image, snapshot
 
@@ -385,7 +385,7 @@ def test_an_interrupt_is_no_traceback(
     def interrupt(*_arguments: object) -> t.NoReturn:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(operations, "list_snapshots", interrupt)
+    monkeypatch.setattr(snapshots, "list_snapshots", interrupt)
     assert airlock(b"snapshot", b"a", directory=template) == (130, b"", b"")
 
 
@@ -478,6 +478,6 @@ def test_every_failure_of_the_sandbox_is_one_line(
     def fail(*_arguments: object, **_keywords: object) -> t.NoReturn:
         raise errors.NoKvmError("There is no /dev/kvm. Load the module.")
 
-    monkeypatch.setattr(operations, "list_snapshots", fail)
+    monkeypatch.setattr(snapshots, "list_snapshots", fail)
     done = airlock(b"snapshot", b"a", directory=template)
     assert done == (1, b"", b"airlock: There is no /dev/kvm. Load the module.\n")

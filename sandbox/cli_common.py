@@ -1,0 +1,120 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the commands of the command line have in common: wrong usage, opening an image, and printing."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from . import errors
+from .images import Image
+from .listing import escape_controls
+
+
+class UsageError(Exception):
+    """A wrong command line. message: bytes. hint: whether qemu-img names the help in the same place."""
+
+    def __init__(self, message: bytes, hint: bool = True) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class HelpRequest(Exception):
+    """Not a failure: its one argument is to be printed, and that is all."""
+
+
+class Arguments:
+    """What a command line asks for, as far as all commands have it. rest: the operands."""
+
+    def __init__(self) -> None:
+        self.format = b"qcow2"
+        self.quiet = False
+        self.force_share = False
+        self.json = False
+        self.path = b""
+
+    def take(self, option: bytes, value: bytes) -> None:
+        """One option that several commands have. Raises UsageError."""
+        if option == b"f":
+            self.format = value
+        elif option == b"q":
+            self.quiet = True
+        elif option == b"U":
+            self.force_share = True
+        elif value not in (b"human", b"json"):
+            raise UsageError(b"--output expects 'human' or 'json' not '%s'" % value)
+        else:
+            self.json = value == b"json"
+
+    def take_path(self, operands: t.Sequence[bytes]) -> None:
+        """The one operand. Raises UsageError."""
+        if len(operands) != 1:
+            raise UsageError(b"Expecting one image file name")
+        self.path = operands[0]
+
+    def open(self, writable: bool) -> Image:
+        """The image that the command is about. Raises ArgumentError, ImageOpenError, ImageInUseError."""
+        return open_image(self.path, self.format, writable, self.force_share, self.quiet)
+
+
+def open_image(path: bytes, image_format: bytes, writable: bool, force_share: bool, quiet: bool) -> Image:
+    """An image of a format that the operator stated; none is ever guessed. quiet: no warning for want of locks."""
+    if image_format != b"qcow2":
+        name, shown = os.fsdecode(image_format), os.fsdecode(path)
+        raise errors.ArgumentError(
+            f"The format {errors.clean(name)} is not known, only qcow2 is.",
+            "unknown_format",
+            [f"Could not open '{shown}': Unknown driver '{name}'"],
+        )
+    image = Image.open(path, writable, force_share)
+    if not image.lock.active and not quiet:
+        warn(b"%s is not locked against other programs: %s" % (path, image.lock.reason.encode()))
+    return image
+
+
+def warn_of_leaks(path: bytes, clusters: int) -> None:
+    """What a change says of clusters that it found leaked."""
+    warn(
+        b"%s: leaked clusters: %d, counted as used but not referenced. That is harmless; 'qemu-img check -r leaks' "
+        b"gives the space back, but on an image with bitmaps it loses all snapshots: work on a copy there."
+        % (path, clusters)
+    )
+
+
+def shown(text: bytes) -> bytes:
+    """A text out of an image as it goes to standard output: on a terminal without control characters."""
+    return escape_controls(text) if os.isatty(1) else text
+
+
+def json_text(value: t.Any) -> bytes:
+    """The value as JSON, in ASCII."""
+    import json  # milliseconds that nobody else should pay
+
+    return json.dumps(value, indent=4).encode() + b"\n"
+
+
+def say(data: bytes) -> None:
+    """To standard output."""
+    write(1, data)
+
+
+def complain(message: bytes, command: bytes = b"") -> None:
+    """An error report: the program's name, then the message; on a terminal without control characters."""
+    if os.isatty(2):
+        message = b"\n".join(escape_controls(line) for line in message.split(b"\n"))
+    write(2, b"airlock%s: %s\n" % (command, message))
+
+
+def warn(message: bytes) -> None:
+    """A report that is none of an error."""
+    complain(b"warning: " + message)
+
+
+def write(descriptor: int, data: bytes) -> None:
+    """All of it, without a buffer of Python's. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
