@@ -44,10 +44,14 @@ def load_program(family: str) -> Program:
 
     The imports are spelt out: Ansible ships what it can read in the source.
     """
-    if family != "snapshot":
-        raise ValueError(f"there is no family of operations named {family}")
+    guest: t.Any
     try:
-        from . import _guest_snapshot as guest
+        if family == "snapshot":
+            from . import _guest_snapshot as guest
+        elif family == "bitmap":
+            from . import _guest_bitmap as guest
+        else:
+            raise ValueError(f"there is no family of operations named {family}")
     except ImportError as error:
         raise errors.NotBuiltError(f'sandbox/_guest_{family}.py is missing. Run "make build".') from error
     return Program(*guest.load())

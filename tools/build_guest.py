@@ -24,13 +24,14 @@ from pathlib import Path
 
 from generated import HEAD, TOP, write_if_changed
 
-# Directories under guest/ that make up a family.
-FAMILIES = {"snapshot": ("start", "disk", "qcow2", "operations")}
+# A guest for each family of operations: guest/families says which, and the linker leaves out what they do not need.
+FAMILIES = ("bitmap", "snapshot")
+ROOMS = ("start", "disk", "qcow2", "operations")
 
 FLAGS = shlex.split(
     "-std=c11 -ffreestanding -nostdlib -static -no-pie -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small "
     "-O2 -msse2 -fcf-protection=none -fno-asynchronous-unwind-tables -fno-ident -Wall -Wextra -Werror -Iguest "
-    "-Wl,--build-id=none -Wl,-z,noexecstack -Wl,-T,guest/start/guest.ld"
+    "-ffunction-sections -fdata-sections -Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-T,guest/start/guest.ld"
 )
 
 # guest/abi/doorbell.h, enum memory_map; guest.ld refuses what does not fit in between.
@@ -61,8 +62,8 @@ def segments(elf: bytes) -> tuple[bytes, bytes]:
 
 def sources(family: str) -> list[Path]:
     """The C files of a family, relative to the checkout, in the order in which they are linked."""
-    folders = [TOP / "guest" / folder for folder in FAMILIES[family]]
-    return sorted(source.relative_to(TOP) for folder in folders for source in folder.glob("*.c"))
+    found = [source for room in ROOMS for source in (TOP / "guest" / room).glob("*.c")]
+    return sorted(source.relative_to(TOP) for source in [*found, TOP / "guest" / "families" / f"{family}.c"])
 
 
 def compile_guest(files: Iterable[Path]) -> tuple[bytes, bytes]:

@@ -91,7 +91,7 @@ struct call_delete {
 /* Which dirty ranges to tell. */
 struct call_bitmaps {
     struct call_header header;
-    uint64_t extents_start; /* bytes: ranges that end before this are left out */
+    uint64_t extents_start; /* bytes: what lies before this is left out */
     uint32_t extents_limit; /* how many at most, up to EXTENTS_MAX; 0: none are asked for */
     uint32_t counts;        /* 1: count the dirty bits of every bitmap, which reads all of them */
     uint32_t name_length;   /* of the bitmap whose ranges are meant */
@@ -139,7 +139,7 @@ struct result_header {
     uint64_t leaked_clusters; /* counted by a verification: refcount above what refers to it */
     uint32_t disk;            /* the refusal is about: index into the disks of the call */
     uint32_t reserved;
-    uint8_t text[1024];       /* a name out of the image that the message quotes */
+    uint8_t text[1024]; /* a name out of the image that the message quotes */
 };
 
 /* A snapshot in a payload, followed by id_length + name_length bytes of text and

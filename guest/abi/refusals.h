@@ -1,5 +1,5 @@
-/* Why an operation was refused, of the disk that the result names. The comment after a code says what arguments[] and text hold; a, b,
- * c are arguments 0, 1, 2. The host words the message: sandbox/errors.py. Codes are stable: new ones
+/* Why an operation was refused, of the disk that the result names. The comment after a code says what arguments[] and
+ * text hold; a, b, c are arguments 0, 1, 2. The host words the message: sandbox/errors.py. Codes are stable: new ones
  * go to the end of their group.
  */
 #ifndef AIRLOCK_ABI_REFUSALS_H
@@ -81,19 +81,18 @@ enum refusal {
     REFUSAL_BITMAP_NAME_EMPTY = 160,
     REFUSAL_BITMAP_GRANULARITY = 161, /* a bytes: not a power of two, or under 512 */
     REFUSAL_BITMAP_EXISTS = 162,
-    REFUSAL_BITMAP_VERSION_2 = 163,           /* version 2 has no place for bitmaps */
-    REFUSAL_BITMAP_GRANULARITY_LARGE = 164,   /* a bytes: over 2 GiB */
-    REFUSAL_BITMAP_TOO_LARGE = 165,           /* a granularity, b bytes that it would take */
-    REFUSAL_BITMAP_NAME_LONG = 166,           /* a bytes */
-    REFUSAL_TOO_MANY_BITMAPS = 167,           /* there are 65535 */
-    REFUSAL_BITMAP_DIRECTORY_FULL = 168,      /* a bytes that it would need */
-    REFUSAL_BITMAP_NOT_FOUND = 169,           /* */
-    REFUSAL_BITMAP_INCONSISTENT = 170,        /* it can only be removed */
-    REFUSAL_BITMAP_SIZES = 171,               /* merge: a size of this disk, b of the source's */
-    REFUSAL_BITMAP_AMBIGUOUS = 172,           /* a bitmaps have this name: only removing all of them is possible */
-    REFUSAL_BITMAP_HEADER_FULL = 173,         /* no room for the extension in the first cluster */
-    REFUSAL_BITMAP_EMPTY_DISK = 174,          /* a disk of no bytes has no bits */
-    REFUSAL_BITMAPS_OVERLAP = 175             /* bitmaps claim more clusters than the file has: a claimed, b there */
+    REFUSAL_BITMAP_VERSION_2 = 163,      /* version 2 has no place for bitmaps */
+    REFUSAL_BITMAP_TOO_LARGE = 164,      /* a granularity, b bytes that it would take */
+    REFUSAL_BITMAP_NAME_LONG = 165,      /* a bytes */
+    REFUSAL_TOO_MANY_BITMAPS = 166,      /* there are 65535 */
+    REFUSAL_BITMAP_DIRECTORY_FULL = 167, /* a bytes that it would need */
+    REFUSAL_BITMAP_NOT_FOUND = 168,      /* */
+    REFUSAL_BITMAP_INCONSISTENT = 169,   /* it can only be removed */
+    REFUSAL_BITMAP_SIZES = 170,          /* merge: a size of this disk, b of the source's */
+    REFUSAL_BITMAP_AMBIGUOUS = 171,      /* a bitmaps have this name: only removing all of them is possible */
+    REFUSAL_BITMAP_HEADER_FULL = 172,    /* no room for the extension in the first cluster */
+    REFUSAL_BITMAP_EMPTY_DISK = 173,     /* a disk of no bytes has no bits */
+    REFUSAL_BITMAPS_OVERLAP = 174        /* bitmaps claim more clusters than the file has: a claimed, b there */
 };
 
 /* The tables that a refusal can point at. */
@@ -113,6 +112,7 @@ enum table {
 };
 
 enum bitmaps_fault {
+    BITMAPS_SOUND = 0,
     BITMAPS_LENGTH = 1,      /* Invalid extension length */
     BITMAPS_RESERVED,        /* Reserved field is not zero */
     BITMAPS_OFFSET,          /* invalid bitmap directory offset */

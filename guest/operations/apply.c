@@ -32,8 +32,9 @@ struct application {
 };
 
 static _Noreturn void refuse_bitmaps(struct qcow2 *image) {
-    const struct bitmap *bitmaps = bitmaps_read(image);
-    refuse_text(REFUSAL_HAS_BITMAPS, bitmaps[0].name, bitmaps[0].name_length, image->bitmap_count, 0);
+    bitmaps_read(image);
+    const struct bitmap *first = &image->bitmaps.bitmaps[0];
+    refuse_text(REFUSAL_HAS_BITMAPS, first->name, first->name_length, image->bitmaps.count, 0);
 }
 
 static void check_resize(const struct qcow2 *image, const struct snapshot *snapshot, bool allowed) {

@@ -14,20 +14,5 @@ _Noreturn void guest_main(void) {
     if (call->abi_version != ABI_VERSION || call->disk_count == 0 || call->disk_count > DISKS_MAX) {
         refuse_plain(REFUSAL_BAD_CALL);
     }
-    switch (call->operation) {
-    case CALL_LIST:
-        operation_list();
-    case CALL_INFO:
-        operation_info();
-    case CALL_COMPARE:
-        operation_compare();
-    case CALL_CREATE:
-        operation_create();
-    case CALL_APPLY:
-        operation_apply();
-    case CALL_DELETE:
-        operation_delete();
-    default:
-        refuse_plain(REFUSAL_BAD_CALL);
-    }
+    operation_run(call->operation);
 }

@@ -9,11 +9,16 @@
 
 #include "start/guest.h"
 
+/* Runs the verb that the call asks for; each family of verbs is a guest of its own, and has one: guest/families. */
+_Noreturn void operation_run(u32 operation);
+
 _Noreturn void operation_list(void);
 _Noreturn void operation_info(void);
 _Noreturn void operation_compare(void);
 _Noreturn void operation_create(void);
 _Noreturn void operation_apply(void);
 _Noreturn void operation_delete(void);
+_Noreturn void operation_list_bitmaps(void);
+_Noreturn void operation_change_bitmap(void);
 
 #endif

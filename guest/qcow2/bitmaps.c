@@ -4,100 +4,212 @@
  */
 #include "qcow2/bitmaps.h"
 
-#define EXTENSION_BYTES 24
-#define ENTRY_FIXED 24
-#define NAME_MAX 1023
-#define TABLE_ENTRIES_MAX 0x8000000u
-#define PAYLOAD_MAX 0x20000000ull
-#define FLAG_IN_USE 1u
-#define FLAGS_KNOWN 3u
+#define FLAGS_KNOWN (BITMAP_FLAG_IN_USE | BITMAP_FLAG_AUTO)
 #define TYPE_DIRTY 1
 
-_Noreturn void bitmaps_refuse(enum bitmaps_fault fault, const u8 *name, u64 length, u64 value) {
-    refuse_text(REFUSAL_BITMAPS_EXTENSION, name, length, fault, value);
+_Noreturn void bitmaps_refuse(enum bitmaps_fault fault, const struct bitmap *bitmap, u64 value) {
+    refuse_text(REFUSAL_BITMAPS_EXTENSION, bitmap != NULL ? bitmap->name : NULL,
+                bitmap != NULL ? bitmap->name_length : 0, fault, value);
 }
 
-void bitmaps_read_extension(struct qcow2 *image, const u8 *data, u32 length) {
-    if (length != EXTENSION_BYTES) {
-        bitmaps_refuse(BITMAPS_LENGTH, NULL, 0, length);
+void bitmaps_read_extension(struct qcow2 *image, u64 at, u32 length) {
+    if (length != BITMAPS_EXTENSION_BYTES) {
+        bitmaps_refuse(BITMAPS_LENGTH, NULL, length);
     }
-    image->has_bitmaps_extension = true;
+    const u8 *data = image->header + at;
+    const struct bitmap_set set = {
+        .count = load32(data), .directory_size = load64(data + 8), .directory_offset = load64(data + 16)};
+    image->bitmaps_extensions++;
+    image->bitmaps_extension = at;
     if ((image->autoclear & AUTOCLEAR_BITMAPS) == 0) {
+        image->stale = set;
         return;
     }
-    image->bitmap_count = load32(data);
-    image->bitmap_directory_size = load64(data + 8);
-    image->bitmap_directory_offset = load64(data + 16);
+    image->bitmaps = set;
     if (load32(data + 4) != 0) {
-        bitmaps_refuse(BITMAPS_RESERVED, NULL, 0, 0);
+        bitmaps_refuse(BITMAPS_RESERVED, NULL, 0);
     }
-    if (image->bitmap_count > BITMAPS_MAX) {
-        bitmaps_refuse(BITMAPS_COUNT, NULL, 0, image->bitmap_count);
+    if (set.count > BITMAPS_MAX) {
+        bitmaps_refuse(BITMAPS_COUNT, NULL, set.count);
     }
-    if (image->bitmap_count == 0) {
-        bitmaps_refuse(BITMAPS_NONE, NULL, 0, 0);
+    if (set.count == 0) {
+        bitmaps_refuse(BITMAPS_NONE, NULL, 0);
     }
-    if (offset_in_cluster(image, image->bitmap_directory_offset) != 0) {
-        bitmaps_refuse(BITMAPS_OFFSET, NULL, 0, image->bitmap_directory_offset);
+    if (offset_in_cluster(image, set.directory_offset) != 0) {
+        bitmaps_refuse(BITMAPS_OFFSET, NULL, set.directory_offset);
     }
-    if (image->bitmap_directory_size > BITMAP_DIRECTORY_BYTES_MAX) {
-        bitmaps_refuse(BITMAPS_DIRECTORY_SIZE, NULL, 0, image->bitmap_directory_size);
+    if (set.directory_size > BITMAP_DIRECTORY_BYTES_MAX) {
+        bitmaps_refuse(BITMAPS_DIRECTORY_SIZE, NULL, set.directory_size);
     }
 }
 
-bool bitmaps_present(const struct qcow2 *image) { return image->bitmap_count > 0; }
+void bitmaps_store_extension(const struct bitmap_set *set, u8 extension[BITMAPS_EXTENSION_BYTES]) {
+    store32(extension, set->count);
+    store32(extension + 4, 0);
+    store64(extension + 8, set->directory_size);
+    store64(extension + 16, set->directory_offset);
+}
 
-static void check_entry(const struct qcow2 *image, const u8 *entry, const struct bitmap *bitmap) {
-    u32 flags = load32(entry + 12);
-    u32 granularity_bits = entry[17];
+bool bitmaps_present(const struct qcow2 *image) { return image->bitmaps.count > 0; }
+
+u64 bitmap_bits(u64 size, u32 granularity_bits) { return divide_up(size, 1ull << granularity_bits); }
+
+u64 bitmap_table_entries(const struct qcow2 *image, u32 granularity_bits) {
+    return clusters_of(image, divide_up(bitmap_bits(image->virtual_size, granularity_bits), 8));
+}
+
+u64 bitmap_entry_size(u64 name_length) { return round_up(BITMAP_ENTRY_FIXED + name_length, 8); }
+
+bool bitmap_is_named(const struct bitmap *bitmap, const u8 *name, u64 length) {
+    return bitmap->name_length == length && memcmp(bitmap->name, name, length) == 0;
+}
+
+static void load_entry(struct bitmap *bitmap, const u8 *entry) {
+    *bitmap = (struct bitmap){.table_offset = load64(entry),
+                              .table_entries = load32(entry + 8),
+                              .flags = load32(entry + 12),
+                              .granularity_bits = entry[17],
+                              .name_length = load16(entry + 18),
+                              .name = entry + BITMAP_ENTRY_FIXED};
+}
+
+static void store_entry(const struct bitmap *bitmap, u8 *entry) {
+    store64(entry, bitmap->table_offset);
+    store32(entry + 8, bitmap->table_entries);
+    store32(entry + 12, bitmap->flags);
+    entry[16] = TYPE_DIRTY;
+    entry[17] = (u8)bitmap->granularity_bits;
+    store16(entry + 18, (u16)bitmap->name_length);
+    store32(entry + 20, 0);
+}
+
+/* check_dir_entry() */
+static bool acceptable(const struct qcow2 *image, const struct bitmap *bitmap, u32 type) {
     u64 payload = (u64)bitmap->table_entries * image->cluster_size;
     bool bad = bitmap->table_entries == 0 || bitmap->table_offset == 0 ||
-               offset_in_cluster(image, bitmap->table_offset) != 0 || bitmap->table_entries > TABLE_ENTRIES_MAX ||
-               granularity_bits > 31 || granularity_bits < 9 || (flags & ~FLAGS_KNOWN) != 0 ||
-               bitmap->name_length > NAME_MAX || entry[16] != TYPE_DIRTY || payload > PAYLOAD_MAX;
-    bool too_small = !bad && (flags & FLAG_IN_USE) == 0 && image->virtual_size > (payload * 8) << granularity_bits;
-    if (bad || too_small) {
-        bitmaps_refuse(BITMAPS_ENTRY, bitmap->name, bitmap->name_length, 0);
+               offset_in_cluster(image, bitmap->table_offset) != 0 ||
+               bitmap->table_entries > BITMAP_TABLE_ENTRIES_MAX ||
+               bitmap->granularity_bits > BITMAP_GRANULARITY_BITS_MAX ||
+               bitmap->granularity_bits < BITMAP_GRANULARITY_BITS_MIN || (bitmap->flags & ~FLAGS_KNOWN) != 0 ||
+               bitmap->name_length > BITMAP_NAME_MAX || type != TYPE_DIRTY || payload > BITMAP_PAYLOAD_MAX;
+    bool too_small = !bad && (bitmap->flags & BITMAP_FLAG_IN_USE) == 0 &&
+                     image->virtual_size > (payload * 8) << bitmap->granularity_bits;
+    return !bad && !too_small;
+}
+
+/* bitmap_list_load(): the entries up to the first fault, `found` of them; `last` is the one that has it. */
+static enum bitmaps_fault read_entries(const struct qcow2 *image, const struct bitmap_set *set, u32 *found,
+                                       struct bitmap *last) {
+    u64 size = set->directory_size;
+    for (u64 at = 0; at < size;) {
+        const u8 *entry = set->directory + at;
+        if (size - at < BITMAP_ENTRY_FIXED) {
+            return BITMAPS_BROKEN;
+        }
+        if (*found == set->count) {
+            return BITMAPS_MORE;
+        }
+        u64 extra = load32(entry + 20);
+        load_entry(last, entry);
+        u64 length = round_up(BITMAP_ENTRY_FIXED + extra + last->name_length, 8);
+        if (length > size - at) {
+            return BITMAPS_BROKEN;
+        }
+        if (extra != 0) {
+            return BITMAPS_EXTRA;
+        }
+        if (!acceptable(image, last, entry[16])) {
+            return BITMAPS_ENTRY;
+        }
+        set->bitmaps[(*found)++] = *last;
+        at += length;
+    }
+    return *found < set->count ? BITMAPS_LESS : BITMAPS_SOUND;
+}
+
+static bool inside_file(const struct qcow2 *image, const struct bitmap_set *set) {
+    return set->directory_offset <= image->disk.size && set->directory_size <= image->disk.size - set->directory_offset;
+}
+
+/* load_bitmap_data(): the table of a bitmap in good order has exactly the entries that the disk needs. */
+static void check_tables(const struct qcow2 *image) {
+    for (u32 i = 0; i < image->bitmaps.count; i++) {
+        const struct bitmap *bitmap = &image->bitmaps.bitmaps[i];
+        if ((bitmap->flags & BITMAP_FLAG_IN_USE) == 0 &&
+            bitmap->table_entries != bitmap_table_entries(image, bitmap->granularity_bits)) {
+            bitmaps_refuse(BITMAPS_DATA, bitmap, 0);
+        }
     }
 }
 
-struct bitmap *bitmaps_read(struct qcow2 *image) {
-    u64 size = image->bitmap_directory_size;
-    if (size == 0) {
-        bitmaps_refuse(BITMAPS_EMPTY_DIRECTORY, NULL, 0, 0);
+void bitmaps_read_with_room(struct qcow2 *image, u64 room) {
+    struct bitmap_set *set = &image->bitmaps;
+    if (set->directory != NULL) {
+        return;
     }
-    if (image->bitmap_directory_offset > image->disk.size || size > image->disk.size - image->bitmap_directory_offset) {
-        refuse(REFUSAL_TRUNCATED, TABLE_BITMAP_DIRECTORY, image->bitmap_directory_offset, image->disk.size, 0, 0, 0);
+    if (set->count > 0 && set->directory_size == 0) {
+        bitmaps_refuse(BITMAPS_EMPTY_DIRECTORY, NULL, 0);
     }
-    struct bitmap *bitmaps = heap_take(image->bitmap_count * sizeof(*bitmaps));
-    u8 *directory = heap_take(size);
-    disk_read(&image->disk, image->bitmap_directory_offset, directory, size);
-    u32 count = 0;
-    u64 at = 0;
-    while (at < size) {
-        const u8 *entry = directory + at;
-        if (size - at < ENTRY_FIXED) {
-            bitmaps_refuse(BITMAPS_BROKEN, NULL, 0, 0);
-        }
-        if (count == image->bitmap_count) {
-            bitmaps_refuse(BITMAPS_MORE, NULL, 0, 0);
-        }
-        u64 name_length = load16(entry + 18);
-        u64 extra = load32(entry + 20);
-        u64 length = round_up(ENTRY_FIXED + extra + name_length, 8);
-        if (length > size - at) {
-            bitmaps_refuse(BITMAPS_BROKEN, NULL, 0, 0);
-        }
-        if (extra != 0) {
-            bitmaps_refuse(BITMAPS_EXTRA, NULL, 0, 0);
-        }
-        struct bitmap *bitmap = &bitmaps[count++];
-        *bitmap = (struct bitmap){load64(entry), load32(entry + 8), (u16)name_length, entry + ENTRY_FIXED};
-        check_entry(image, entry, bitmap);
-        at += length;
+    if (!inside_file(image, set)) {
+        refuse(REFUSAL_TRUNCATED, TABLE_BITMAP_DIRECTORY, set->directory_offset, image->disk.size, 0, 0, 0);
     }
-    if (count < image->bitmap_count) {
-        bitmaps_refuse(BITMAPS_LESS, NULL, 0, 0);
+    set->bitmaps = heap_take((set->count + 1) * sizeof(struct bitmap));
+    set->directory = heap_take(set->directory_size + room);
+    disk_read(&image->disk, set->directory_offset, set->directory, set->directory_size);
+    u32 found = 0;
+    struct bitmap last = {0};
+    enum bitmaps_fault fault = read_entries(image, set, &found, &last);
+    if (fault != BITMAPS_SOUND) {
+        bitmaps_refuse(fault, &last, 0);
     }
-    return bitmaps;
+    check_tables(image);
+    set->is_whole = true;
+}
+
+void bitmaps_read(struct qcow2 *image) { bitmaps_read_with_room(image, 0); }
+
+void bitmaps_read_stale(struct qcow2 *image) {
+    struct bitmap_set *set = &image->stale;
+    u32 found = 0;
+    if (set->directory_size <= BITMAP_DIRECTORY_BYTES_MAX && set->count <= BITMAPS_MAX &&
+        offset_in_cluster(image, set->directory_offset) == 0 && inside_file(image, set)) {
+        struct bitmap last;
+        set->bitmaps = heap_take(set->count * sizeof(struct bitmap));
+        set->directory = heap_take(set->directory_size);
+        disk_read(&image->disk, set->directory_offset, set->directory, set->directory_size);
+        set->is_whole = read_entries(image, set, &found, &last) == BITMAPS_SOUND;
+    }
+    set->count = found;
+}
+
+static u64 entry_position(const struct bitmap_set *set, u32 index) {
+    return (u64)(set->bitmaps[index].name - set->directory) - BITMAP_ENTRY_FIXED;
+}
+
+void bitmaps_remove(struct bitmap_set *set, u32 index) {
+    u64 at = entry_position(set, index);
+    u64 length = bitmap_entry_size(set->bitmaps[index].name_length);
+    memmove(set->directory + at, set->directory + at + length, set->directory_size - at - length);
+    set->directory_size -= length;
+    set->count--;
+    for (u32 i = index; i < set->count; i++) {
+        set->bitmaps[i] = set->bitmaps[i + 1];
+        set->bitmaps[i].name -= length;
+    }
+}
+
+void bitmaps_append(struct bitmap_set *set, const struct bitmap *bitmap) {
+    u8 *entry = set->directory + set->directory_size;
+    u64 length = bitmap_entry_size(bitmap->name_length);
+    memset(entry, 0, length);
+    memcpy(entry + BITMAP_ENTRY_FIXED, bitmap->name, bitmap->name_length);
+    store_entry(bitmap, entry);
+    set->directory_size += length;
+    load_entry(&set->bitmaps[set->count++], entry);
+}
+
+u64 bitmaps_store_entry(struct bitmap_set *set, u32 index) {
+    u64 at = entry_position(set, index);
+    store_entry(&set->bitmaps[index], set->directory + at);
+    return at;
 }

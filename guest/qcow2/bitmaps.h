@@ -2,29 +2,54 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * Persistent dirty bitmaps (block/qcow2-bitmap.c): what an operation on snapshots has to know of
- * them, which is where their clusters lie.
+ * Persistent dirty bitmaps (block/qcow2-bitmap.c): the header extension and the directory that it
+ * names.
  */
 #ifndef AIRLOCK_QCOW2_BITMAPS_H
 #define AIRLOCK_QCOW2_BITMAPS_H
 
 #include "qcow2/format.h"
 
-struct bitmap {
-    u64 table_offset;
-    u32 table_entries;
-    u16 name_length;
-    const u8 *name;
-};
+#define BITMAPS_EXTENSION_BYTES 24
+#define BITMAP_ENTRY_FIXED 24 /* bytes of a directory entry in front of the name */
+#define BITMAP_GRANULARITY_BITS_MIN 9
+#define BITMAP_GRANULARITY_BITS_MAX 31
+#define BITMAP_TABLE_ENTRIES_MAX 0x8000000u
+#define BITMAP_PAYLOAD_MAX 0x20000000ull /* bytes */
 
-/* Checks the header extension. Stale bitmaps (autoclear bit off) count as none. */
-void bitmaps_read_extension(struct qcow2 *image, const u8 *data, u32 length);
+/* Checks the header extension; its data stands at `at` in the header. With the autoclear bit off it is
+ * stale: what it says is noted in image->stale, unchecked. */
+void bitmaps_read_extension(struct qcow2 *image, u64 at, u32 length);
+
+void bitmaps_store_extension(const struct bitmap_set *set, u8 extension[BITMAPS_EXTENSION_BYTES]);
 
 bool bitmaps_present(const struct qcow2 *image);
 
-/* Reads and checks the directory; bitmap_count bitmaps. */
-struct bitmap *bitmaps_read(struct qcow2 *image);
+/* Reads and checks the directory into image->bitmaps. `room`: of the next two, bytes behind the directory
+ * and one place more in the table, so that an entry can be appended. */
+void bitmaps_read(struct qcow2 *image);
+void bitmaps_read_with_room(struct qcow2 *image, u64 room);
 
-_Noreturn void bitmaps_refuse(enum bitmaps_fault fault, const u8 *name, u64 length, u64 value);
+/* Reads the stale directory as far as it makes sense into image->stale, whose count becomes that of the
+ * bitmaps found. */
+void bitmaps_read_stale(struct qcow2 *image);
+
+/* Bits that a disk of `size` bytes needs, and the entries of the table that holds them. */
+u64 bitmap_bits(u64 size, u32 granularity_bits);
+u64 bitmap_table_entries(const struct qcow2 *image, u32 granularity_bits);
+
+/* Bytes of a directory entry. */
+u64 bitmap_entry_size(u64 name_length);
+
+bool bitmap_is_named(const struct bitmap *bitmap, const u8 *name, u64 length);
+
+/* Drops entry `index` of the directory in memory; appends one. */
+void bitmaps_remove(struct bitmap_set *set, u32 index);
+void bitmaps_append(struct bitmap_set *set, const struct bitmap *bitmap);
+
+/* Brings the entry in the directory up to date with set->bitmaps[index]; where it stands in the directory. */
+u64 bitmaps_store_entry(struct bitmap_set *set, u32 index);
+
+_Noreturn void bitmaps_refuse(enum bitmaps_fault fault, const struct bitmap *bitmap, u64 value);
 
 #endif

@@ -37,7 +37,6 @@
 #define REFCOUNT_TABLE_BYTES_MAX (8 * MIB)
 #define SNAPSHOT_TABLE_BYTES_MAX (64 * MIB)
 #define SNAPSHOT_EXTRA_MAX 1024
-#define BITMAPS_MAX 65535
 #define BITMAP_DIRECTORY_BYTES_MAX 67107840ull
 #define HOST_OFFSET_MAX ((1ull << 56) - 1)
 
@@ -56,6 +55,28 @@ struct snapshot {
     const u8 *name;
     u16 id_length; /* both end before the first NUL, as qemu has them in memory */
     u16 name_length;
+};
+
+#define BITMAP_FLAG_IN_USE 1u
+#define BITMAP_FLAG_AUTO 2u
+
+struct bitmap {
+    u64 table_offset;
+    u32 table_entries;
+    u32 flags;
+    u32 granularity_bits;
+    u32 name_length;
+    const u8 *name;
+};
+
+/* The bitmaps that a header extension names. */
+struct bitmap_set {
+    u32 count;
+    u64 directory_offset;
+    u64 directory_size; /* bytes */
+    u8 *directory;      /* NULL: not read yet */
+    bool is_whole;      /* it was read, and makes sense to its end */
+    struct bitmap *bitmaps;
 };
 
 struct extension { /* of the header, unknown to us: kept when the header is rewritten */
@@ -99,10 +120,11 @@ struct qcow2 {
     u32 data_file_length;
     u64 crypto_offset; /* LUKS header; length 0: none */
     u64 crypto_length;
-    bool has_bitmaps_extension;
-    u32 bitmap_count;
-    u64 bitmap_directory_offset;
-    u64 bitmap_directory_size;
+    u32 bitmaps_extensions; /* how many there are: more than one is odd, the last counts */
+    u64 bitmaps_extension;  /* where its data begins */
+    struct bitmap_set bitmaps;
+    struct bitmap_set stale; /* instead of them: a program without bitmap support has written since */
+    u64 extensions_end;      /* where the marker stands that ends the extensions */
 
     u8 *header; /* the first cluster, header_loaded bytes of it */
     u64 header_loaded;

@@ -5,40 +5,11 @@
 #include "qcow2/header.h"
 
 #include "qcow2/bitmaps.h"
+#include "qcow2/header_fields.h"
 #include "qcow2/snapshots.h"
 
 #define HEADER_BYTES 112 /* as qemu writes it */
 #define FIRST_READ (64 * KIB)
-
-enum header_offset {
-    AT_VERSION = 4,
-    AT_BACKING_OFFSET = 8,
-    AT_BACKING_LENGTH = 16,
-    AT_CLUSTER_BITS = 20,
-    AT_SIZE = 24,
-    AT_ENCRYPTION = 32,
-    AT_L1_ENTRIES = 36,
-    AT_L1_OFFSET = 40,
-    AT_REFCOUNT_TABLE_OFFSET = 48,
-    AT_REFCOUNT_TABLE_CLUSTERS = 56,
-    AT_SNAPSHOT_COUNT = 60,
-    AT_SNAPSHOTS_OFFSET = 64,
-    AT_INCOMPATIBLE = 72,
-    AT_COMPATIBLE = 80,
-    AT_AUTOCLEAR = 88,
-    AT_REFCOUNT_ORDER = 96,
-    AT_HEADER_LENGTH = 100,
-    AT_COMPRESSION_TYPE = 104
-};
-
-enum extension_type {
-    EXTENSION_END = 0,
-    EXTENSION_BACKING_FORMAT = (int)0xe2792aca,
-    EXTENSION_FEATURE_NAMES = 0x6803f857,
-    EXTENSION_CRYPTO = 0x0537be77,
-    EXTENSION_BITMAPS = 0x23852875,
-    EXTENSION_DATA_FILE = 0x44415441
-};
 
 #define FEATURE_NAME_BYTES 48
 
@@ -126,6 +97,7 @@ static u64 extensions_end(const struct qcow2 *image) {
 /* The next extension at *at, or false at the end. Bounded by the cluster that they live in. */
 static bool next_extension(struct qcow2 *image, u64 *at, struct extension *found) {
     u64 end = extensions_end(image);
+    image->extensions_end = *at;
     if (*at >= end) {
         return false;
     }
@@ -234,7 +206,7 @@ static void read_extensions(struct qcow2 *image) {
             read_crypto(image, &extension);
             break;
         case EXTENSION_BITMAPS:
-            bitmaps_read_extension(image, extension.data, extension.length);
+            bitmaps_read_extension(image, (u64)(extension.data - image->header), extension.length);
             break;
         case EXTENSION_DATA_FILE:
             image->data_file = extension.data;
@@ -269,6 +241,7 @@ static void read_backing_name(struct qcow2 *image) {
 void qcow2_open(struct qcow2 *image, u32 disk, bool writing) {
     const struct call_header *call = call_memory();
     memset(image, 0, sizeof(*image));
+    result_disk(disk);
     image->disk = (struct disk){.index = disk, .size = call->disk_size[disk]};
     u8 *first = heap_take(FIRST_READ);
     disk_read(&image->disk, 0, first, FIRST_READ);
@@ -306,7 +279,7 @@ void qcow2_load_l1(struct qcow2 *image) {
 }
 
 bool header_needs_update(const struct qcow2 *image) {
-    bool stale = image->has_bitmaps_extension && (image->autoclear & AUTOCLEAR_BITMAPS) == 0;
+    bool stale = image->bitmaps_extensions > 0 && (image->autoclear & AUTOCLEAR_BITMAPS) == 0;
     return stale || (image->autoclear & ~AUTOCLEAR_KNOWN) != 0;
 }
 
@@ -324,11 +297,12 @@ struct header_writer {
     u8 *start;
     u64 used;
     u64 size;
+    enum refusal when_full;
 };
 
 static u8 *header_add(struct header_writer *writer, u64 length) {
     if (length > writer->size - writer->used) {
-        refuse_plain(REFUSAL_EXTENSION_LARGE);
+        refuse_plain(writer->when_full);
     }
     u8 *at = writer->start + writer->used;
     writer->used += length;
@@ -371,11 +345,9 @@ static void add_extensions(struct qcow2 *image, struct header_writer *writer) {
     if (image->version >= 3 && image->cluster_size > 4096) {
         add_feature_names(writer);
     }
-    if ((image->autoclear & AUTOCLEAR_BITMAPS) != 0 && image->has_bitmaps_extension) {
-        u8 bitmaps[24] = {0};
-        store32(bitmaps, image->bitmap_count);
-        store64(bitmaps + 8, image->bitmap_directory_size);
-        store64(bitmaps + 16, image->bitmap_directory_offset);
+    if (image->bitmaps.count > 0) {
+        u8 bitmaps[BITMAPS_EXTENSION_BYTES];
+        bitmaps_store_extension(&image->bitmaps, bitmaps);
         extension_add(writer, EXTENSION_BITMAPS, bitmaps, sizeof(bitmaps));
     }
     for (u32 i = image->unknown_extension_count; i-- > 0;) { /* qemu's list gives them back in reverse */
@@ -385,12 +357,11 @@ static void add_extensions(struct qcow2 *image, struct header_writer *writer) {
     header_add(writer, 8); /* the end marker */
 }
 
-void header_rewrite(struct qcow2 *image) {
+/* The first cluster as qcow2_update_header() lays it out. */
+static u8 *compose(struct qcow2 *image, enum refusal when_full) {
     u64 unknown_fields = image->header_length > HEADER_BYTES ? image->header_length - HEADER_BYTES : 0;
-    void *mark = heap_mark();
-    struct header_writer writer = {heap_take_zeroed(image->cluster_size), 0, image->cluster_size};
+    struct header_writer writer = {heap_take_zeroed(image->cluster_size), 0, image->cluster_size, when_full};
     load_header(image, image->cluster_size);
-    image->autoclear &= AUTOCLEAR_KNOWN;
     u64 known = image->version >= 3 ? HEADER_BYTES : 72;
     u8 *header = header_add(&writer, known + unknown_fields);
     memcpy(header, image->header, 72);
@@ -398,7 +369,7 @@ void header_rewrite(struct qcow2 *image) {
         memcpy(header + 72, image->header + 72, AT_COMPRESSION_TYPE - 72);
         header[AT_COMPRESSION_TYPE] = (u8)image->compression_type;
         memcpy(header + known, image->header + HEADER_BYTES, unknown_fields);
-        store64(header + AT_AUTOCLEAR, image->autoclear);
+        store64(header + AT_AUTOCLEAR, image->autoclear & AUTOCLEAR_KNOWN);
         store32(header + AT_HEADER_LENGTH, (u32)(HEADER_BYTES + unknown_fields));
     }
     store64(header + AT_SIZE, image->virtual_size);
@@ -409,8 +380,20 @@ void header_rewrite(struct qcow2 *image) {
         memcpy(header_add(&writer, image->backing_length), image->header + image->backing_offset,
                image->backing_length);
     }
-    disk_write(&image->disk, 0, writer.start, image->cluster_size);
+    return writer.start;
+}
+
+void header_rewrite(struct qcow2 *image) {
+    void *mark = heap_mark();
+    disk_write(&image->disk, 0, compose(image, REFUSAL_EXTENSION_LARGE), image->cluster_size);
     disk_flush(&image->disk);
+    image->autoclear &= AUTOCLEAR_KNOWN;
+    heap_release(mark);
+}
+
+void header_check_room(struct qcow2 *image) {
+    void *mark = heap_mark();
+    compose(image, REFUSAL_BITMAP_HEADER_FULL);
     heap_release(mark);
 }
 

@@ -45,8 +45,9 @@ static enum table metadata_kind(const struct verifier *v, u64 cluster) {
             return TABLE_SNAPSHOT_L1;
         }
     }
-    return covers(image, image->bitmap_directory_offset, image->bitmap_directory_size, cluster) ? TABLE_BITMAP_DIRECTORY
-                                                                                                : TABLE_BITMAP_DATA;
+    return covers(image, image->bitmaps.directory_offset, image->bitmaps.directory_size, cluster)
+               ? TABLE_BITMAP_DIRECTORY
+               : TABLE_BITMAP_DATA;
 }
 
 static bool is_compressed(u32 counter) { return (counter & (KIND | COPIED_SEEN)) == COMPRESSED; }
@@ -192,6 +193,9 @@ static void add_l2_entry(struct verifier *v, u32 weight, const struct origin *or
     struct qcow2 *image = v->image;
     u64 entry = origin->entry;
     if ((entry & ENTRY_COMPRESSED) != 0) {
+        if (has_data_file(image)) {
+            blame(origin, REFUSAL_RESERVED_BITS, 0, 0); /* a data file has no compressed clusters */
+        }
         if (has_extended_l2(image) && bitmap != 0) {
             check_subclusters(&(struct origin){origin->table, origin->offset, origin->index, 0}, bitmap);
         }
@@ -211,6 +215,9 @@ static void add_l2_entry(struct verifier *v, u32 weight, const struct origin *or
     }
     if (offset_in_cluster(image, offset) != 0) {
         blame(origin, REFUSAL_UNALIGNED, offset, 0);
+    }
+    if (has_data_file(image)) {
+        return; /* the cluster lies there, where nothing is counted */
     }
     add_data(v, offset >> image->cluster_bits, weight, origin, active, false);
 }
@@ -258,8 +265,8 @@ bool tally_l2(void *context, const struct table_item *item, u8 *table) {
     struct qcow2 *image = v->image;
     u32 step = l2_entry_size(image);
     bool active = item->owner != 0;
-    bool quick = step == 8 && !v->counters.wide && v->counters.first == 0 && v->hunted == NOTHING &&
-                 (active || image->snapshot_count != 0);
+    bool quick = step == 8 && !has_data_file(image) && !v->counters.wide && v->counters.first == 0 &&
+                 v->hunted == NOTHING && (active || image->snapshot_count != 0);
     u64 unusual_bits = ENTRY_COMPRESSED | L2_RESERVED | (image->version < 3 ? ENTRY_ZERO : 0) |
                        ((image->cluster_size - 1) & ENTRY_OFFSET);
     u64 count = l2_entries(image);

@@ -29,7 +29,6 @@ struct verifier {
     struct refcounts *refcounts;
     struct verification *result;
     struct counters counters;
-    struct bitmap *bitmaps;
     u8 *visited; /* a bit for each cluster: L2 tables done; only when one window holds all */
     struct table_batch l2;
     u64 clusters; /* of the file */

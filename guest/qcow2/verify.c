@@ -82,11 +82,12 @@ static void count_bitmaps(struct verifier *v) {
     if (!bitmaps_present(image)) {
         return;
     }
-    const struct origin header = {TABLE_HEADER, 0, 0, image->bitmap_directory_offset};
-    tally_exclusive(v, image->bitmap_directory_offset, image->bitmap_directory_size, &header);
-    for (u32 i = 0; i < image->bitmap_count; i++) {
-        const struct bitmap *bitmap = &v->bitmaps[i];
-        const struct origin origin = {TABLE_BITMAP_DIRECTORY, image->bitmap_directory_offset, i, bitmap->table_offset};
+    const struct bitmap_set *set = &image->bitmaps;
+    const struct origin header = {TABLE_HEADER, 0, 0, set->directory_offset};
+    tally_exclusive(v, set->directory_offset, set->directory_size, &header);
+    for (u32 i = 0; i < set->count; i++) {
+        const struct bitmap *bitmap = &set->bitmaps[i];
+        const struct origin origin = {TABLE_BITMAP_DIRECTORY, set->directory_offset, i, bitmap->table_offset};
         if (bitmap->table_offset > image->disk.size) {
             blame(&origin, REFUSAL_OUTSIDE_FILE, bitmap->table_offset, image->disk.size);
         }
@@ -191,6 +192,59 @@ static void walk_l1_tables(struct verifier *v, visit_l1 *visit) {
     visit(v, &(struct origin){TABLE_L1, image->l1_offset, 0, 0}, image->l1, image->l1_entries, true);
 }
 
+/* A cluster of stale bitmaps: nobody has kept it for them, so it may be another's by now. */
+static void count_stale_cluster(struct verifier *v, u64 cluster) {
+    if (cluster >= v->counted) {
+        v->result->stale_are_whole = false;
+    } else if (in_window(&v->counters, cluster)) {
+        bool own = counter_get(&v->counters, cluster) == 0 && refcounts_get(v->refcounts, cluster) == 1;
+        v->result->stale_are_whole &= own;
+        if (own) {
+            counter_set(&v->counters, cluster, EXCLUSIVE | 1);
+        }
+    }
+}
+
+static void count_stale_run(struct verifier *v, u64 offset, u64 bytes) {
+    const u32 bits = v->image->cluster_bits;
+    for (u64 cluster = offset >> bits; cluster << bits < offset + bytes && v->result->stale_are_whole; cluster++) {
+        count_stale_cluster(v, cluster);
+    }
+}
+
+static void count_stale_table(struct verifier *v, const struct bitmap *bitmap) {
+    struct qcow2 *image = v->image;
+    void *mark = heap_mark();
+    u64 room = L1_BATCH_BYTES / 8;
+    u64 *table = heap_take(8 * room);
+    for (u64 first = 0; first < bitmap->table_entries && v->result->stale_are_whole; first += room) {
+        u64 count = min64(room, bitmap->table_entries - first);
+        disk_read(&image->disk, bitmap->table_offset + 8 * first, table, 8 * count);
+        for (u64 i = 0; i < count && v->result->stale_are_whole; i++) {
+            u64 entry = swap64(table[i]);
+            u64 offset = entry & ENTRY_OFFSET;
+            bool bad = (entry & ~(ENTRY_OFFSET | 1)) != 0 || (offset != 0 && (entry & 1) != 0);
+            v->result->stale_are_whole &= !bad && offset_in_cluster(image, offset) == 0;
+            count_stale_run(v, offset, offset != 0 ? image->cluster_size : 0);
+        }
+    }
+    heap_release(mark);
+}
+
+/* Comes last: what everything else refers to is known. Who has not read the stale directory does not care,
+ * and gets what belongs to it as leaked. */
+static void count_stale(struct verifier *v) {
+    const struct bitmap_set *set = &v->image->stale;
+    if (!v->result->stale_are_whole) {
+        return;
+    }
+    count_stale_run(v, set->directory_offset, set->directory_size);
+    for (u32 i = 0; i < set->count; i++) {
+        count_stale_run(v, set->bitmaps[i].table_offset, 8ull * set->bitmaps[i].table_entries);
+        count_stale_table(v, &set->bitmaps[i]);
+    }
+}
+
 static void count_references(struct verifier *v) {
     if (v->visited != NULL) {
         memset(v->visited, 0, divide_up(v->counted, 8));
@@ -201,6 +255,7 @@ static void count_references(struct verifier *v) {
     walk_l1_tables(v, visit_references_to_l2);
     walk_l1_tables(v, visit_l2_tables);
     tables_run(&v->l2);
+    count_stale(v);
 }
 
 /* Counts once more, up to the first reference to the cluster, which names itself. */
@@ -319,7 +374,8 @@ static void compare(struct verifier *v) {
 
 static bool pass(struct verifier *v, bool wide) {
     void *mark = heap_mark();
-    *v->result = (struct verification){.first_free = NOTHING, .wide_counters = wide};
+    *v->result = (struct verification){
+        .first_free = NOTHING, .wide_counters = wide, .stale_are_whole = v->image->stale.is_whole};
     tables_open(&v->l2, v->image, tally_l2, v);
     v->visited = NULL;
     void *before_visited = heap_mark();
@@ -346,8 +402,9 @@ void verify(struct qcow2 *image, struct refcounts *refcounts, struct verificatio
     struct verifier v = {.image = image, .refcounts = refcounts, .result = verification, .hunted = NOTHING};
     v.clusters = clusters_of(image, image->disk.size);
     v.counted = max64(min64(v.clusters, refcounts_end(refcounts)), 1); /* the header is looked at in any case */
-    if (bitmaps_present(image)) {
-        v.bitmaps = bitmaps_read(image);
+    const bool reads_bitmaps = bitmaps_present(image) && image->bitmaps.directory == NULL;
+    if (reads_bitmaps) {
+        bitmaps_read(image);
     }
     if (!pass(&v, false)) {
         pass(&v, true);
@@ -359,4 +416,7 @@ void verify(struct qcow2 *image, struct refcounts *refcounts, struct verificatio
     struct result_header *result = result_memory();
     result->leaked_clusters = verification->leaked_clusters;
     heap_release(mark);
+    if (reads_bitmaps) {
+        image->bitmaps.directory = NULL;
+    }
 }

@@ -14,7 +14,8 @@ struct verification {
     u64 leaked_clusters; /* refcount above what refers to the cluster */
     u64 first_free;      /* cluster index */
     u64 max_refcount;
-    bool wide_counters; /* some cluster has more than 4095 references */
+    bool wide_counters;   /* some cluster has more than 4095 references */
+    bool stale_are_whole; /* every cluster of image->stale, read before, is counted once and nobody else's */
 };
 
 /* Refuses, with the table and entry, an image in which a reference is outside the file, unaligned,

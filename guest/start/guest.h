@@ -90,12 +90,16 @@ void doorbell_ring(void);
 _Noreturn void finish(const void *payload, u64 length);
 _Noreturn void refuse(enum refusal code, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f);
 _Noreturn void refuse_text(enum refusal code, const void *text, u64 length, u64 a, u64 b);
+_Noreturn void refuse_about(enum refusal code, const void *text, u64 length, u64 a, u64 b, u64 f);
 _Noreturn void refuse_plain(enum refusal code);
+
+/* Says which disk a refusal from here on is about. */
+void result_disk(u32 index);
 
 /* Remembers in the result that the first write has gone out. */
 void result_modified(void);
 
-/* The verb: guest/operations/main.c. */
+/* Where the host lets a guest begin: guest/operations/main.c. */
 _Noreturn void guest_main(void);
 
 #endif

@@ -33,7 +33,11 @@ void *memset(void *to, int value, size_t size) {
 int memcmp(const void *a, const void *b, size_t size) {
     const u8 *x = a;
     const u8 *y = b;
-    for (size_t i = 0; i < size; i++) {
+    size_t same = 0;
+    while (same + sizeof(u64) <= size && load64(x + same) == load64(y + same)) {
+        same += sizeof(u64);
+    }
+    for (size_t i = same; i < size; i++) {
         if (x[i] != y[i]) {
             return x[i] < y[i] ? -1 : 1;
         }

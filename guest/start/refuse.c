@@ -17,10 +17,16 @@ _Noreturn void refuse(enum refusal code, u64 a, u64 b, u64 c, u64 d, u64 e, u64 
     finish(NULL, 0);
 }
 
-_Noreturn void refuse_text(enum refusal code, const void *text, u64 length, u64 a, u64 b) {
+void result_disk(u32 index) { header()->disk = index; }
+
+_Noreturn void refuse_about(enum refusal code, const void *text, u64 length, u64 a, u64 b, u64 f) {
     header()->text_length = (u32)min64(length, MESSAGE_TEXT_MAX);
     memcpy(header()->text, text, header()->text_length);
-    refuse(code, a, b, 0, 0, 0, 0);
+    refuse(code, a, b, 0, 0, 0, f);
+}
+
+_Noreturn void refuse_text(enum refusal code, const void *text, u64 length, u64 a, u64 b) {
+    refuse_about(code, text, length, a, b, 0);
 }
 
 _Noreturn void refuse_plain(enum refusal code) { refuse(code, 0, 0, 0, 0, 0, 0); }

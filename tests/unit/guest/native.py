@@ -54,7 +54,7 @@ def compiled(directory: Path, options: Sequence[str] = ()) -> Path:
     with open(directory / f"guest-{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not library.exists():
-            files = [*sources(), HERE / "host.c", HERE / "probes.c"]
+            files = [*sources(), HERE / "families.c", HERE / "host.c", HERE / "probes.c"]
             command = ["gcc", *FLAGS, *options, f"-I{TOP / 'guest'}", f"-I{HERE}", *map(str, files)]
             draft = library.with_suffix(".draft")
             subprocess.run([*command, "-o", str(draft)], check=True, cwd=directory)

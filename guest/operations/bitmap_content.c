@@ -1,0 +1,136 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "operations/bitmap_content.h"
+
+#include "qcow2/bits.h"
+
+#define TABLE_PART 65536 /* entries */
+
+struct making {
+    struct bitmap_content *content;
+    struct payload old; /* no entries: there is none whose bits could stay */
+    u64 *words;         /* the new bits of the window */
+    u64 *old_words;
+    u64 *scratch;
+};
+
+static bool merge_sources(struct making *m, u64 first, u64 count) {
+    const struct bitmap_plan *plan = m->content->plan;
+    bool any = false;
+    for (u32 i = 0; i < plan->source_count; i++) {
+        result_disk(plan->sources[i].disk.index);
+        any |= payload_merge(&plan->sources[i], plan->granularity_bits, first, count, m->words, m->scratch);
+    }
+    result_disk(0);
+    return any;
+}
+
+static u64 old_entry(const struct making *m, u64 index) {
+    return index < m->old.bitmap.table_entries ? m->content->table[index] : 0;
+}
+
+/* Gives the clusters of the window their places. The table still has the old entries. */
+static void store_window(struct making *m, u64 first_entry, u64 bytes) {
+    struct bitmap_content *content = m->content;
+    struct qcow2 *image = content->plan->image;
+    const u64 cluster_size = image->cluster_size;
+    for (u64 at = 0; at < bytes; at += cluster_size) {
+        u64 index = first_entry + at / cluster_size;
+        u64 length = min64(cluster_size, bytes - at);
+        const u64 *words = m->words + at / 8;
+        if (memcmp(words, m->old_words + at / 8, length) == 0) {
+            content->table[index] = old_entry(m, index);
+            continue;
+        }
+        content->changed = true;
+        content->table[index] = 0;
+        if (content->refcounts == NULL || bits_all_clear(words, length)) {
+            continue;
+        }
+        u64 offset = refcounts_allocate(content->refcounts, cluster_size);
+        store64(&content->table[index], offset);
+        disk_queue_write(&image->disk, offset, words, cluster_size);
+    }
+    disk_run(&image->disk);
+}
+
+/* The old bits stay, or a bitmap gets empty that is known to change: no need to read them. */
+static bool skip_window(struct making *m, u64 first_entry, u64 entries, bool any_added) {
+    struct bitmap_content *content = m->content;
+    if (any_added) {
+        return false;
+    }
+    if (content->plan->fresh) {
+        return true;
+    }
+    if (content->counts) {
+        return false;
+    }
+    if (!content->plan->keeps) {
+        if (!content->changed) {
+            return false;
+        }
+        memset(content->table + first_entry, 0, 8 * entries);
+    }
+    return true;
+}
+
+static void make_window(struct making *m, u64 first, u64 total) {
+    struct bitmap_content *content = m->content;
+    const struct bitmap_plan *plan = content->plan;
+    const u64 cluster_size = plan->image->cluster_size;
+    u64 count = min64(total - first, PAYLOAD_WINDOW * 8);
+    u64 bytes = round_up(divide_up(count, 8), 8);
+    memset(m->words, 0, round_up(bytes, cluster_size));
+    bool any = merge_sources(m, first, count);
+    if (skip_window(m, first / 8 / cluster_size, divide_up(bytes, cluster_size), any)) {
+        return;
+    }
+    memset(m->old_words, 0, bytes);
+    if (payload_read(&m->old, first / 8, bytes, m->old_words) && plan->keeps) {
+        bits_merge(m->words, m->old_words, bytes);
+    }
+    store_window(m, first / 8 / cluster_size, bytes);
+    dirty_add(&content->dirty, m->words, first, count, total, plan->granularity_bits, plan->image->virtual_size);
+}
+
+void bitmap_content_make(struct bitmap_content *content) {
+    const struct bitmap_plan *plan = content->plan;
+    struct qcow2 *image = plan->image;
+    struct making m = {.content = content};
+    content->table_entries = (u32)bitmap_table_entries(image, plan->granularity_bits);
+    content->table = heap_take_zeroed(8ull * content->table_entries);
+    m.words = heap_take(PAYLOAD_WINDOW);
+    m.old_words = heap_take(PAYLOAD_WINDOW);
+    m.scratch = heap_take(PAYLOAD_WINDOW);
+    if (!plan->fresh) {
+        m.old = payload_of(image, &image->bitmaps.bitmaps[plan->original]);
+        disk_read(&image->disk, m.old.bitmap.table_offset, content->table, 8ull * content->table_entries);
+    }
+    const u64 total = bitmap_bits(image->virtual_size, plan->granularity_bits);
+    for (u64 first = 0; first < total; first += PAYLOAD_WINDOW * 8) {
+        make_window(&m, first, total);
+    }
+}
+
+void bitmap_content_free(struct qcow2 *image, struct refcounts *refcounts, const struct bitmap *bitmap, const u64 *kept,
+                         u64 *freed) {
+    void *mark = heap_mark();
+    u64 *table = heap_take(8ull * TABLE_PART);
+    for (u64 first = 0; first < bitmap->table_entries; first += TABLE_PART) {
+        u64 count = min64(bitmap->table_entries - first, TABLE_PART);
+        disk_read(&image->disk, bitmap->table_offset + 8 * first, table, 8 * count);
+        for (u64 i = 0; i < count; i++) {
+            u64 offset = swap64(table[i]) & ENTRY_OFFSET;
+            if (offset != 0 && (kept == NULL || kept[first + i] != table[i])) {
+                refcounts_free(refcounts, offset, image->cluster_size, true);
+                (*freed)++;
+            }
+        }
+    }
+    heap_release(mark);
+    refcounts_free(refcounts, bitmap->table_offset, 8ull * bitmap->table_entries, false);
+    *freed += clusters_of(image, 8ull * bitmap->table_entries);
+}

@@ -1,0 +1,114 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "operations/bitmap_plan.h"
+#include "operations/bitmap_records.h"
+#include "operations/operations.h"
+#include "qcow2/bits.h"
+#include "qcow2/header.h"
+
+struct telling {
+    const struct call_bitmaps *call;
+    struct payload payload;
+    u64 disk_size;
+    u64 clusters_left;
+    struct dirty_extent *extents;
+    u32 count;
+    u64 end; /* bytes: all that begins before is told */
+};
+
+static const struct bitmap *find(const struct qcow2 *image, const struct call_bitmaps *call) {
+    for (u32 i = 0; i < image->bitmaps.count; i++) {
+        const struct bitmap *bitmap = &image->bitmaps.bitmaps[i];
+        if (bitmap_is_named(bitmap, call->name, call->name_length)) {
+            if ((bitmap->flags & BITMAP_FLAG_IN_USE) != 0) {
+                refuse_text(REFUSAL_BITMAP_INCONSISTENT, call->name, call->name_length, 0, 0);
+            }
+            return bitmap;
+        }
+    }
+    refuse_text(REFUSAL_BITMAP_NOT_FOUND, call->name, call->name_length, 0, 0);
+}
+
+/* A range, joined to the one before where that touches it; false: there is no more room. */
+static bool tell(struct telling *t, u64 offset, u64 end) {
+    struct dirty_extent *last = t->count > 0 ? &t->extents[t->count - 1] : NULL;
+    if (end <= t->call->extents_start) {
+        return true;
+    }
+    offset = max64(offset, t->call->extents_start);
+    if (last != NULL && last->offset + last->length == offset) {
+        last->length = end - last->offset;
+        return true;
+    }
+    if (t->count == t->call->extents_limit) {
+        t->end = offset;
+        return false;
+    }
+    t->extents[t->count++] = (struct dirty_extent){offset, end - offset};
+    return true;
+}
+
+static bool tell_window(struct telling *t, const u64 *words, u64 first, u64 count) {
+    const u32 shift = t->payload.granularity_bits;
+    for (u64 at = bits_next_set(words, 0, count); at < count;) {
+        u64 end = bits_next_clear(words, at, count);
+        if (!tell(t, (first + at) << shift, min64((first + end) << shift, t->disk_size))) {
+            return false;
+        }
+        at = bits_next_set(words, end, count);
+    }
+    return true;
+}
+
+static void tell_extents(struct telling *t) {
+    u64 *words = heap_take(PAYLOAD_WINDOW);
+    const u64 window = PAYLOAD_WINDOW * 8;
+    u64 first = (t->call->extents_start >> t->payload.granularity_bits) / window * window;
+    t->end = t->disk_size;
+    for (; first < t->payload.bits; first += window) {
+        u64 count = min64(t->payload.bits - first, window);
+        bool any = payload_read(&t->payload, first / 8, divide_up(count, 64) * 8, words);
+        if (t->payload.clusters_read > t->clusters_left) {
+            refuse(REFUSAL_BITMAPS_OVERLAP, t->payload.clusters_read, t->clusters_left, 0, 0, 0, 0);
+        }
+        if (any && !tell_window(t, words, first, count)) {
+            return;
+        }
+    }
+}
+
+_Noreturn void operation_list_bitmaps(void) {
+    const struct call_bitmaps *call = call_memory();
+    struct result_bitmaps *result = result_memory();
+    struct qcow2 image;
+    struct bitmap_records records = {0};
+    if (call->extents_limit > EXTENTS_MAX || call->name_length > sizeof(call->name)) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+    qcow2_open(&image, 0, false);
+    bitmaps_read(&image);
+    bitmaps_read_stale(&image);
+    records_add(&records, &image.bitmaps, 0);
+    records_add(&records, &image.stale, BITMAP_STALE);
+    u64 length = records.length;
+    if (call->extents_limit > 0) {
+        struct telling telling = {.call = call,
+                                  .payload = payload_of(&image, find(&image, call)),
+                                  .disk_size = image.virtual_size,
+                                  .clusters_left = clusters_of(&image, image.disk.size),
+                                  .extents = heap_take(call->extents_limit * sizeof(struct dirty_extent))};
+        telling.extents = (struct dirty_extent *)(records.start + records.length);
+        tell_extents(&telling);
+        result->extent_count = telling.count;
+        result->extents_end = telling.end;
+        length += telling.count * sizeof(struct dirty_extent);
+    }
+    if (call->counts != 0) {
+        records_count(&image, &records, NO_BITMAP);
+    }
+    result->bitmap_count = records.count;
+    result->virtual_size = image.virtual_size;
+    finish(records.start, length);
+}

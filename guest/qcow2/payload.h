@@ -1,0 +1,42 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The bits of a bitmap, read through its table a window at a time.
+ */
+#ifndef AIRLOCK_QCOW2_PAYLOAD_H
+#define AIRLOCK_QCOW2_PAYLOAD_H
+
+#include "qcow2/bitmaps.h"
+
+#define PAYLOAD_WINDOW (2 * MIB) /* bytes: the largest cluster */
+
+struct payload {
+    struct disk disk;
+    u32 cluster_bits;
+    u32 granularity_bits;
+    u64 bits; /* as many as the disk needs; what is stored behind them does not count */
+    u64 clusters_read;
+    struct bitmap bitmap;
+};
+
+struct dirty_count {
+    u64 bits;
+    u64 bytes; /* of the disk */
+};
+
+struct payload payload_of(const struct qcow2 *image, const struct bitmap *bitmap);
+
+/* Reads `length` bytes from byte `first` on, both multiples of 8; false: all of them are zero for sure. */
+bool payload_read(struct payload *payload, u64 first, u64 length, u64 *words);
+
+/* Adds to `words`, which are `count` bits of another bitmap from its bit `first` on, what `payload` says of the
+ * same part of the disk (hbitmap_merge()): of a coarser granularity a bit gives many, of a finer one any of
+ * many gives one. first: a multiple of 64. scratch: PAYLOAD_WINDOW bytes. False: nothing was added for sure. */
+bool payload_merge(struct payload *payload, u32 granularity_bits, u64 first, u64 count, u64 *words, u64 *scratch);
+
+/* Adds up the `count` bits in `words`, which begin at bit `first` of a bitmap with `total` bits. */
+void dirty_add(struct dirty_count *dirty, const u64 *words, u64 first, u64 count, u64 total, u32 granularity_bits,
+               u64 disk_size);
+
+#endif
