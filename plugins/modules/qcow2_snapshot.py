@@ -313,6 +313,10 @@ pids:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.airlock.images.plugins.module_utils._module.startup import save_time
+
+save_time()  # on the imports below
+
 from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
     FORCE_SHARE_ARGUMENT,
     IMAGES_ARGUMENTS,

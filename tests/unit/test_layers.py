@@ -72,6 +72,13 @@ def test_a_module_knows_its_flow(path: pathlib.Path) -> None:
     assert all(".module_utils._module." in name for name in own)
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)
+def test_a_module_saves_time_ahead_of_its_other_imports(path: pathlib.Path) -> None:
+    lines = re.findall(r"^(?:from ansible_collections\S+ import \w*|save_time\(\))", path.read_text(), re.MULTILINE)
+    assert lines[0].endswith("._module.startup import save_time")
+    assert lines[1] == "save_time()"
+
+
 def test_all_that_a_flow_needs_travels() -> None:
     needed, found = set(FACE), set()
     while needed:
