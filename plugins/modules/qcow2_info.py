@@ -7,10 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: qcow2_info
-short_description: Read the format facts and the snapshots of qcow2 images
+short_description: Read the format facts, the snapshots and the bitmaps of qcow2 images
 version_added: 0.1.0
 description:
-  - Reads what a qcow2 image says about itself, and its internal snapshots. Nothing is written.
+  - Reads what a qcow2 image says about itself, its internal snapshots and its persistent dirty bitmaps. Nothing is
+    written.
+  - Tells the dirty ranges of one bitmap, which is what an incremental backup has to copy.
   - Names of other files that stand in an image are returned as text. Those files are not opened.
 author:
   - The airlock.images authors (!UNKNOWN)
@@ -26,7 +28,33 @@ options:
         the next moment.
     type: bool
     default: false
+  dirty_extents:
+    description:
+      - Whether to tell the dirty ranges of O(bitmap) too.
+    type: bool
+    default: false
+    version_added: 0.2.0
+  bitmap:
+    description:
+      - The name of the bitmap whose dirty ranges are told. Each image of O(path) must have it.
+      - Required with O(dirty_extents=true), of no meaning without it.
+    type: str
+    version_added: 0.2.0
+  extents_start:
+    description:
+      - Where on the disk to begin, in bytes. A range that ends before this is left out.
+      - To go on, give what RV(extents_next) says.
+    type: int
+    default: 0
+    version_added: 0.2.0
+  extents_limit:
+    description:
+      - How many ranges are told at most for an image, up to 1048576.
+    type: int
+    default: 10000
+    version_added: 0.2.0
 seealso:
+  - module: airlock.images.qcow2_bitmap
   - module: airlock.images.qcow2_snapshot
 """
 
@@ -52,6 +80,17 @@ EXAMPLES = r"""
     images:
       - /var/lib/libvirt/images/db-system.qcow2
       - /var/lib/libvirt/images/db-data.qcow2
+
+- name: Find out what an incremental backup has to copy
+  airlock.images.qcow2_info:
+    path: /var/lib/libvirt/images/web.qcow2
+    dirty_extents: true
+    bitmap: backup
+  register: web
+
+- name: Make a full backup when the bitmap cannot be relied upon
+  ansible.builtin.import_tasks: full_backup.yml
+  when: web.bitmaps | selectattr('name', 'equalto', 'backup') | selectattr('inconsistent') | length > 0
 """
 
 RETURN = r"""
@@ -163,10 +202,30 @@ images:
       returned: success
       sample: null
     bitmap_count:
-      description: How many persistent bitmaps the image has.
+      description: How many persistent bitmaps the image says it has, stale ones included.
       type: int
       returned: success
       sample: 0
+    bitmaps:
+      description: The bitmaps, in the form of RV(bitmaps).
+      type: list
+      elements: dict
+      returned: success
+      version_added: 0.2.0
+      sample: []
+    dirty_extents:
+      description: The dirty ranges of the bitmap, in the form of RV(dirty_extents).
+      type: list
+      elements: dict
+      returned: success, with O(dirty_extents=true)
+      version_added: 0.2.0
+      sample: []
+    extents_next:
+      description: Where to go on, in the form of RV(extents_next).
+      type: int
+      returned: success, with O(dirty_extents=true)
+      version_added: 0.2.0
+      sample: null
     snapshots:
       description: The snapshots, in the form of RV(snapshots).
       type: list
@@ -246,6 +305,82 @@ listing:
     Snapshot list:
     ID      TAG               VM_SIZE                DATE        VM_CLOCK     ICOUNT
     1       before-upgrade        0 B 2026-11-21 08:39:59  0000:00:00.000          0
+bitmaps:
+  description:
+    - The bitmaps of the image, in the order of its directory.
+    - Bytes of a name that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
+  returned: success, when O(path) is one image
+  type: list
+  elements: dict
+  version_added: 0.2.0
+  contains:
+    name:
+      description: The name.
+      type: str
+      returned: success
+      sample: backup
+    granularity:
+      description: How many bytes of the disk a bit stands for.
+      type: int
+      returned: success
+      sample: 65536
+    recording:
+      description: Whether it notes what virtual machines write.
+      type: bool
+      returned: success
+      sample: true
+    in_use:
+      description:
+        - Whether it was opened and not stored since, by a process that has ended, or that has the image open still.
+      type: bool
+      returned: success
+      sample: false
+    stale:
+      description: Whether a program that does not know bitmaps has written to the image since.
+      type: bool
+      returned: success
+      sample: false
+    inconsistent:
+      description:
+        - Whether what it says is not to be relied upon, because it is in use or stale. It can only be removed.
+      type: bool
+      returned: success
+      sample: false
+    dirty_bytes:
+      description: How many bytes of the disk are dirty. V(null) when it is inconsistent.
+      type: int
+      returned: success
+      sample: 131072
+    dirty_count:
+      description: How many of its bits are set. V(null) when it is inconsistent.
+      type: int
+      returned: success
+      sample: 2
+dirty_extents:
+  description: The dirty ranges of the bitmap, ascending. Ranges that touch are told as one.
+  returned: success, with O(dirty_extents=true), when O(path) is one image
+  type: list
+  elements: dict
+  version_added: 0.2.0
+  contains:
+    offset:
+      description: Where the range begins on the disk, in bytes.
+      type: int
+      returned: success
+      sample: 1048576
+    length:
+      description: How many bytes it has. The last one of a disk ends with the disk.
+      type: int
+      returned: success
+      sample: 131072
+extents_next:
+  description:
+    - Where to go on with O(extents_start), in bytes, when there were more ranges than O(extents_limit).
+    - V(null) when all have been told.
+  returned: success, with O(dirty_extents=true), when O(path) is one image
+  type: int
+  version_added: 0.2.0
+  sample: null
 sandbox:
   description: What the guests that worked on the images were confined by, and what they cost.
   returned: success
@@ -279,11 +414,13 @@ sandbox:
 error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
-    - The options (V(no_images), V(duplicate_path), V(bad_timeout)).
+    - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
+      V(bad_extents)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(in_use), V(open_failed),
       V(read_failed)).
     - The image (V(not_qcow2), V(truncated), V(incompatible_features), and more of that kind).
+    - Its bitmaps (V(bitmap_not_found), V(bitmap_inconsistent), V(bitmap_ambiguous)).
     - The guest (V(time_limit), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
   returned: failure
   type: str
@@ -299,6 +436,10 @@ pids:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.airlock.images.plugins.module_utils._module.startup import save_time
+
+save_time()  # on the imports below
+
 from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
     FORCE_SHARE_ARGUMENT,
     IMAGES_ARGUMENTS,
@@ -306,9 +447,22 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
 from ansible_collections.airlock.images.plugins.module_utils._module.info import info_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
+ARGUMENTS = {
+    **IMAGES_ARGUMENTS,
+    **FORCE_SHARE_ARGUMENT,
+    "dirty_extents": {"type": "bool", "default": False},
+    "bitmap": {"type": "str"},
+    "extents_start": {"type": "int", "default": 0},
+    "extents_limit": {"type": "int", "default": 10000},
+}
+
 
 def main() -> t.NoReturn:
-    module = AnsibleModule(argument_spec={**IMAGES_ARGUMENTS, **FORCE_SHARE_ARGUMENT}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=ARGUMENTS,
+        required_if=[("dirty_extents", True, ["bitmap"])],
+        supports_check_mode=True,
+    )
     run_module(module, info_flow)
 
 

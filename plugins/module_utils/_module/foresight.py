@@ -50,8 +50,8 @@ def _refuse(plan: Plan, comparison: Comparison) -> None:
     if facts.bitmap_count:
         raise errors.SnapshotError(
             f"{image}: the image has {facts.bitmap_count} persistent bitmaps, which would be wrong afterwards. "
-            "Remove them first, each with module airlock.images.qcow2_bitmap and state 'absent', and make a full backup "
-            "afterwards.",
+            "Remove them first, each with module airlock.images.qcow2_bitmap and state 'absent', and then make a full "
+            "backup.",
             code="has_bitmaps",
         )
     if comparison.same_size:

@@ -9,24 +9,52 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import facts, info
+from ..sandbox import bitmaps, errors, facts, info
 from . import report
+from .arguments import image_text
 from .group import OpenImage, for_each, open_images, sandbox_summary
+
+SINGLE = ("snapshots", "listing", "bitmaps", "dirty_extents", "extents_next")  # told at the top for one image
 
 
 def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
-    """Reads the images; returns what RETURN of qcow2_info says. Raises GroupError."""
+    """Reads the images; returns what RETURN of qcow2_info says. Raises errors.ArgumentError, GroupError."""
     params = module.params
+    wanted = Extents(params) if params["dirty_extents"] else None
     with open_images(params["path"], params["timeout"], writable=False, force_share=params["force_share"]) as subjects:
-        images = for_each(_image_record, subjects)
+        images = for_each(lambda subject: _image_record(subject, wanted), subjects)
     result: dict[str, t.Any] = {"changed": False, "images": images, "sandbox": sandbox_summary(subjects)}
     if len(images) == 1:
-        result["snapshots"] = images[0]["snapshots"]
-        result["listing"] = images[0]["listing"]
+        result.update({key: images[0][key] for key in SINGLE if key in images[0]})
     return result
 
 
-def _image_record(subject: OpenImage) -> dict[str, t.Any]:
+class Extents:
+    """The dirty ranges that the task asks for. bitmap: its name; start, bytes; limit: how many at most."""
+
+    def __init__(self, params: t.Mapping[str, t.Any]) -> None:
+        self.bitmap = image_text("bitmap", params["bitmap"], bitmaps.NAME_MAX, plain=False)
+        self.start: int = params["extents_start"]
+        self.limit: int = params["extents_limit"]
+        if not 1 <= self.limit <= bitmaps.EXTENTS_MAX or not 0 <= self.start < 1 << 63:
+            raise errors.ArgumentError(
+                f"extents_limit is {self.limit} and extents_start {self.start}. The first is from 1 to "
+                f"{bitmaps.EXTENTS_MAX}, the second a position on the disk in bytes.",
+                "bad_extents",
+            )
+
+
+def _image_record(subject: OpenImage, wanted: Extents | None) -> dict[str, t.Any]:
     """One element of RETURN's `images`."""
     image: info.ImageInfo = subject.run(info.image_info)
-    return {**facts.image_facts(subject.path, image), "path": subject.path, "listing": report.listing(image.snapshots)}
+    listed: bitmaps.BitmapList | None = None
+    if image.bitmap_count or wanted:
+        asked = (wanted.bitmap, wanted.limit, wanted.start) if wanted else ()
+        listed = subject.run(bitmaps.list_bitmaps, True, *asked)
+    record = facts.image_facts(subject.path, image, listed.bitmaps if listed else ())
+    record.update(path=subject.path, listing=report.listing(image.snapshots))
+    if wanted and listed:
+        complete = listed.extents_end >= listed.virtual_size
+        record["dirty_extents"] = [extent._asdict() for extent in listed.extents]
+        record["extents_next"] = None if complete else listed.extents_end
+    return record

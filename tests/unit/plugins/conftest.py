@@ -12,6 +12,7 @@ import sys
 import typing as t
 
 import pytest
+from ansible.module_utils.common.warnings import get_warning_messages
 from ansible.module_utils.testing import patch_module_args
 
 from tests.unit.plugins.scripted import Script
@@ -40,6 +41,11 @@ def operations(collection_tree: None) -> t.Any:
 
 
 @pytest.fixture
+def bitmaps(collection_tree: None) -> t.Any:
+    return importlib.import_module(f"{PLUGINS}.module_utils.sandbox.bitmaps")
+
+
+@pytest.fixture
 def errors(collection_tree: None) -> t.Any:
     return importlib.import_module(f"{PLUGINS}.module_utils.sandbox.errors")
 
@@ -50,11 +56,11 @@ def outcome(collection_tree: None) -> t.Any:
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch, operations: t.Any) -> t.Iterator[Script]:
+def script(monkeypatch: pytest.MonkeyPatch, operations: t.Any, bitmaps: t.Any) -> t.Iterator[Script]:
     """Stands in for operations; at the end of the test all that it expected must have happened."""
-    scripted = Script(operations)
+    scripted = Script(operations, bitmaps)
     for name, value in scripted.stand_ins().items():
-        home = sys.modules[getattr(operations, name).__module__]
+        home = sys.modules[getattr(bitmaps if "bitmap" in name else operations, name).__module__]
         monkeypatch.setattr(home, name, value)
     monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_005)
     group = importlib.import_module(f"{PLUGINS}.module_utils._module.group")
@@ -72,10 +78,11 @@ def run_module(collection_tree: None, capsys: pytest.CaptureFixture[str]) -> t.C
 
     def run(module: str, check: bool = False, diff: bool = False, **arguments: t.Any) -> Result:
         main = importlib.import_module(f"{PLUGINS}.modules.{module}").main
+        earlier = len(get_warning_messages())  # of this process, which each answer repeats
         modes = {"_ansible_check_mode": check, "_ansible_diff": diff}
         with patch_module_args({**arguments, **modes}), pytest.raises(SystemExit) as ended:
             main()
         answer: Result = json.loads(capsys.readouterr().out)
-        return {**answer, "rc": ended.value.code}
+        return {**answer, "warnings": answer.get("warnings", [])[earlier:], "rc": ended.value.code}
 
     return run

@@ -21,9 +21,11 @@ class Step(t.NamedTuple):
 class Script:
     """Images are known by their paths here; a call is its name and its arguments."""
 
-    def __init__(self, operations: t.Any) -> None:
+    def __init__(self, operations: t.Any, bitmaps: t.Any) -> None:
         self.operations = operations
+        self.bitmaps = bitmaps
         self.steps: list[Step] = []
+        self.Image: t.Any = None
         self.seconds: list[float] = []  # the time limits that the calls were given
         self.report = operations.Report(
             layers=LAYERS, exits=3, bytes_read=0, bytes_written=0, milliseconds=2.5, peak_memory=0
@@ -53,6 +55,12 @@ class Script:
         class Image:
             def __init__(self, path: str) -> None:
                 self.path = path
+
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, Image) and self.path == other.path
+
+            def __hash__(self) -> int:
+                return hash(self.path)
 
             @classmethod
             def open(cls, path: str, writable: bool = False, force_share: bool = False) -> t.Any:
@@ -91,7 +99,14 @@ class Script:
 
         names = ("list_snapshots", "image_info", "compare_snapshot")
         changes = ("create_snapshot", "apply_snapshot", "delete_snapshot")
-        return {"Image": Image, "Transaction": Transaction, **{name: function(name) for name in names + changes}}
+        of_bitmaps = ("list_bitmaps", "change_bitmap")
+        self.Image = Image
+        functions = {name: function(name) for name in names + changes + of_bitmaps}
+        return {"Image": Image, "Transaction": Transaction, **functions}
+
+    def image(self, path: str) -> t.Any:
+        """What a call is given for an image that was opened."""
+        return self.Image(path)
 
     # ---- answers ----------------------------------------------------------------------------------------
 
@@ -147,3 +162,32 @@ class Script:
             "report": self.report,
         }
         return self.operations.ImageInfo(**{**plain, **facts})
+
+    # ---- answers about bitmaps ---------------------------------------------------------------------------
+
+    def bitmap(
+        self,
+        name: bytes,
+        dirty: int | None = 0,
+        granularity: int = 65536,
+        recording: bool = True,
+        in_use: bool = False,
+        stale: bool = False,
+    ) -> t.Any:
+        """A bitmap with so many dirty bits."""
+        count = None if in_use or stale else dirty
+        size = None if count is None else count * granularity
+        return self.bitmaps.Bitmap(name, granularity, recording, in_use, stale, size, count)
+
+    def with_bitmaps(
+        self,
+        *bitmaps: t.Any,
+        extents: t.Sequence[tuple[int, int]] = (),
+        end: int = 1 << 20,
+        virtual_size: int = 1 << 20,
+    ) -> t.Any:
+        found = tuple(self.bitmaps.Extent(*extent) for extent in extents)
+        return self.bitmaps.BitmapList(bitmaps, virtual_size, found, end, self.report)
+
+    def bitmaps_changed(self, *now: t.Any, changed: bool = True, leaked: int = 0) -> t.Any:
+        return self.bitmaps.BitmapChange(changed, now, 1 << 20, 3, leaked, self.report)

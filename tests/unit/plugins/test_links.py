@@ -14,7 +14,7 @@ STAY_AT_HOME = {"__init__.py", *COMMAND_LINE}
 
 
 def test_each_file_of_the_sandbox_has_its_link() -> None:
-    sandbox = {path.name for path in (CHECKOUT / "sandbox").glob("*.py")}
+    sandbox = {path.name for path in (CHECKOUT / "sandbox").glob("*.py") if not path.name.startswith("cli")}
     links = CHECKOUT / "plugins" / "module_utils" / "sandbox"
     assert {path.name: os.readlink(path) for path in links.glob("*.py")} == {
         name: f"../../../sandbox/{name}" for name in sandbox - STAY_AT_HOME

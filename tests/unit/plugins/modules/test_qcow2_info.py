@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import typing as t
 
+import pytest
+
 from tests.unit.plugins.scripted import Script
 
 Run = t.Callable[..., dict[str, t.Any]]
@@ -40,7 +42,9 @@ def test_a_plain_image(run_module: Run, script: Script) -> None:
         "backing_format": None,
         "data_file": None,
         "bitmap_count": 0,
+        "bitmaps": [],
     }
+    assert "dirty_extents" not in answer
 
 
 def test_an_image_with_everything(run_module: Run, script: Script) -> None:
@@ -55,8 +59,32 @@ def test_an_image_with_everything(run_module: Run, script: Script) -> None:
         data_file=b"data.raw",
         bitmap_count=2,
     )
-    script.expect("open", "a", False, True).expect("image_info", "a", gives=facts).expect("close", "a")
+    script.expect("open", "a", False, True).expect("image_info", "a", gives=facts)
+    there = script.bitmap(b"b\x1b", dirty=2), script.bitmap(b"c", stale=True, recording=False)
+    script.expect("list_bitmaps", "a", True, gives=script.with_bitmaps(*there)).expect("close", "a")
     answer = run_module("qcow2_info", path="a", force_share=True)
+    assert answer["bitmaps"] == [
+        {
+            "name": "b\ufffd",
+            "granularity": 65536,
+            "recording": True,
+            "in_use": False,
+            "stale": False,
+            "inconsistent": False,
+            "dirty_bytes": 131072,
+            "dirty_count": 2,
+        },
+        {
+            "name": "c",
+            "granularity": 65536,
+            "recording": False,
+            "in_use": False,
+            "stale": True,
+            "inconsistent": True,
+            "dirty_bytes": None,
+            "dirty_count": None,
+        },
+    ]
     image = answer["images"][0]
     assert image["features"] == {"incompatible": [0, 1, 2, 3, 4], "compatible": [0, 63], "autoclear": [1]}
     assert all(image[flag] for flag in ("dirty", "corrupt", "lazy_refcounts", "extended_l2"))
@@ -85,3 +113,46 @@ def test_a_refusal(run_module: Run, script: Script, errors: t.Any) -> None:
     answer = run_module("qcow2_info", path="a")
     assert (answer["rc"], answer["error_code"]) == (1, "not_qcow2")
     assert answer["msg"] == "a: This is not a qcow2 image."
+
+
+@pytest.mark.parametrize(("end", "following"), [(1 << 20, None), (300000, 300000)])
+def test_dirty_ranges(run_module: Run, script: Script, end: int, following: int | None) -> None:
+    script.expect("open", "a", False, False).expect("image_info", "a", gives=script.info(bitmap_count=1))
+    listed = script.with_bitmaps(script.bitmap(b"b", dirty=2), extents=[(65536, 65536), (262144, 65536)], end=end)
+    script.expect("list_bitmaps", "a", True, b"b", 2, 4096, gives=listed).expect("close", "a")
+    answer = run_module("qcow2_info", path="a", dirty_extents=True, bitmap="b", extents_limit=2, extents_start=4096)
+    assert answer["dirty_extents"] == [{"offset": 65536, "length": 65536}, {"offset": 262144, "length": 65536}]
+    assert answer["extents_next"] == following
+    assert answer["images"][0]["dirty_extents"] == answer["dirty_extents"]
+    assert [bitmap["name"] for bitmap in answer["bitmaps"]] == ["b"]
+
+
+def test_dirty_ranges_of_what_is_not_there(run_module: Run, script: Script, errors: t.Any) -> None:
+    """Without any bitmap in the image the guest is asked all the same: it words the refusal."""
+    script.expect("open", "a", False, False).expect("image_info", "a", gives=script.info())
+    failure = errors.BitmapNotFoundError("a: There is no bitmap 'b' in the image.", code="bitmap_not_found")
+    script.expect("list_bitmaps", "a", True, b"b", 10000, 0, gives=failure).expect("close", "a")
+    answer = run_module("qcow2_info", path="a", dirty_extents=True, bitmap="b")
+    assert (answer["rc"], answer["error_code"]) == (1, "bitmap_not_found")
+
+
+BAD_ARGUMENTS: list[tuple[dict[str, t.Any], str]] = [
+    ({"bitmap": ""}, "empty_name"),
+    ({"bitmap": "b" * 1024}, "name_too_long"),
+    ({"bitmap": "b", "extents_limit": 0}, "bad_extents"),
+    ({"bitmap": "b", "extents_limit": (1 << 20) + 1}, "bad_extents"),
+    ({"bitmap": "b", "extents_start": -1}, "bad_extents"),
+    ({"bitmap": "b", "extents_start": 1 << 63}, "bad_extents"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code"), BAD_ARGUMENTS)
+def test_bad_arguments(run_module: Run, script: Script, arguments: dict[str, t.Any], code: str) -> None:
+    answer = run_module("qcow2_info", path="a", dirty_extents=True, **arguments)
+    assert (answer["rc"], answer["error_code"]) == (1, code)
+
+
+def test_dirty_ranges_need_a_bitmap(run_module: Run, script: Script) -> None:
+    answer = run_module("qcow2_info", path="a", dirty_extents=True)
+    assert answer["rc"] == 1
+    assert "bitmap" in answer["msg"]

@@ -1,0 +1,107 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What qcow2_bitmap has to do with one image, and what that leads to, found out by reading it."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ..sandbox import bitmaps, errors
+from ..sandbox.bitmaps import Action, Bitmap
+from .bitmap_sources import Source
+from .bitmap_wanted import Merge, Wanted
+from .group import OpenImage
+
+
+class Plan:
+    """What is to be done with one image; made before anything is written.
+
+    sources: the other images that are merged from, by their paths. actions: what is left to do, may be nothing after
+    all. changed: whether it leads to something else than there is, as a guest says that has tried it without writing.
+    before, after: the bitmaps that there are, and that there are in the end, or would be.
+    """
+
+    def __init__(self, subject: OpenImage, wanted: Wanted, sources: t.Mapping[str, Source]) -> None:
+        self.subject = subject
+        self.wanted = wanted
+        listed: bitmaps.BitmapList = subject.run(bitmaps.list_bitmaps)
+        self.virtual_size = listed.virtual_size
+        self.before = listed.bitmaps
+        self.after = self.before
+        self.leaked_clusters: int | None = None
+        self.changed = False
+        self.actions = self._removal() if wanted.state == "absent" else self._making(sources)
+        if self.actions:
+            foreseen: bitmaps.BitmapChange = subject.run(bitmaps.change_bitmap, wanted.name, self.actions, True)
+            self.changed, self.after = foreseen.changed, foreseen.bitmaps
+
+    @property
+    def path(self) -> str:
+        """As the task names the image."""
+        return self.subject.path
+
+    def carry_out(self) -> None:
+        """Changes the image, and fills in what has come of it."""
+        done: bitmaps.BitmapChange = self.subject.run(bitmaps.change_bitmap, self.wanted.name, self.actions)
+        self.changed, self.after = done.changed, done.bitmaps
+        self.leaked_clusters = done.leaked_clusters
+
+    def _named(self) -> list[Bitmap]:
+        return [bitmap for bitmap in self.before if bitmap.name == self.wanted.name]
+
+    def _removal(self) -> list[Action]:
+        return [Action.remove()] if self._named() else []
+
+    def _making(self, sources: t.Mapping[str, Source]) -> list[Action]:
+        """The way from what there is to what is wanted."""
+        there = [bitmap for bitmap in self._named() if not bitmap.stale]
+        wanted = self.wanted
+        fault = self._fault(there)
+        if fault and not wanted.recreate:
+            raise fault
+        kept = there[0] if there and not fault else None
+        actions = [Action.remove()] if fault else []
+        if kept is None:
+            # One that is made anew keeps its granularity, unless the task says otherwise.
+            actions.append(Action.add(wanted.granularity or (there[0].granularity if there else 0)))
+        elif wanted.cleared and kept.dirty_count != 0:
+            actions.append(Action.clear())
+        actions += [self._merge(merge, sources) for merge in wanted.merges if not self._may_skip(merge, sources)]
+        if wanted.enabled is not None and wanted.enabled != (kept is None or kept.recording):
+            actions.append(Action.enable() if wanted.enabled else Action.disable())
+        return actions
+
+    def _merge(self, merge: Merge, sources: t.Mapping[str, Source]) -> Action:
+        return Action.merge(merge.name, None if merge.path is None else sources[merge.path].opened.image)
+
+    def _may_skip(self, merge: Merge, sources: t.Mapping[str, Source]) -> bool:
+        """Whether a merge's bitmap is not there and need not be."""
+        if not merge.ignore_missing:
+            return False
+        if merge.path is None:
+            return all(bitmap.name != merge.name for bitmap in self.before)
+        return merge.name not in sources[merge.path].names
+
+    def _fault(self, there: t.Sequence[Bitmap]) -> errors.BitmapError | None:
+        """Why the bitmap that is there cannot be the one that is wanted."""
+        image, name, wanted = errors.clean(self.path), str(self.wanted), self.wanted.granularity
+        advice = "Set recreate to true to have it removed and a new one made, and make a full backup then."
+        if len(there) > 1:
+            return errors.BitmapError(
+                f"{image}: {len(there)} bitmaps have the name {name}. Remove them with state 'absent'. {advice}",
+                code="bitmap_ambiguous",
+            )
+        if there and there[0].in_use:
+            return errors.BitmapError(
+                f"{image}: the bitmap {name} is inconsistent: who used it last did not store it, or has it open still. "
+                f"It can only be removed. {advice}",
+                code="bitmap_inconsistent",
+            )
+        if there and wanted and there[0].granularity != wanted:
+            return errors.BitmapError(
+                f"{image}: the bitmap {name} has a granularity of {there[0].granularity} bytes, not {wanted}. Leave "
+                f"granularity out to keep it. {advice}",
+                code="bitmap_other_granularity",
+            )
+        return None
