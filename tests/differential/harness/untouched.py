@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from . import compare
 from .qcow2 import AUTOCLEAR_BITMAPS, BITMAPS_EXTENSION, Qcow2
 
@@ -15,12 +17,17 @@ STRUCTURES = frozenset({"header", "refcount table", "refcount block", "bitmap di
 MAY_MOVE = frozenset({"refcount_table_offset", "refcount_table_clusters", "autoclear_features", "header_length"})
 
 
-def _changed_clusters(before: str, after: str, cluster_size: int) -> set[int]:
-    return {
+def _changed_clusters(old: Qcow2, new: Qcow2) -> Iterator[int]:
+    """Clusters that read otherwise; what lies behind a file's end reads as zeros."""
+    size = old.cluster_size
+    candidates = {
         cluster
-        for offset, length in compare.differences(before, after, 1 << 20)
-        for cluster in range(offset // cluster_size, (offset + length - 1) // cluster_size + 1)
+        for offset, length in compare.differences(old.path, new.path, 1 << 20)
+        for cluster in range(offset // size, (offset + length - 1) // size + 1)
     }
+    for cluster in sorted(candidates):
+        if old.read(cluster * size, size) != new.read(cluster * size, size):
+            yield cluster
 
 
 def _header(image: Qcow2) -> tuple[object, ...]:
@@ -48,7 +55,7 @@ def what_else_changed(before: str, after: str, name: bytes) -> str:
             own = "own" if kind.startswith("bitmap") and (who + " ").startswith(named) else kind
             for cluster in clusters:
                 kinds.setdefault(cluster, set()).add(own)
-        for cluster in sorted(_changed_clusters(before, after, old.cluster_size)):
+        for cluster in _changed_clusters(old, new):
             foreign = kinds.get(cluster, set()) - STRUCTURES - {"own"}
             if foreign:
                 return f"cluster {cluster:#x} changed, which is {sorted(foreign)}"

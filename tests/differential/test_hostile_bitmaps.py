@@ -1,0 +1,194 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Hostile images with bitmaps against every bitmap operation: no hang, no harm.
+
+A refusal leaves the file as it was, and its message is short and printable. What succeeds changes only what the
+operation is about, and does not make the image worse than qemu-img check found it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from sandbox import images
+from sandbox.bitmaps import list_bitmaps
+from tests.differential.harness import qemu
+from tests.differential.harness.bitmap_chains import BitmapArena, BitmapTally
+from tests.differential.harness.bitmap_drivers import BitmapCall, PythonBitmaps
+from tests.differential.harness.bitmaps import bitmaps_of
+from tests.differential.harness.chains import Arena
+from tests.differential.harness.compare import differences
+from tests.differential.harness.hostile import LIMITS, check_refusal
+from tests.differential.harness.hostile_bitmaps import ALL, CHANGES, ROWS, operate_on_bitmaps, with_bitmaps
+from tests.differential.harness.patch import Patch
+from tests.differential.harness.qcow2 import Qcow2
+from tests.differential.harness.untouched import what_else_changed
+
+LONG = os.environ.get("AIRLOCK_LONG") == "1"
+MEMORY_MAX = 160 << 20  # bytes, whatever the image
+NAMED = {"remove the last": b"frozen", "enable": b"frozen", "add": b"new"}
+
+
+def severity(path: str) -> int:
+    """0 clean or only leaks, 1 corrupt, 2 cannot even be opened."""
+    return {0: 0, 3: 0, 2: 1}.get(qemu.check(path).code, 2)
+
+
+def damaged_image(arena: Arena, name: str) -> tuple[str, str, str]:
+    """A hostile image, a copy of it, and a sound image."""
+    path, before, other = (
+        os.path.join(arena.directory, name) for name in ("ours.qcow2", "before.qcow2", "other.qcow2")
+    )
+    with_bitmaps(path, ROWS[name].options)
+    qemu.snapshot(path, "-c", "s1")
+    qemu.copy(path, other)
+    with Patch(path) as patch:
+        ROWS[name].lie(patch)
+    qemu.copy(path, before)
+    return path, before, other
+
+
+@pytest.mark.parametrize("verb", sorted(ALL))
+@pytest.mark.parametrize("name", ROWS)
+def test_known_lies(arena: Arena, name: str, verb: str) -> None:
+    row = ROWS[name]
+    path, before, other = damaged_image(arena, name)
+    sound = os.path.join(arena.directory, "sound.qcow2")
+    qemu.copy(other, sound)
+    error = operate_on_bitmaps(path, verb, other)
+    if error is not None:
+        check_refusal(error)
+        assert verb not in row.allowed, f"{verb} was refused: {error}"
+    if error is not None or verb not in CHANGES:
+        assert differences(path, before) == []
+        assert error is None or differences(other, sound) == []
+    else:
+        assert severity(path) <= severity(before)
+        assert what_else_changed(before, path, NAMED.get(verb, b"b0")) == ""
+    if verb == "merge from it" and error is None:
+        assert qemu.check(other).clean
+    assert error is not None or verb not in row.refused, f"{verb} was not refused"
+
+
+@pytest.mark.parametrize("name", ["10,000 bitmaps on 64 GiB", "65,535 bitmaps, one table", "table of 2^27 entries"])
+def test_what_claims_much_costs_little(arena: Arena, name: str) -> None:
+    """Of qemu-img info the first wants 160 GB."""
+    path, _unused, _unused = damaged_image(arena, name)
+    with images.Image.open(path) as image:
+        try:
+            report = list_bitmaps(image, limits=LIMITS).report
+        except images.errors.AirlockError as error:
+            check_refusal(error)
+            return
+        assert report.peak_memory < MEMORY_MAX
+
+
+ODD = {
+    "all ones": [("clear",), ("merge", b"frozen"), ("merge", b"b0"), ("enable",), ("remove",)],
+    "bits behind the disk's end": [("merge", b"a second one"), ("disable",), ("clear",)],
+    "a bitmap of one name in different clusters": [("merge", b"a second one"), ("merge", b"b0")],
+    "granularity 2^31": [("merge", b"a second one"), ("disable",), ("clear",)],
+    "in use": [("remove",), ("clear",), ("merge", b"frozen"), ("add",)],
+    "stale": [("add",), ("clear",), ("merge", b"frozen")],
+    "stale, entries name guest data": [("add",)],
+    "stale, extension of nonsense": [("add",)],
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_but_sound(arena: Arena, name: str) -> None:
+    """What other writers may leave is worked with as qemu-img does."""
+    lists = BitmapArena(arena.directory, PythonBitmaps(), BitmapTally())
+    path, before, _unused = damaged_image(arena, name)
+    for kind, *source in ODD[name]:
+        for target in (b"b0", b"frozen"):
+            qemu.copy(before, path)
+            os.replace(path, lists.disk)
+            report = lists.compare_call(BitmapCall(target, ((kind, *source, b"")[:2],)))
+            assert report == "", f"{kind} {source} on {target!r}: {report}"
+
+
+def test_two_of_one_name_are_removed_together(arena: Arena) -> None:
+    """QEMU cannot open the image before; afterwards it finds it clean."""
+    path, before, _unused = damaged_image(arena, "two of one name")
+    assert severity(before) == 2
+    assert operate_on_bitmaps(path, "remove", path) is None
+    assert [bitmap.name for bitmap in bitmaps_of(path)] == [b"frozen"]
+    assert qemu.check(path).clean
+
+
+def damage(path: str, rng: random.Random) -> str:
+    """Changes one word of the header's extension, the directory, a table, or bits; says what it did."""
+    with Patch(path) as patch:
+        with patch.image() as image:
+            clusters = {
+                cluster
+                for where, kind, _unused in image.references()
+                if kind.startswith("bitmap")
+                for cluster in where
+                if cluster * 4096 < image.length
+            }
+            cluster = rng.choice([0, *sorted(clusters)])
+            start = image.extensions()[-1][0] if cluster == 0 else cluster * 4096
+            length = 40 if cluster == 0 else 4096
+            used = [i for i in range(0, length, 8) if any(image.read(start + i, 8))] or [0]
+            place = start + (rng.choice(used) if rng.random() < 0.9 else rng.randrange(length // 8) * 8)
+            old = int.from_bytes(image.read(place, 8), "big")
+        ways = {
+            "bit flipped": old ^ 1 << rng.randrange(64),
+            "zeroed": 0,
+            "all ones": (1 << 64) - 1,
+            "other cluster": old & ~0x00FFFFFFFFFFF000 | rng.randrange(64) << 12,
+            "one more": (old + 1) % (1 << 64),
+            "random": rng.randrange(1 << 64),
+        }
+        way = rng.choice(sorted(ways))
+        patch.u64(place, ways[way])
+        return f"{place:#x} (cluster {cluster:#x}): {way}, {old:#018x} -> {ways[way]:#018x}"
+
+
+@pytest.mark.parametrize("seed", range(600 if LONG else 80))
+def test_random_damage(arena: Arena, seed: int) -> None:
+    """What we refuse stays as it was; where we succeed the image is no worse, and qemu-img comes to the same."""
+    rng = random.Random(seed)
+    lists = BitmapArena(arena.directory, PythonBitmaps(), BitmapTally())
+    damaged = os.path.join(arena.directory, "damaged.qcow2")
+    with_bitmaps(damaged, rng.choice(("", ",refcount_bits=8", ",lazy_refcounts=on")))
+    story = "; ".join(damage(damaged, rng) for _unused in range(rng.choice((1, 1, 2))))
+    found = qemu.check(damaged)
+    calls = [(b"new", "add"), (b"b0", "remove"), (b"b0", "clear"), (b"frozen", "enable"), (b"b0", "merge")]
+    for name, kind in calls:
+        qemu.copy(damaged, lists.disk)
+        call = BitmapCall(name, ((kind, b"a second one" if kind == "merge" else b""),))
+        before, ours = lists.path("before.qcow2"), lists.path("ours.qcow2")
+        if found.code in (0, 3):
+            report = lists.compare_call(call)
+            assert report == "", f"{story}: {call}: {report}"
+            continue
+        qemu.copy(damaged, before)
+        qemu.copy(damaged, ours)
+        result = PythonBitmaps().run(ours, call)
+        told = f"{story}: {call}: check {found.code}, ours {result.message}"
+        if result.code:
+            assert differences(ours, before) == [], told
+        else:
+            assert severity(ours) <= severity(before), told
+            assert what_else_changed(before, ours, name) == "", told
+
+
+def test_a_name_is_told_up_to_its_first_nul(arena: Arena) -> None:
+    path, _unused, _unused = damaged_image(arena, "name with a NUL")
+    with images.Image.open(path) as image:
+        try:
+            names = [bitmap.name for bitmap in list_bitmaps(image, limits=LIMITS).bitmaps]
+        except images.errors.AirlockError as error:
+            check_refusal(error)
+            return
+    assert all(b"\0" not in name for name in names)
+    with Qcow2(path) as reader:
+        assert len(names) == len(reader.bitmap_directory())
