@@ -19,6 +19,9 @@ import typing as t
 from . import errors, images, kvm
 from .images import Image, Limits, Report
 
+if t.TYPE_CHECKING:
+    from . import _guest_bitmap  # noqa: F401  so it travels with this
+
 NAME_MAX = 1023
 BITMAPS_MAX = 65535
 EXTENTS_MAX = 1 << 20

@@ -8,15 +8,16 @@ Text out of an image is made printable.
 
 from __future__ import annotations
 
-import time
 import typing as t
 
 from . import errors
+from .snapshot_facts import iso8601, snapshot_facts
 
 if t.TYPE_CHECKING:
     from .bitmaps import Bitmap
     from .info import ImageInfo
-    from .snapshots import Snapshot
+
+__all__ = ["bit_numbers", "bitmap_facts", "image_facts", "iso8601", "snapshot_facts"]
 
 
 def image_facts(path: str, info: ImageInfo, bitmaps: t.Sequence[Bitmap] = ()) -> dict[str, t.Any]:
@@ -48,23 +49,6 @@ def image_facts(path: str, info: ImageInfo, bitmaps: t.Sequence[Bitmap] = ()) ->
     }
 
 
-def snapshot_facts(snapshot: Snapshot) -> dict[str, t.Any]:
-    """One snapshot. Sizes in bytes, vm_clock in nanoseconds."""
-    return {
-        "id": errors.clean(snapshot.id),
-        "name": errors.clean(snapshot.name),
-        "date": {
-            "seconds": snapshot.date_seconds,
-            "nanoseconds": snapshot.date_nanoseconds,
-            "iso8601": iso8601(snapshot.date_seconds, snapshot.date_nanoseconds),
-        },
-        "vm_state_size": snapshot.vm_state_size,
-        "vm_clock": snapshot.vm_clock,
-        "icount": snapshot.icount,
-        "disk_size": snapshot.disk_size,
-    }
-
-
 def bitmap_facts(bitmap: Bitmap) -> dict[str, t.Any]:
     """One persistent bitmap. granularity and dirty_bytes in bytes of the disk; None where nothing was counted."""
     return {
@@ -77,11 +61,6 @@ def bitmap_facts(bitmap: Bitmap) -> dict[str, t.Any]:
         "dirty_bytes": bitmap.dirty_bytes,
         "dirty_count": bitmap.dirty_count,
     }
-
-
-def iso8601(seconds: int, nanoseconds: int) -> str:
-    """A moment in UTC, to the nanosecond."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{nanoseconds:09d}Z"
 
 
 def bit_numbers(mask: int) -> list[int]:

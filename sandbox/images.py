@@ -17,6 +17,7 @@ from . import calls, disks, errors, locks, machine
 from .machine import Limits, Report
 
 if t.TYPE_CHECKING:
+    from . import _guest_snapshot  # noqa: F401  the guest of ask() and change(): so it travels with them
     from .journal import UndoJournal
 
 __all__ = ["Image", "Limits", "Report", "ask", "change", "run_guest"]

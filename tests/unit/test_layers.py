@@ -29,6 +29,7 @@ FACE = {
     "info",
     "listing",
     "snapshot_changes",
+    "snapshot_facts",
     "snapshots",
     "transaction",
 }  # for flows

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors, facts
+from ..sandbox import errors
 from ..sandbox.listing import format_listing
+from ..sandbox.snapshot_facts import snapshot_facts
 from ..sandbox.snapshots import Snapshot
 
 
 def predicted_record(snapshot: Snapshot) -> dict[str, t.Any]:
     """A record for a snapshot that only check mode knows: neither its id nor its date is known yet."""
     return {
-        **facts.snapshot_facts(snapshot),
+        **snapshot_facts(snapshot),
         "id": None,
         "date": {"seconds": None, "nanoseconds": None, "iso8601": None},
     }

@@ -9,7 +9,8 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import errors, facts
+from ..sandbox import errors
+from ..sandbox.snapshot_facts import snapshot_facts
 from . import report
 from .group import for_each, open_images, sandbox_summary
 from .plan import Plan, Wanted
@@ -72,7 +73,7 @@ def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
 
 def _records(module: AnsibleModule, plan: Plan) -> list[dict[str, t.Any]]:
     """What there is now, or in check mode would be."""
-    records = [facts.snapshot_facts(snapshot) for snapshot in plan.after.snapshots]
+    records = [snapshot_facts(snapshot) for snapshot in plan.after.snapshots]
     if module.check_mode and plan.changed and plan.wanted.state == "present":
         records[-1] = report.predicted_record(plan.after.snapshots[-1])
     return records
@@ -100,7 +101,7 @@ def _image_diff(module: AnsibleModule, plan: Plan) -> dict[str, str]:
         after = f"equals snapshot {plan.wanted}"
         clusters = plan.comparison.differing_clusters
         before = f"differs from snapshot {plan.wanted} in {clusters} clusters" if plan.changed else after
-    records = [facts.snapshot_facts(snapshot) for snapshot in plan.before.snapshots]
+    records = [snapshot_facts(snapshot) for snapshot in plan.before.snapshots]
     return {
         "before_header": plan.path,
         "after_header": plan.path,

@@ -1,0 +1,1 @@
+../../../sandbox/snapshot_facts.py
