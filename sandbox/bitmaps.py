@@ -36,11 +36,11 @@ _RECORDING, _IN_USE, _STALE = 1, 2, 4  # enum bitmap_flags
 
 
 class Bitmap(t.NamedTuple):
-    """One bitmap. name: bytes of the image's maker, anything but NUL. granularity: bytes of the disk that a bit is for.
+    """One bitmap. name: bytes of the image's maker, anything at all. granularity: bytes of the disk that a bit is for.
 
     recording: a guest's writes will be noted in it. in_use: whoever used it last did not store it. stale: a program
     that does not know bitmaps has written to the image since. dirty_bytes, dirty_count: of the disk and of bits; None:
-    not counted, as for every inconsistent one.
+    not counted, as for every inconsistent one, and for those whose bits lie where others' do.
     """
 
     name: bytes
@@ -161,7 +161,7 @@ def list_bitmaps(
     }
     refuse = functools.partial(_refusal, [image.path], ["list"], [extents_of or b""])
     result, payload, report = images.run_guest([image], _FAMILY, "bitmaps", fields, limits, refuse)
-    records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size, counts)
+    records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
     extents = decode_extents(payload, end, result.extent_count, limit)
     extents_end = check_extents(extents, result.extents_end, result.virtual_size, limit, extents_start) if limit else 0
     return BitmapList(records, result.virtual_size, extents, extents_end, report)
@@ -201,7 +201,7 @@ def change_bitmap(
     result, payload, report = images.run_guest(
         everything, _FAMILY, "change_bitmap", fields, limits, refuse, read_only=dry_run
     )
-    records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size, counts)
+    records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
     if end != len(payload):
         raise errors.GuestProtocolError(f"The guest's answer has {len(payload)} bytes for {len(records)} bitmaps.")
     if result.header.modified and not result.changed:
@@ -296,11 +296,8 @@ def _refusal(
 # ---- the answer ----------------------------------------------------------------------------------------------------
 
 
-def decode_bitmaps(payload: bytes, count: int, virtual_size: int, counts: bool) -> tuple[tuple[Bitmap, ...], int]:
-    """The first `count` records of a payload, and where they end. counts: whether their bits were to be counted.
-
-    Raises GuestProtocolError.
-    """
+def decode_bitmaps(payload: bytes, count: int, virtual_size: int) -> tuple[tuple[Bitmap, ...], int]:
+    """The first `count` records of a payload, and where they end. Raises GuestProtocolError."""
     if count > BITMAPS_MAX:
         raise errors.GuestProtocolError(f"The guest's answer has {count} bitmaps.")
     ffi, _library = kvm.bindings()
@@ -317,7 +314,7 @@ def decode_bitmaps(payload: bytes, count: int, virtual_size: int, counts: bool) 
         if record.name_length > NAME_MAX or end > len(payload):
             raise errors.GuestProtocolError(f"The guest's answer has a name too long in bitmap {len(found)}.")
         bitmap = _bitmap(record, payload[start:end])
-        if not _is_possible(bitmap, record.flags, virtual_size, counts):
+        if not _is_possible(bitmap, record.flags, virtual_size):
             raise errors.GuestProtocolError(f"The guest's answer has an impossible bitmap {len(found)}.")
         found.append(bitmap)
         position = (end + 7) & ~7
@@ -338,15 +335,15 @@ def _bitmap(record: t.Any, name: bytes) -> Bitmap:
     )
 
 
-def _is_possible(bitmap: Bitmap, flags: int, virtual_size: int, counts: bool) -> bool:
-    """Whether a record contradicts neither itself nor the question."""
+def _is_possible(bitmap: Bitmap, flags: int, virtual_size: int) -> bool:
+    """Whether a record does not contradict itself."""
     granularity = bitmap.granularity
-    if b"\0" in bitmap.name or flags & ~(_RECORDING | _IN_USE | _STALE):
+    if flags & ~(_RECORDING | _IN_USE | _STALE):
         return False
     if not GRANULARITY_MIN <= granularity <= GRANULARITY_MAX or granularity & (granularity - 1):
         return False
     if bitmap.dirty_bytes is None or bitmap.dirty_count is None:
-        return bitmap.dirty_bytes is bitmap.dirty_count and (bitmap.inconsistent or not counts)
+        return bitmap.dirty_bytes is bitmap.dirty_count
     # Every bit stands for `granularity` bytes; the disk's last one may stand for less.
     missing = bitmap.dirty_count * granularity - bitmap.dirty_bytes
     return not bitmap.inconsistent and 0 <= missing < granularity and bitmap.dirty_bytes <= virtual_size

@@ -9,13 +9,12 @@ import os
 import typing as t
 
 from . import info
+from .bitmaps import Bitmap, list_bitmaps
+from .cli_bitmap import flag_names, warn_of_stale
 from .cli_common import Arguments, HelpRequest, json_text, say, shown
 from .info import ImageInfo
 from .listing import format_listing, format_size
 from .options import Options
-
-if t.TYPE_CHECKING:
-    from .bitmaps import Bitmap
 
 HELP = b"""\
 Display information about image.  Usage:
@@ -52,15 +51,10 @@ def run(arguments: t.Sequence[bytes]) -> None:
             raise HelpRequest(HELP)
         wanted.take(option, value)
     wanted.take_path(options.rest)
-    bitmaps: tuple[Bitmap, ...] = ()
     with wanted.open(writable=False) as image:
         found = info.image_info(image)
-        if found.bitmap_count:
-            from . import cli_bitmap
-            from .bitmaps import list_bitmaps
-
-            bitmaps = list_bitmaps(image).bitmaps
-            cli_bitmap.warn_of_stale(wanted.path, bitmaps)
+        bitmaps = list_bitmaps(image).bitmaps
+    warn_of_stale(wanted.path, bitmaps)
     if wanted.json:
         from . import facts
 
@@ -104,8 +98,6 @@ def _text(path: bytes, found: ImageInfo, bitmaps: t.Sequence[Bitmap]) -> bytes:
 
 def _bitmap_lines(bitmaps: t.Sequence[Bitmap]) -> list[bytes]:
     """The bitmaps as qemu-img info has them, and how much of the disk is dirty in each."""
-    from .cli_bitmap import flag_names
-
     lines = [b"    bitmaps:"] if bitmaps else []
     for index, bitmap in enumerate(bitmaps):
         lines += [b"        [%d]:" % index, b"            flags:"]

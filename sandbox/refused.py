@@ -94,8 +94,9 @@ def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) 
     length = min(int(header.text_length), len(header.text))
     text = bytes(list(header.text[0:length]))
     fields["text"] = clean(text)
-    given = os.fsdecode(text)
-    fields["bitmap"] = given if given in texts else fields["text"]
+    # The guest knows no more of a name than its first bytes; one that was given is shown whole.
+    given = [name for name in texts if os.fsencode(name)[: len(header.text)] == text]
+    fields["bitmap"] = given[0] if given else fields["text"]
     fields["file"] = path
     fields["path"] = clean(path, PATH_LIMIT)
     fields["name"] = f"'{clean(name, _NAME_LIMIT)}'" if name else "with an empty name"

@@ -19,45 +19,14 @@ import typing as t
 
 import pytest
 
-from sandbox import cli, errors, operations, snapshots
+from sandbox import errors, operations, snapshots
 
+from .command_line import Airlock, Outcome, qemu_img
 from .snapshot_tables import make_image, snapshot
 
 TOP = pathlib.Path(__file__).parents[3]
 LONG = b"n" * 300
 EVIL = b"\x1b[31m\n\xff"
-
-
-class Outcome(t.NamedTuple):
-    code: int
-    stdout: bytes
-    stderr: bytes
-
-
-def qemu_img(*arguments: bytes, directory: pathlib.Path) -> Outcome:
-    """The real one; its name replaced by ours."""
-    done = subprocess.run([b"qemu-img", *arguments], cwd=directory, capture_output=True, check=False)
-    return Outcome(done.returncode, done.stdout, done.stderr.replace(b"qemu-img", b"airlock"))
-
-
-class Airlock:
-    """Runs the command line in this process, in a directory."""
-
-    def __init__(self, capture: pytest.CaptureFixture[bytes], patch: pytest.MonkeyPatch) -> None:
-        self._capture = capture
-        self._patch = patch
-
-    def __call__(self, *arguments: bytes, directory: pathlib.Path) -> Outcome:
-        self._capture.readouterr()
-        with self._patch.context() as patch:
-            patch.chdir(directory)
-            code = cli.main(arguments)
-        return Outcome(code, *self._capture.readouterr())
-
-
-@pytest.fixture
-def airlock(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Airlock:
-    return Airlock(capfdbinary, monkeypatch)
 
 
 @pytest.fixture(scope="module")
