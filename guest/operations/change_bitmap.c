@@ -79,7 +79,7 @@ static u32 edit_directory(struct change *c, struct bitmap *removed) {
         bitmaps_append(set, &(struct bitmap){.table_entries = c->content.table_entries,
                                              .flags = plan->recording ? BITMAP_FLAG_AUTO : 0,
                                              .granularity_bits = plan->granularity_bits,
-                                             .name_length = plan->name_length,
+                                             .name_stored = plan->name_length,
                                              .name = plan->name});
     } else if (plan->exists) {
         set->bitmaps[plan->original].flags = plan->recording ? BITMAP_FLAG_AUTO : 0;

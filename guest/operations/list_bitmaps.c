@@ -19,16 +19,22 @@ struct telling {
 };
 
 static const struct bitmap *find(const struct qcow2 *image, const struct call_bitmaps *call) {
+    const struct bitmap *found = NULL;
+    u32 count = 0;
     for (u32 i = 0; i < image->bitmaps.count; i++) {
-        const struct bitmap *bitmap = &image->bitmaps.bitmaps[i];
-        if (bitmap_is_named(bitmap, call->name, call->name_length)) {
-            if ((bitmap->flags & BITMAP_FLAG_IN_USE) != 0) {
-                refuse_text(REFUSAL_BITMAP_INCONSISTENT, call->name, call->name_length, 0, 0);
-            }
-            return bitmap;
+        if (bitmap_is_named(&image->bitmaps.bitmaps[i], call->name, call->name_length)) {
+            found = &image->bitmaps.bitmaps[i];
+            count++;
         }
     }
-    refuse_text(REFUSAL_BITMAP_NOT_FOUND, call->name, call->name_length, 0, 0);
+    if (count != 1) {
+        refuse_text(count == 0 ? REFUSAL_BITMAP_NOT_FOUND : REFUSAL_BITMAP_AMBIGUOUS, call->name, call->name_length,
+                    count, 0);
+    }
+    if ((found->flags & BITMAP_FLAG_IN_USE) != 0) {
+        refuse_text(REFUSAL_BITMAP_INCONSISTENT, call->name, call->name_length, 0, 0);
+    }
+    return found;
 }
 
 /* A range, joined to the one before where that touches it; false: there is no more room. */

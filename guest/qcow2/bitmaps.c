@@ -69,8 +69,15 @@ static void load_entry(struct bitmap *bitmap, const u8 *entry) {
                               .table_entries = load32(entry + 8),
                               .flags = load32(entry + 12),
                               .granularity_bits = entry[17],
-                              .name_length = load16(entry + 18),
+                              .name_stored = load16(entry + 18),
                               .name = entry + BITMAP_ENTRY_FIXED};
+}
+
+/* The name must lie in memory. */
+static void measure_name(struct bitmap *bitmap) {
+    while (bitmap->name_length < bitmap->name_stored && bitmap->name[bitmap->name_length] != 0) {
+        bitmap->name_length++;
+    }
 }
 
 static void store_entry(const struct bitmap *bitmap, u8 *entry) {
@@ -79,7 +86,7 @@ static void store_entry(const struct bitmap *bitmap, u8 *entry) {
     store32(entry + 12, bitmap->flags);
     entry[16] = TYPE_DIRTY;
     entry[17] = (u8)bitmap->granularity_bits;
-    store16(entry + 18, (u16)bitmap->name_length);
+    store16(entry + 18, (u16)bitmap->name_stored);
     store32(entry + 20, 0);
 }
 
@@ -91,7 +98,7 @@ static bool acceptable(const struct qcow2 *image, const struct bitmap *bitmap, u
                bitmap->table_entries > BITMAP_TABLE_ENTRIES_MAX ||
                bitmap->granularity_bits > BITMAP_GRANULARITY_BITS_MAX ||
                bitmap->granularity_bits < BITMAP_GRANULARITY_BITS_MIN || (bitmap->flags & ~FLAGS_KNOWN) != 0 ||
-               bitmap->name_length > BITMAP_NAME_MAX || type != TYPE_DIRTY || payload > BITMAP_PAYLOAD_MAX;
+               bitmap->name_stored > BITMAP_NAME_MAX || type != TYPE_DIRTY || payload > BITMAP_PAYLOAD_MAX;
     bool too_small = !bad && (bitmap->flags & BITMAP_FLAG_IN_USE) == 0 &&
                      image->virtual_size > (payload * 8) << bitmap->granularity_bits;
     return !bad && !too_small;
@@ -111,10 +118,11 @@ static enum bitmaps_fault read_entries(const struct qcow2 *image, const struct b
         }
         u64 extra = load32(entry + 20);
         load_entry(last, entry);
-        u64 length = round_up(BITMAP_ENTRY_FIXED + extra + last->name_length, 8);
+        u64 length = round_up(BITMAP_ENTRY_FIXED + extra + last->name_stored, 8);
         if (length > size - at) {
             return BITMAPS_BROKEN;
         }
+        measure_name(last);
         if (extra != 0) {
             return BITMAPS_EXTRA;
         }
@@ -188,7 +196,7 @@ static u64 entry_position(const struct bitmap_set *set, u32 index) {
 
 void bitmaps_remove(struct bitmap_set *set, u32 index) {
     u64 at = entry_position(set, index);
-    u64 length = bitmap_entry_size(set->bitmaps[index].name_length);
+    u64 length = bitmap_entry_size(set->bitmaps[index].name_stored);
     memmove(set->directory + at, set->directory + at + length, set->directory_size - at - length);
     set->directory_size -= length;
     set->count--;
@@ -200,12 +208,13 @@ void bitmaps_remove(struct bitmap_set *set, u32 index) {
 
 void bitmaps_append(struct bitmap_set *set, const struct bitmap *bitmap) {
     u8 *entry = set->directory + set->directory_size;
-    u64 length = bitmap_entry_size(bitmap->name_length);
+    u64 length = bitmap_entry_size(bitmap->name_stored);
     memset(entry, 0, length);
-    memcpy(entry + BITMAP_ENTRY_FIXED, bitmap->name, bitmap->name_length);
+    memcpy(entry + BITMAP_ENTRY_FIXED, bitmap->name, bitmap->name_stored);
     store_entry(bitmap, entry);
     set->directory_size += length;
-    load_entry(&set->bitmaps[set->count++], entry);
+    load_entry(&set->bitmaps[set->count], entry);
+    measure_name(&set->bitmaps[set->count++]);
 }
 
 u64 bitmaps_store_entry(struct bitmap_set *set, u32 index) {

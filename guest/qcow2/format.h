@@ -65,7 +65,8 @@ struct bitmap {
     u32 table_entries;
     u32 flags;
     u32 granularity_bits;
-    u32 name_length;
+    u32 name_length; /* ends before the first NUL, as qemu has it in memory */
+    u32 name_stored; /* bytes of it in the directory */
     const u8 *name;
 };
 
