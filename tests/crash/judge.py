@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from tests.differential.harness.qcow2 import COMPRESSED, COPIED, OFFSET_MASK, Qcow2
 
-METADATA = {"header", "refcount table", "refcount block", "L1", "L2", "snapshot table"}
+BITMAPS = {"bitmap directory", "bitmap table", "bitmap data"}
+METADATA = {"header", "refcount table", "refcount block", "L1", "L2", "snapshot table", *BITMAPS}
 
 
 @dataclass(frozen=True)

@@ -19,23 +19,16 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import pytest
 
-from sandbox import machine
-from sandbox.journal import Event, Recorder
-from tests.crash import judge, replay
+from tests.crash import judge
+from tests.crash.cut import LONG, cut_power
 from tests.differential.harness import qemu
 from tests.differential.harness.cells import Cell
 from tests.differential.harness.drivers import PythonDriver, SnapshotCall
 from tests.differential.harness.patch import Patch
-from tests.differential.harness.qcow2 import Qcow2
 from tests.differential.harness.steps import Fill, make_chain, trim_l1
-
-LONG = os.environ.get("AIRLOCK_LONG") == "1"
-ASK_QEMU_EVERY = 5 if LONG else 20
-RANDOM_SUBSETS = 200 if LONG else 30
 
 
 @dataclass(frozen=True)
@@ -129,70 +122,9 @@ SCENARIOS = {
 }
 
 
-def record(path: str, call: SnapshotCall, monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """Runs the operation on the image with a recorder behind the doorbell."""
-    with Recorder(path + ".log") as recorder:
-        monkeypatch.setattr("sandbox.machine.run", partial(machine.run, recorder=recorder))
-        result = PythonDriver().run(path, call)
-        monkeypatch.undo()
-        assert result.code == 0, result.message
-        return list(recorder.events())
-
-
-def qemu_agrees(path: str, found: judge.Faults) -> None:
-    """qemu-img check sees what we saw, and its repair leaves nothing behind."""
-    checked = qemu.check(path)
-    if found.flags:
-        assert checked.code == 2, checked.text
-        wrong = [line for line in checked.text.splitlines() if line.startswith("ERROR") and "OFLAG_COPIED" not in line]
-        assert wrong == []
-    else:
-        assert checked.code == (3 if found.leaks else 0), checked.text
-    with Qcow2(path) as image:
-        if image.header["autoclear_features"]:
-            return  # 10.0.2's repair rewrites the header before it reads the snapshot table: all snapshots are lost
-        before = judge.content(image)
-    qemu.run(["qemu-img", "check", "-q", "-r", "all", "-f", "qcow2", path])
-    assert qemu.check(path).clean
-    with Qcow2(path) as image:
-        assert judge.content(image) == before
-
-
 def cut(path: str, call: SnapshotCall, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Does the operation to the image, then looks at every state that a power cut could have left instead. Returns how
-    many there were: clean, with leaks, with flags."""
-    with open(path, "rb") as file:
-        before = file.read()
-    with Qcow2(path) as image:
-        allowed = [judge.content(image)]
-        assert judge.faults(image).damage == []
-    log = replay.epochs(record(path, call, monkeypatch), replay.operation_names())
-    with Qcow2(path) as image:
-        allowed.append(judge.content(image))
-    tally: Counter[str] = Counter()
-    problems = []
-    state = path + ".state"
-    for story, data in replay.states(before, log, seed=1, extra=RANDOM_SUBSETS):
-        with open(state, "wb") as file:
-            file.write(data)
-        with Qcow2(state) as image:
-            found = judge.faults(image)
-            if judge.content(image) not in allowed:
-                found.damage.append("neither the old nor the new content")
-        if found.damage:
-            problems.append(f"{story}: {found.damage[:3]}")
-            continue
-        tally["flags" if found.flags else "leaks" if found.leaks else "clean"] += 1
-        if sum(tally.values()) % ASK_QEMU_EVERY == 0:
-            qemu_agrees(state, found)
-    content = bytearray(before)
-    for epoch in log:
-        for change in epoch:
-            change.apply(content)
-    with open(path, "rb") as file:
-        assert bytes(content) == file.read(), "the log does not tell all that was done"
-    assert not problems, f"{len(problems)} bad states beside {tally}, first: " + "\n".join(problems[:4])
-    return tally
+    """Cuts the power in every moment of a snapshot operation: see cut.py."""
+    return cut_power(path, lambda: PythonDriver().run(path, call), judge.content, monkeypatch)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

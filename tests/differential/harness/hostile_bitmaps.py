@@ -354,7 +354,7 @@ ROWS: dict[str, Row] = {
     "no name": Row(entry_field(18, bytes(2)), ALL),
     "name of 1,024 bytes": Row(entry_field(18, struct.pack(">H", 1024)), ALL),
     "name of 65,535 bytes": Row(entry_field(18, b"\xff" * 2), ALL),
-    "name of 1,023 bytes": Row(named(b"n" * 1023), NOTHING, READS | {"add", "remove the last", "enable"} - {"extents"}),
+    "name of 1,023 bytes": Row(named(b"n" * 1023), NOTHING, frozenset({"list", "add", "remove the last", "enable"})),
     "name that commands the terminal": Row(named(b"\x1b]0;\x07\r\n\x7f\x9b"), NOTHING, frozenset({"list", "add"})),
     "name that is no text": Row(named(b"\xff\xfe\x80"), NOTHING, frozenset({"list", "add"})),
     "name with a NUL": Row(named(b"b0\0b1"), NOTHING),

@@ -273,7 +273,7 @@ class Qcow2:
             fields = struct.unpack(">QIIBBHI", self.read(offset, 24))
             table, entries, flags, kind, granularity_bits, name_size, extra_size = fields
             extra = self.read(offset + 24, min(extra_size, 1 << 16))
-            name = self.read(offset + 24 + len(extra), name_size)
+            name = self.read(offset + 24 + len(extra), name_size).partition(b"\0")[0]  # as QEMU reads it
             length = (24 + len(extra) + name_size + 7) & ~7
             found.append(BitmapEntry(offset, length, table, entries, flags, kind, granularity_bits, extra, name))
             offset += length

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,8 +110,8 @@ class Check:
 
     @property
     def complaints(self) -> frozenset[str]:
-        """Each error and each leaked cluster."""
-        return frozenset(line for line in self.text.splitlines() if line.startswith(("ERROR", "Leaked", "Repairing")))
+        """Each error and each leaked cluster. A warning may stand before them on their line."""
+        return frozenset(re.findall(r"(?:ERROR|Leaked|Repairing) .*", self.text))
 
 
 def check(path: str) -> Check:

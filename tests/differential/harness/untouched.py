@@ -30,7 +30,7 @@ def _changed_clusters(old: Qcow2, new: Qcow2) -> Iterator[int]:
             yield cluster
 
 
-def _header(image: Qcow2) -> tuple[object, ...]:
+def header_without_bitmaps(image: Qcow2) -> tuple[object, ...]:
     """The header's fields, extensions and backing name, without what is about bitmaps or may be left out."""
     fields = {name: value for name, value in image.header.items() if name not in MAY_MOVE}
     name = image.read(fields.pop("backing_file_offset"), fields["backing_file_size"])
@@ -44,8 +44,8 @@ def what_else_changed(before: str, after: str, name: bytes) -> str:
     """ "" when an operation on the bitmap `name` changed nothing but that bitmap, the directory, the refcounts and the
     header's extension; else what."""
     with Qcow2(before) as old, Qcow2(after) as new:
-        if _header(old) != _header(new):
-            return f"the header was\n  {_header(old)}\nand is\n  {_header(new)}"
+        if header_without_bitmaps(old) != header_without_bitmaps(new):
+            return f"the header was\n  {header_without_bitmaps(old)}\nand is\n  {header_without_bitmaps(new)}"
         allowed = old.header["autoclear_features"] & AUTOCLEAR_BITMAPS | AUTOCLEAR_BITMAPS
         if new.header["autoclear_features"] & ~allowed & ~old.header["autoclear_features"]:
             return f"autoclear features {new.header['autoclear_features']:#x}"
