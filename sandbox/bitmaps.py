@@ -201,11 +201,11 @@ def change_bitmap(
     result, payload, report = images.run_guest(
         everything, _FAMILY, "change_bitmap", fields, limits, refuse, read_only=dry_run
     )
-    records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
-    if end != len(payload):
-        raise errors.GuestProtocolError(f"The guest's answer has {len(payload)} bytes for {len(records)} bitmaps.")
-    if result.header.modified and not result.changed:
-        raise errors.GuestProtocolError("The guest says that it wrote to an image and changed nothing.")
+    try:
+        records = _decode_change(result, payload)
+    except errors.GuestProtocolError as error:
+        error.modified = bool(result.header.modified)
+        raise
     return BitmapChange(
         bool(result.changed),
         records,
@@ -294,6 +294,16 @@ def _refusal(
 
 
 # ---- the answer ----------------------------------------------------------------------------------------------------
+
+
+def _decode_change(result: t.Any, payload: bytes) -> tuple[Bitmap, ...]:
+    """The bitmaps that a change has left. Raises GuestProtocolError."""
+    bitmaps, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
+    if end != len(payload):
+        raise errors.GuestProtocolError(f"The guest's answer has {len(payload)} bytes for {len(bitmaps)} bitmaps.")
+    if result.header.modified and not result.changed:
+        raise errors.GuestProtocolError("The guest says that it wrote to an image and changed nothing.")
+    return bitmaps
 
 
 def decode_bitmaps(payload: bytes, count: int, virtual_size: int) -> tuple[tuple[Bitmap, ...], int]:

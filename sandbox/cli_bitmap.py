@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
 from . import errors
@@ -193,13 +194,14 @@ def _limit(text: bytes) -> int:
 
 
 def _open_source(image: Image, wanted: _Wanted) -> Image:
-    """The image that --merge reads. Where that fails, what is wrong with the first image is told first, as qemu-img
+    """The image that --merge reads. Where that fails, what is wrong with the first image is told instead: qemu-img
     opens that one first."""
     source_format = b"qcow2" if wanted.source_format is None else wanted.source_format
     try:
         return open_image(wanted.source or b"", source_format, False, wanted.force_share, wanted.quiet)
     except errors.AirlockError:
-        list_bitmaps(image, counts=False)
+        with contextlib.suppress(errors.BitmapError):
+            change_bitmap(image, wanted.name, [Action.disable()], dry_run=True, counts=False)
         raise
 
 

@@ -73,16 +73,19 @@ def from_bitmap_refusal(
 ) -> AirlockError:
     """The exception for a list of actions on a bitmap, or a list of bitmaps, that was refused.
 
-    paths: of the disks of the call. verbs: of its actions. names: that the operator gave; the first is that of the
-    bitmap, the others those of merges' sources.
+    paths: of the disks of the call. verbs: of its actions; only "list" for what reads. names: that the operator gave;
+    the first is that of the bitmap, the others those of merges' sources.
     """
     if header.disk >= len(paths):
         return errors.GuestProtocolError(f"The guest refused because of disk {int(header.disk)} of {len(paths)}.")
-    index = header.arguments[5]
-    prefix = f"Could not change bitmap '{names[0]}': "
+    path, index = paths[header.disk], header.arguments[5]
     if header.code in refusals.BITMAP_CODES and index < len(verbs):
         prefix = f"Operation {verbs[index]} on bitmap {names[0]} failed: "
-    return _error(header, paths[header.disk], refusals.BITMAP, prefix, names[0], names)
+    elif header.disk or verbs[0] == "list":
+        prefix = f"Could not open '{path}': "
+    else:
+        prefix = f"Could not change bitmap '{names[0]}': "
+    return _error(header, path, refusals.BITMAP, prefix, names[0], names)
 
 
 def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) -> dict[str, t.Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from sandbox import kvm, machine
+from sandbox.bitmaps import Bitmap
 from sandbox.calls import Snapshot
 from sandbox.machine import Answer, Report
 
@@ -32,9 +33,25 @@ def records(snapshots: t.Iterable[Snapshot]) -> bytes:
     return b"".join(map(record, snapshots))
 
 
-class Guest:
-    """Stands in for machine.run: answers with one struct, and keeps the calls. report: what every answer says."""
+def bitmap_record(bitmap: Bitmap) -> bytes:
+    """struct bitmap_record with its name and padding."""
+    ffi, _library = kvm.bindings()
+    struct = ffi.new("struct bitmap_record *")
+    struct.dirty_bytes = (1 << 64) - 1 if bitmap.dirty_bytes is None else bitmap.dirty_bytes
+    struct.dirty_count = (1 << 64) - 1 if bitmap.dirty_count is None else bitmap.dirty_count
+    struct.granularity = bitmap.granularity
+    struct.flags = bitmap.recording + 2 * bitmap.in_use + 4 * bitmap.stale
+    struct.name_length = len(bitmap.name)
+    return bytes(ffi.buffer(struct)) + bitmap.name + bytes(-len(bitmap.name) % 8)
 
+
+class Guest:
+    """Stands in for machine.run: answers with one struct, and keeps the calls. report: what every answer says.
+
+    family: of operations, that the guest is to be.
+    """
+
+    family = "snapshot"
     report = Report((), 1, 0, 0, 0.5, 1 << 20)
 
     def __init__(self) -> None:
@@ -67,6 +84,6 @@ class Guest:
         journal: t.Any,
         read_only: bool = False,
     ) -> Answer:
-        assert family == "snapshot"
+        assert family == self.family
         self.calls.append((call, disks, limits, journal, read_only))
         return Answer(self.result + bytes(8192 - len(self.result)), self.payload, self.report)
