@@ -30,7 +30,7 @@ SANDBOX_SOURCES := $(shell find sandbox -name '*.py' -not -name '_abi.py' -not -
 C_SOURCES := $(shell find guest tests -name '*.[ch]')
 WORKERS := 2
 
-.PHONY: help build cli demo dist test pytest integration lint lint-python lint-c lint-ansible lint-docs sanity \
+.PHONY: help build cli demo dist test pytest integration molecule lint lint-python lint-c lint-ansible lint-docs sanity \
 	bench bench-short fuzz coverage tree copy clean packages-build packages-demo packages-test
 
 help: ## what there is to make
@@ -84,8 +84,8 @@ demo: build cli | packages-demo ## a playbook that snapshots, changes and rolls 
 # ---- what is checked ------------------------------------------------------------------------------------
 
 # All parts run, whichever fails; pytest's summary comes last.
-test: build cli ## lint, the integration targets and all of pytest: unit, hostile, differential, crash
-	@status=0; for part in lint integration pytest; do $(MAKE) --keep-going $$part || status=1; done; exit $$status
+test: build cli ## lint, integration targets, molecule scenarios and all of pytest: unit, hostile, differential, crash
+	@status=0; for part in lint integration molecule pytest; do $(MAKE) --keep-going $$part || status=1; done; exit $$status
 
 # Without the variable ansible-test asks the git above, which ignores build/.
 in_copy = cd $(COPY) && ANSIBLE_TEST_CONTENT_ROOT=$$PWD $(1)
@@ -96,6 +96,9 @@ pytest: build cli $(FULL_ENVIRONMENT) | packages-test
 
 integration: copy $(FULL_ENVIRONMENT) | packages-test
 	@$(call in_copy,ansible-test integration --local --python $(python_version) --color no)
+
+molecule: build $(FULL_ENVIRONMENT) | packages-test ## the roles and playbooks, on three hosts that are all this one
+	@molecule test --all
 
 fuzz: $(FULL_ENVIRONMENT) | packages-test ## the guest under sanitizers, for FUZZ_SECONDS (600)
 	@mkdir -p build/fuzz

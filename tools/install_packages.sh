@@ -113,7 +113,7 @@ main() {
         demo) qemu=yes ;;
         test)
             qemu=yes
-            wanted+=(git openssh-client procps faketime strace clang-format clang-tidy)
+            wanted+=(git openssh-client openssh-server procps faketime strace clang-format clang-tidy)
             ;;
         *)
             say "unknown set of packages: $kind"

@@ -14,7 +14,7 @@ import pytest
 
 SCRIPT = pathlib.Path(__file__).parents[3] / "tools" / "install_packages.sh"
 BUILD = {"gcc", "libc6-dev", "zlib1g-dev", "libzstd-dev"}
-TEST = BUILD | {"git", "openssh-client", "procps", "faketime", "strace", "clang-format", "clang-tidy"}
+TEST = BUILD | {"git", "openssh-client", "openssh-server", "procps", "faketime", "strace", "clang-format", "clang-tidy"}
 
 STAND_INS = {
     # Notes its arguments; an install of qemu-utils from backports brings the wanted version.
