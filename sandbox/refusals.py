@@ -150,7 +150,7 @@ WORDINGS: dict[int, Wording] = {
     32: _header(
         "dirty",
         "The image is marked as dirty: whoever wrote to it last did not close it, and refcounts may be wrong. "
-        "Repair it with {repair}.",
+        "Repair a copy of it with {repair}, which loses all snapshots of an image that has bitmaps.",
     ),
     33: _header(
         "refcount_width",

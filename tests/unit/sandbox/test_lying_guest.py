@@ -18,7 +18,7 @@ from sandbox import cli, errors, machine, operations
 from sandbox.machine import Answer
 from sandbox.operations import Image, Selector
 
-from .guest_answers import Guest, records
+from .guest_answers import Guest, bitmap_record, records
 from .snapshot_tables import snapshot
 
 SELECTOR = Selector.by_name(b"x")
@@ -29,8 +29,10 @@ OPERATIONS: dict[str, t.Callable[[Image], t.Any]] = {
     "create": lambda image: operations.create_snapshot(image, b"x", (0, 0)),
     "apply": lambda image: operations.apply_snapshot(image, SELECTOR, allow_resize=True),
     "delete": lambda image: operations.delete_snapshot(image, SELECTOR),
+    "bitmaps": lambda image: operations.list_bitmaps(image, extents_of=b"x", extents_limit=9),
+    "change_bitmap": lambda image: operations.change_bitmap(image, b"x", [operations.Action.clear()]),
 }
-WORD = st.one_of(st.integers(0, 140), st.sampled_from([0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]))
+WORD = st.one_of(st.integers(0, 180), st.sampled_from([0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]))
 GOOD_PAYLOAD = records([snapshot(b"1", b"one"), snapshot(b"2", b"\x1b[2J")])
 
 
@@ -65,24 +67,31 @@ def test_any_answer(
     assert len(message.encode()) <= errors.MESSAGE_LIMIT
     assert len(getattr(found, "snapshots", ())) <= 65536
     assert len(getattr(found, "id", b"")) <= 127
+    assert len(getattr(found, "bitmaps", ())) <= 65535
+    assert len(getattr(found, "extents", ())) <= 9
 
 
-@pytest.mark.parametrize("field", ["text", "id", "name"])
+@pytest.mark.parametrize("field", ["text", "id", "name", "bitmap"])
 def test_escapes_and_newlines_do_not_reach_an_operator(
     field: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     evil = b"\x1b]0;owned\x07\nairlock: all is well\x9b2J\xe2\x80\xae"
     guest = Guest()
-    if field == "text":
+    command = b"snapshot"
+    if field == "bitmap":
+        guest.family, command = "bitmap", b"bitmap"
+        row = bitmap_record(operations.Bitmap(evil, 512, True, False, True, None, None))
+        guest.answers("bitmaps", row, bitmap_count=1)
+    elif field == "text":
         guest.answers("list", header_code=27, header_text=evil, header_text_length=len(evil))
     else:
-        row = snapshot(evil) if field == "id" else snapshot(name=evil)
-        guest.answers("list", records([row]), snapshot_count=1)
+        entry = snapshot(evil) if field == "id" else snapshot(name=evil)
+        guest.answers("list", records([entry]), snapshot_count=1)
     monkeypatch.setattr(machine, "run", guest.run)
     monkeypatch.setattr(os, "isatty", lambda _descriptor: True)
     path = tmp_path / "image"
     path.write_bytes(b"opaque")
-    cli.main([b"snapshot", bytes(path)])
+    cli.main([command, *([b"--list"] if field == "bitmap" else []), bytes(path)])
     out, err = capfdbinary.readouterr()
     shown = (out + err).decode()
     assert "owned" in shown
