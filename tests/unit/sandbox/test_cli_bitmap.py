@@ -41,6 +41,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     run("qemu-img", "create", "-f", "qcow2", "plain", "1M", directory=directory)
     run("qemu-img", "create", "-f", "qcow2", "big", "64T", directory=directory)
     run("qemu-img", "create", "-f", "qcow2", "-o", "data_file=raw.data", "data", "1M", directory=directory)
+    run("qemu-img", "create", "-f", "qcow2", "nothing", "0", directory=directory)
+    backing = ("-u", "-b", "b" * 370, "-F", "qcow2", "-o", "cluster_size=512")
+    run("qemu-img", "create", "-f", "qcow2", *backing, "full", "1M", directory=directory)
     run("qemu-img", "create", "-f", "raw", "raw", "1M", directory=directory)
     (directory / "empty").touch()
     (directory / "folder").mkdir()
@@ -270,6 +273,20 @@ def test_two_of_one_name_can_only_be_removed(airlock: Airlock, ours: pathlib.Pat
     run("qemu-img", "check", "-q", "double", directory=ours)
 
 
+@pytest.mark.parametrize(
+    ("image", "why"), [("nothing", b"A disk of no bytes"), ("full", b"The header's cluster has no")]
+)
+def test_what_qemu_img_finds_out_when_it_closes(image: str, why: bytes, airlock: Airlock, ours: pathlib.Path) -> None:
+    before = (ours / image).read_bytes()
+    done = airlock(b"bitmap", b"--add", image.encode(), b"x", directory=ours)
+    assert (done.code, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"airlock: Operation add on bitmap x failed: " + why)
+    assert (ours / image).read_bytes() == before
+    wanted = qemu_bitmap(b"--add", image.encode(), b"x", directory=ours)
+    assert wanted.code == 1
+    assert wanted.stderr.count(b"Lost persistent bitmaps") == 2
+
+
 @pytest.mark.parametrize("line", ["--add raw x", "--merge x -b raw a b0", "--add empty x"])
 def test_a_format_is_never_guessed(line: str, airlock: Airlock, ours: pathlib.Path) -> None:
     image = b"empty" if "empty" in line else b"raw"
@@ -287,6 +304,13 @@ def test_no_image_options_and_no_objects(option: bytes, airlock: Airlock, templa
     done = airlock(b"bitmap", option, b"--add", b"a", b"x", directory=template)
     assert done.code == 1
     assert done.stderr.startswith(b"airlock bitmap: unrecognized option '%s'\n" % option)
+
+
+def test_the_added_options_are_spelt_out(airlock: Airlock, template: pathlib.Path) -> None:
+    """Else --e would not mean --enable any more, as it does for qemu-img."""
+    for option in (b"--lis", b"--ex=b0", b"--lim=1", b"--qui", b"--force", b"--out=json"):
+        done = airlock(b"bitmap", option, b"--clear", b"a", b"b0", directory=template)
+        assert done.stderr.startswith(b"airlock bitmap: unrecognized option '%s'\n" % option)
 
 
 def test_a_change_is_not_for_shared_images(airlock: Airlock, ours: pathlib.Path) -> None:
