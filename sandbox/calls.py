@@ -66,9 +66,10 @@ class Selector(t.NamedTuple):
 
 
 def build(operation: str, disk_sizes: t.Sequence[int], fields: t.Mapping[str, t.Any]) -> bytes:
-    """A call struct. operation: "list", "info", "compare", "create", "apply" or "delete".
+    """A call struct. operation: as in the struct's name, "list" for struct call_list.
 
-    disk_sizes: bytes of each disk. fields: the struct's own, but header; bytes give an array, cut to its size.
+    disk_sizes: bytes of each disk. fields: the struct's own, but header; bytes and lists give an array, whose rest
+    stays zero.
     """
     ffi, _library = kvm.bindings()
     call = ffi.new(f"struct call_{operation} *")
@@ -112,13 +113,10 @@ def result(operation: str, data: bytes) -> t.Any:
 
 
 def text(array: t.Any, length: int, limit: int, what: str) -> bytes:
-    """`length` bytes of a uint8_t array. Raises GuestProtocolError above `limit`, and for a NUL among them."""
+    """`length` bytes of a uint8_t array, as they stand in the image. Raises GuestProtocolError above `limit`."""
     if length > limit or length > len(array):
         raise errors.GuestProtocolError(f"The guest's answer has {what} of {length} bytes.")
-    data = bytes(list(array[0:length]))
-    if b"\0" in data:
-        raise errors.GuestProtocolError(f"The guest's answer has {what} with a NUL in it.")
-    return data
+    return bytes(list(array[0:length]))
 
 
 def snapshots(payload: bytes, count: int) -> tuple[Snapshot, ...]:
