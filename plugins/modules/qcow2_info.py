@@ -202,7 +202,7 @@ images:
       returned: success
       sample: null
     bitmap_count:
-      description: How many persistent bitmaps the image says it has, stale ones included.
+      description: How many persistent bitmaps the image has, stale ones not counted.
       type: int
       returned: success
       sample: 0

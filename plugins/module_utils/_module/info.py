@@ -47,13 +47,11 @@ class Extents:
 def _image_record(subject: OpenImage, wanted: Extents | None) -> dict[str, t.Any]:
     """One element of RETURN's `images`."""
     image: info.ImageInfo = subject.run(info.image_info)
-    listed: bitmaps.BitmapList | None = None
-    if image.bitmap_count or wanted:
-        asked = (wanted.bitmap, wanted.limit, wanted.start) if wanted else ()
-        listed = subject.run(bitmaps.list_bitmaps, True, *asked)
-    record = facts.image_facts(subject.path, image, listed.bitmaps if listed else ())
+    asked = (wanted.bitmap, wanted.limit, wanted.start) if wanted else ()
+    listed: bitmaps.BitmapList = subject.run(bitmaps.list_bitmaps, True, *asked)
+    record = facts.image_facts(subject.path, image, listed.bitmaps)
     record.update(path=subject.path, listing=report.listing(image.snapshots))
-    if wanted and listed:
+    if wanted:
         complete = listed.extents_end >= listed.virtual_size
         record["dirty_extents"] = [extent._asdict() for extent in listed.extents]
         record["extents_next"] = None if complete else listed.extents_end
