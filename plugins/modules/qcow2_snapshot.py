@@ -36,8 +36,8 @@ options:
   name:
     description:
       - The name of the snapshot. At most 255 bytes, and no control characters.
-      - Required for O(state=present). For the other states either this or O(snapshot_id) is required, with both of them
-        both must match.
+      - Required for O(state=present), unless O(retention) is given. For the other states either this or O(snapshot_id)
+        is required, with both of them both must match.
       - Names are compared exactly. A name is never taken for an id.
     type: str
   snapshot_id:
@@ -50,7 +50,7 @@ options:
   state:
     description:
       - With V(present), a snapshot of this name is created from the disk's present state, unless there is one already.
-        An older snapshot of that name is left as it is.
+        An older snapshot of that name is left as it is. O(retention) then deletes old snapshots.
       - With V(absent), the snapshot is deleted, unless there is none. The disk's present state is not affected.
       - With V(applied), the disk is rolled back to the snapshot, unless it is in that state already. What was written
         to the disk since then is lost, unless another snapshot holds it. The snapshot itself stays. When there is no
@@ -69,6 +69,38 @@ options:
       - Otherwise such a snapshot is refused with RV(error_code=resize_not_allowed).
     type: bool
     default: false
+  retention:
+    description:
+      - Which snapshots stay, of those whose names start with O(retention.prefix). The others of them are deleted. A
+        snapshot of any other name is never touched.
+      - With O(retention.keep) and O(retention.max_age) both given, a snapshot stays that either of them keeps.
+      - It is applied whether or not O(name) had to be created. The snapshot O(name) itself always stays; when its name
+        starts with the prefix, it is one of those that O(retention.keep) counts. Without O(name) nothing is created.
+      - Creating and deleting is one change. For a list of images it is done for all of them or for none.
+      - Only with O(state=present).
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      prefix:
+        description:
+          - What the names start with that this is about. It must not be empty. Compared exactly, it is no pattern.
+        type: str
+        required: true
+      keep:
+        description:
+          - How many stay, the last ones. At least 1.
+          - The last ones are those at the end of the image's table of snapshots, the ones taken last. Their dates have
+            no part in it, so that a clock that was wrong for a while does no harm.
+          - At least one of this and O(retention.max_age) is required.
+        type: int
+      max_age:
+        description:
+          - Younger ones than this stay. A number of seconds, or one with a unit, V(s), V(m), V(h), V(d) or V(w), as in
+            V(12h) or V(7d).
+          - The age is the time of the managed host, taken once for all images of the task, less the date of the
+            snapshot. A snapshot whose date is in the future is young. Give O(retention.keep) as well, if the clock of
+            the host is not to be trusted.
+        type: str
   force_share:
     description:
       - Look at an image even though another process has it open for writing. What is found there may be out of date
@@ -92,6 +124,24 @@ EXAMPLES = r"""
       - /var/lib/libvirt/images/db-system.qcow2
       - /var/lib/libvirt/images/db-data.qcow2
     name: before-upgrade
+
+- name: Take a snapshot each night, and keep those of a week, and the last three however old they are
+  airlock.images.qcow2_snapshot:
+    path: /var/lib/libvirt/images/web.qcow2
+    name: nightly-{{ now(utc=true).strftime('%Y-%m-%d') }}
+    retention:
+      prefix: nightly-
+      keep: 3
+      max_age: 7d
+
+- name: See which snapshots would go, without taking one
+  airlock.images.qcow2_snapshot:
+    path: /var/lib/libvirt/images/web.qcow2
+    retention:
+      prefix: nightly-
+      keep: 3
+  check_mode: true
+  diff: true
 
 - name: See whether a rollback would change anything
   airlock.images.qcow2_snapshot:
@@ -168,6 +218,12 @@ images:
       type: int
       returned: O(state=applied)
       sample: 17
+    removed:
+      description: The snapshots that O(retention) deleted, in the form of RV(snapshots). In check mode, would delete.
+      type: list
+      elements: dict
+      returned: when O(retention) was given
+      sample: []
 snapshots:
   description:
     - The snapshots that the image has now, in the order of its table. In check mode, those that it would have.
@@ -271,7 +327,7 @@ error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
-      V(control_character), V(snapshot_id_with_present), V(force_share)).
+      V(control_character), V(snapshot_id_with_present), V(bad_retention), V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
       V(open_failed), V(no_space), V(no_journal), V(read_failed), V(write_failed), V(transaction)).
@@ -331,14 +387,23 @@ ARGUMENTS = {
     "snapshot_id": {"type": "str"},
     "state": {"type": "str", "choices": ["present", "absent", "applied"], "default": "present"},
     "allow_resize": {"type": "bool", "default": False},
+    "retention": {
+        "type": "dict",
+        "options": {
+            "prefix": {"type": "str", "required": True},
+            "keep": {"type": "int"},
+            "max_age": {"type": "str"},
+        },
+        "required_one_of": [("keep", "max_age")],
+    },
 }
 
 
 def main() -> t.NoReturn:
     module = AnsibleModule(
         argument_spec=ARGUMENTS,
-        required_if=[("state", "present", ["name"])],
-        required_one_of=[("name", "snapshot_id")],
+        required_if=[("state", "present", ["name", "retention"], True)],
+        required_one_of=[("name", "snapshot_id", "retention")],
         supports_check_mode=True,
     )
     run_module(module, snapshot_flow)

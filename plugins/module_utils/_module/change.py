@@ -5,18 +5,35 @@
 
 from __future__ import annotations
 
-from ..sandbox import snapshot_changes
+import typing as t
+
+from ..sandbox import errors, snapshot_changes
+from ..sandbox.snapshots import Selector
 from .plan import Plan
 
 
 def carry_out(plan: Plan) -> None:
     """Changes the image, and fills in what has come of it."""
-    wanted, run = plan.wanted, plan.subject.run
-    if wanted.state == "present":
-        done = run(snapshot_changes.create_snapshot, wanted.name, wanted.date)
-    elif wanted.state == "absent":
-        done = run(snapshot_changes.delete_snapshot, plan.selector)
-    else:
-        done = run(snapshot_changes.apply_snapshot, plan.selector, wanted.allow_resize)
-    plan.leaked_clusters = done.leaked_clusters
-    plan.after = done.now
+    begun = False
+    for operation, *arguments in _operations(plan):
+        try:
+            done = plan.subject.run(operation, *arguments)
+        except errors.AirlockError as error:
+            error.modified = error.modified or begun
+            raise
+        begun = True
+        plan.leaked_clusters = done.leaked_clusters
+        plan.after = done.now
+
+
+def _operations(plan: Plan) -> t.Iterator[tuple[t.Any, ...]]:
+    """(Function, its arguments behind the image...) in the order of doing: first what is new, then what goes."""
+    wanted = plan.wanted
+    if plan.creates:
+        yield snapshot_changes.create_snapshot, wanted.name, wanted.date
+    for snapshot in plan.outdated:
+        yield snapshot_changes.delete_snapshot, Selector.by_id(snapshot.id, name=snapshot.name)
+    if wanted.state == "absent":
+        yield snapshot_changes.delete_snapshot, plan.selector
+    elif wanted.state == "applied":
+        yield snapshot_changes.apply_snapshot, plan.selector, wanted.allow_resize

@@ -21,7 +21,10 @@ def foresee_all(plans: t.Sequence[Plan]) -> None:
 def _foresee(plan: Plan) -> None:
     snapshots = tuple(plan.before.snapshots)
     size = plan.before.virtual_size
-    if plan.wanted.state == "present":
+    if plan.outdated:
+        gone = set(plan.outdated)
+        snapshots = tuple(snapshot for snapshot in snapshots if snapshot not in gone)
+    if plan.creates:
         seconds, nanoseconds = plan.wanted.date
         snapshots += (
             Snapshot(

@@ -15,12 +15,15 @@ from ..sandbox import errors, snapshots
 from .arguments import image_text
 from .group import OpenImage
 
+if t.TYPE_CHECKING:
+    from .retention import Retention
+
 NAME_LIMIT = 255  # bytes; qemu-img cuts longer names
 ID_LIMIT = 127
 
 
 class Wanted:
-    """What the task asks for: state, name and snapshot_id as bytes (b"": not given), allow_resize, the date."""
+    """What the task asks for: state, name and snapshot_id as bytes (b"": not given), allow_resize, date, retention."""
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
         self.state: str = params["state"]
@@ -34,9 +37,16 @@ class Wanted:
                 "Use state 'present' with name alone.",
                 "snapshot_id_with_present",
             )
+        self.retention: Retention | None = None
+        if params["retention"]:
+            from .retention import Retention  # few tasks need it
+
+            self.retention = Retention(params["retention"], self.state, self.name, NAME_LIMIT)
 
     def matches(self, snapshot: snapshots.Snapshot) -> bool:
-        """Whether the task means this one."""
+        """Whether the task means this one. Without name and id it means none."""
+        if not self.id and not self.name:
+            return False
         return (not self.id or snapshot.id == self.id) and (not self.name or snapshot.name == self.name)
 
     def __str__(self) -> str:
@@ -47,8 +57,9 @@ class Wanted:
 class Plan:
     """What is to be done with one image; made from one read of it, before anything is written.
 
-    found: the snapshot that the task means, if there is one. comparison: of it with the active disk, for state
-    'applied'. changed: whether there is anything to do. after: the snapshots that there are in the end, or would be.
+    found: the snapshot that the task means, if there is one. creates: whether it is missing and wanted. outdated: the
+    snapshots that retention lets go. comparison: of the one found with the active disk, for state 'applied'. changed:
+    whether there is anything to do. after: the snapshots that there are in the end, or would be.
     """
 
     def __init__(self, subject: OpenImage, wanted: Wanted) -> None:
@@ -59,11 +70,17 @@ class Plan:
         self.leaked_clusters: int | None = None
         self.found = self._find()
         self.comparison: snapshots.Comparison | None = None
+        self.creates = wanted.state == "present" and bool(wanted.name) and self.found is None
+        self.outdated: tuple[snapshots.Snapshot, ...] = ()
+        if wanted.retention is not None:
+            self.outdated = wanted.retention.outdated(self.before.snapshots, self.creates, wanted.date)
         if wanted.state == "applied":
             self.comparison = subject.run(snapshots.compare_snapshot, self.selector)
             self.changed = not self.comparison.equal
+        elif wanted.state == "absent":
+            self.changed = self.found is not None
         else:
-            self.changed = (self.found is None) == (wanted.state == "present")
+            self.changed = self.creates or bool(self.outdated)
 
     @property
     def path(self) -> str:

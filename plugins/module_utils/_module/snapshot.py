@@ -74,7 +74,7 @@ def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
 def _records(module: AnsibleModule, plan: Plan) -> list[dict[str, t.Any]]:
     """What there is now, or in check mode would be."""
     records = [snapshot_facts(snapshot) for snapshot in plan.after.snapshots]
-    if module.check_mode and plan.changed and plan.wanted.state == "present":
+    if module.check_mode and plan.creates:
         records[-1] = report.predicted_record(plan.after.snapshots[-1])
     return records
 
@@ -89,6 +89,8 @@ def _image_record(module: AnsibleModule, plan: Plan) -> dict[str, t.Any]:
         "listing": report.listing(plan.after.snapshots),
         "leaked_clusters": plan.leaked_clusters,
     }
+    if plan.wanted.retention is not None:
+        record["removed"] = [snapshot_facts(snapshot) for snapshot in plan.outdated]
     if plan.comparison is not None:
         record["differing_clusters"] = plan.comparison.differing_clusters
     return record
