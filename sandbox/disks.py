@@ -74,15 +74,24 @@ def open_disk(path: str, writable: bool) -> Disk:
     except (OSError, ValueError) as error:
         raise _open_error(path, error, writable) from error
     try:
+        return disk_of_handle(handle, path, writable, by_name=True)
+    finally:
+        os.close(handle)
+
+
+def disk_of_handle(handle: int, path: str, writable: bool, by_name: bool = False) -> Disk:
+    """The very file that an O_PATH handle holds, opened for I/O; the handle stays open.
+
+    by_name: whether, where there is no /proc, the path may be opened once more. Raises ImageOpenError.
+    """
+    try:
         status = os.fstat(handle)
         for matches, what, code in _KINDS:
             if matches(status.st_mode):
                 raise errors.not_regular(path, what, code, writable)
-        descriptor = _reopen(path, handle, status, writable)
+        descriptor = _reopen(path, handle, status, writable, by_name)
     except OSError as error:
         raise errors.open_error(path, error, writable) from error
-    finally:
-        os.close(handle)
     try:
         disk = Disk(path, descriptor, writable)
         _unused = disk.size
@@ -99,12 +108,14 @@ def _open_error(path: str, error: OSError | ValueError, writable: bool) -> error
     return errors.open_error(path, OSError(errno.ENOENT, ""), writable)
 
 
-def _reopen(path: str, handle: int, status: os.stat_result, writable: bool) -> int:
+def _reopen(path: str, handle: int, status: os.stat_result, writable: bool, by_name: bool) -> int:
     """A descriptor for I/O of the very file that an O_PATH handle holds. Raises OSError."""
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
         descriptor = os.open(f"/proc/self/fd/{handle}", flags)
     except FileNotFoundError:
+        if not by_name:
+            raise
         # No /proc. By name, then, and only if it still is the same file.
         descriptor = os.open(path, flags)
         found = os.fstat(descriptor)

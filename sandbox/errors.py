@@ -124,6 +124,12 @@ class ImageOpenError(AirlockError):
     code = "open_failed"
 
 
+class ChainError(AirlockError):
+    """A file that an image names is not opened; `code` names the rule. docs/chain.md has all of them."""
+
+    code = "chain"
+
+
 class ImageInUseError(AirlockError):
     """Another process holds qemu's locks on the image. pids: the holders, as far as the kernel tells."""
 

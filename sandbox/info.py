@@ -13,7 +13,10 @@ from .images import Image, Limits, Report
 
 
 class ImageInfo(t.NamedTuple):
-    """Facts of the format. Sizes in bytes; names as they stand in the image, unchecked."""
+    """Facts of the format. Sizes in bytes; names as they stand in the image, unchecked.
+
+    data_file: its first 1024 bytes, for the format sets no limit.
+    """
 
     version: int
     virtual_size: int
@@ -42,6 +45,11 @@ class ImageInfo(t.NamedTuple):
     def corrupt(self) -> bool:
         """qemu has found contradictions in it."""
         return bool(self.incompatible_features & 2)
+
+    @property
+    def has_data_file(self) -> bool:
+        """The data is in another file. data_file is only a remark without this."""
+        return bool(self.incompatible_features & 4)
 
     @property
     def extended_l2(self) -> bool:
@@ -74,7 +82,7 @@ def image_info(image: Image, limits: Limits | None = None) -> ImageInfo:
         bitmap_count=result.bitmap_count,
         backing_name=calls.text(result.backing_name, result.backing_name_length, 1023, "a backing file's name"),
         backing_format=calls.text(result.backing_format, result.backing_format_length, 15, "a backing file's format"),
-        data_file=calls.text(result.data_file, result.data_file_length, 1023, "a data file's name"),
+        data_file=calls.text(result.data_file, result.data_file_length, 1024, "a data file's name"),
         snapshots=calls.snapshots(payload, result.snapshot_count),
         report=report,
     )

@@ -46,21 +46,31 @@ class _Kind(t.NamedTuple):
     probes: tuple[int, ...]
 
 
-_READ_ONLY = _Kind((100, 201, 203), (200, 101, 103))
 _READ_WRITE = _Kind((100, 101, 103, 201, 203), (200, 201, 203, 101, 103))
 _FORCE_SHARE = _Kind((100,), (200,))
+# By what qemu has the file for, and whether it writes to it. Only a commit writes to a raw file; qemu's lets others write
+# there at the same time, another commit even, and ours does not.
+_KINDS = {
+    ("qcow2", False): _Kind((100, 201, 203), (200, 101, 103)),
+    ("qcow2", True): _READ_WRITE,
+    ("raw", False): _Kind((100,), (200,)),
+    ("raw", True): _READ_WRITE,
+    ("data file", False): _Kind((100, 203), (200, 103)),
+    ("data file", True): _Kind((100, 101, 103, 203), (200, 201, 203, 103)),
+}
 
 
-def lock_image(descriptor: int, path: str, writable: bool, force_share: bool = False) -> Lock:
-    """Takes qemu's locks on an open image, as its qcow2 driver does.
+def lock_image(descriptor: int, path: str, writable: bool, force_share: bool = False, use: str = "qcow2") -> Lock:
+    """Takes qemu's locks on an open image.
 
-    descriptor: open for reading, and for writing when writable. path: for messages.
+    descriptor: open for reading, and for writing when writable. path: for messages. use: "qcow2", "raw", or "data
+    file" for the external data file of a qcow2 image.
     Raises errors.ImageInUseError, with no lock left behind, when somebody else's locks forbid it;
     errors.ForceShareError for a force_share that writes.
     """
     if writable and force_share:
         raise errors.force_share_error(path)
-    kind = _FORCE_SHARE if force_share else _READ_WRITE if writable else _READ_ONLY
+    kind = _FORCE_SHARE if force_share else _KINDS[use, writable]
     try:
         for byte in kind.takes:
             if not _take(descriptor, byte):

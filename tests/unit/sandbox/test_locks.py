@@ -16,6 +16,8 @@ import pytest
 
 from sandbox import errors, locks
 
+from .holding import Holder
+
 READ_ONLY = (100, 201, 203)
 READ_WRITE = (100, 101, 103, 201, 203)
 
@@ -39,31 +41,6 @@ def descriptor(image: str) -> t.Iterator[t.Callable[[bool], int]]:
     yield open_image
     for number in opened:
         os.close(number)
-
-
-class Holder:
-    """A qemu-io that has the image open until the end of its standard input."""
-
-    def __init__(self, image: str, *options: str) -> None:
-        self.process = subprocess.Popen(
-            ["qemu-io", *options, image], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        # The answer to a command shows that the image is open, and locked.
-        self.process.stdin.write(b"length\n")
-        self.process.stdin.flush()
-        answer = b""
-        while b"1 MiB" not in answer:
-            part = os.read(self.process.stdout.fileno(), 4096)
-            assert part, answer
-            answer += part
-
-    def __enter__(self) -> int:
-        return self.process.pid
-
-    def __exit__(self, *_exception: object) -> None:
-        self.process.communicate()
 
 
 def qemu_img(*arguments: str) -> subprocess.CompletedProcess[str]:

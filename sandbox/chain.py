@@ -1,0 +1,243 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The backing chain of an image: each layer opened, locked and asked what it stands on, from the top down.
+
+    with open_chain("top.qcow2", allowed_roots=["/srv/base"]) as chain:
+        print(drawing(chain))  # base.raw <- a.qcow2 <- top.qcow2
+
+A guest reads a layer and reports names as bytes; references.py decides what they may lead to. No format is guessed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+
+from . import disks, errors, info, locks
+from .images import Image, Limits, Report
+from .reference_rules import Reference, RuleError
+from .references import Directory, Found, Key, Policy, file_key, shown_path
+
+if t.TYPE_CHECKING:
+    from .info import ImageInfo
+
+FORMATS = ("qcow2", "raw")
+LAYERS_MAX = 64  # as many files as a guest can be given
+_LEAST_SECONDS = 0.001
+
+
+class Layer:
+    """One image of a chain.
+
+    path: for people: as qemu combines it from the names. format: one of FORMATS. depth: 0 is the top. image: open and
+    locked. info: what its header says, None for a raw one. data_file: the file its data is in, where that is another.
+    """
+
+    def __init__(
+        self, image: Image, format_name: str, depth: int, header: ImageInfo | None, data_file: Image | None
+    ) -> None:
+        self.path = image.path
+        self.format = format_name
+        self.depth = depth
+        self.image = image
+        self.info = header
+        self.data_file = data_file
+
+    @property
+    def virtual_size(self) -> int:
+        """Bytes of the disk; a raw one ends with a whole sector of 512, as qemu has it."""
+        return self.info.virtual_size if self.info else -(-self.image.disk.size // 512) * 512
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the image file, holes included."""
+        return self.image.disk.size
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """(st_dev, st_ino)."""
+        return self.image.disk.identity
+
+    @property
+    def backing_name(self) -> bytes:
+        """As it stands in the image; b"" in a base."""
+        return self.info.backing_name if self.info else b""
+
+    @property
+    def backing_format(self) -> bytes:
+        """As it stands in the image; b"" when it is not recorded."""
+        return self.info.backing_format if self.info else b""
+
+
+class Chain:
+    """The layers from the top to the base, open and locked until close(). reports: of the guests that read them."""
+
+    def __init__(self, layers: t.Sequence[Layer], reports: t.Sequence[Report], stack: contextlib.ExitStack) -> None:
+        self.layers = tuple(layers)
+        self.reports = tuple(reports)
+        self._stack = stack
+
+    @property
+    def top(self) -> Layer:
+        return self.layers[0]
+
+    @property
+    def base(self) -> Layer:
+        """The last layer, the top itself when it stands alone."""
+        return self.layers[-1]
+
+    def close(self) -> None:
+        """Drops all locks but those of an image that the caller had open."""
+        self._stack.close()
+
+    def __enter__(self) -> Chain:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def open_chain(
+    top: Image | str | bytes,
+    *,
+    backing_format: str | None = None,
+    allowed_roots: t.Sequence[str | bytes] = (),
+    writable_layers: t.Container[int] = (),
+    depth_limit: int = LAYERS_MAX,
+    force_share: bool = False,
+    limits: Limits | None = None,
+) -> Chain:
+    """All layers below a qcow2 image, and that image itself.
+
+    top: a path, or an image that is open already; closing the chain leaves that open. backing_format: one of FORMATS,
+    for layers that do not record what they stand on. allowed_roots: directories, files and block devices that names
+    may lead to besides the directory of the image that has them. writable_layers: depths of those to open for writing.
+    depth_limit: layers. force_share: as in Image.open(). limits: of each guest; the seconds are for all together.
+
+    Raises ChainError for what docs/chain.md says, ArgumentError, ImageOpenError, ImageInUseError, RefusalError.
+    """
+    if backing_format is not None and backing_format not in FORMATS:
+        raise errors.ArgumentError(
+            f"backing_format is '{errors.clean(backing_format, 32)}'. It can be qcow2 or raw.", "unknown_format"
+        )
+    with contextlib.ExitStack() as stack:
+        if not isinstance(top, Image):
+            top = stack.enter_context(Image.open(top, 0 in writable_layers, force_share))
+        policy = stack.enter_context(Policy(allowed_roots))
+        walker = _Opener(stack, policy, writable_layers, force_share, limits or Limits())
+        layers = walker.layers(top, backing_format, depth_limit)
+        return Chain(layers, walker.reports, stack.pop_all())
+
+
+def drawing(chain: Chain) -> str:
+    """The chain in one line, base first: "base.raw <- a.qcow2 <- top.qcow2". Printable.
+
+    Names of files; whole paths where two layers have the same name.
+    """
+    names = [os.path.basename(layer.path) for layer in chain.layers]
+    if len(set(names)) < len(names):
+        names = [layer.path for layer in chain.layers]
+    return " <- ".join(errors.clean(name, errors.PATH_LIMIT) for name in reversed(names))
+
+
+class _Opener:
+    """Opens layer after layer; all that it opens goes onto the stack."""
+
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        policy: Policy,
+        writable_layers: t.Container[int],
+        force_share: bool,
+        limits: Limits,
+    ) -> None:
+        self.reports: list[Report] = []
+        self._stack = stack
+        self._policy = policy
+        self._writable_layers = writable_layers
+        self._force_share = force_share
+        self._limits = limits
+        self._deadline = time.monotonic() + limits.seconds
+        self._seen: set[Key] = set()
+
+    def layers(self, top: Image, backing_format: str | None, depth_limit: int) -> list[Layer]:
+        """From the top to the base."""
+        self._seen.add(file_key(os.fstat(top.disk.descriptor)))
+        home = self._policy.home_of(top.path)
+        layers = [self._layer(top, "qcow2", 0, home)]
+        while layers[-1].backing_name:
+            above = layers[-1]
+            reference = Reference(above.backing_name, "backing", above.path)
+            if len(layers) >= depth_limit:
+                from . import reference_refusals
+
+                raise reference_refusals.too_deep(top.path, depth_limit)
+            self._policy.check(reference, home)
+            format_name = _format(above, reference, backing_format)
+            with _as_backing_file(top.path, shown_path(reference.name, home), above.depth + 1):
+                found = self._policy.find(reference, home)
+                writable = above.depth + 1 in self._writable_layers
+                image = self._open(reference, found, writable, format_name)
+                home = found.home
+                layers.append(self._layer(image, format_name, above.depth + 1, home))
+        return layers
+
+    def _layer(self, image: Image, format_name: str, depth: int, home: Directory) -> Layer:
+        """Asks a guest about an image that is open; its data file is opened as well."""
+        if format_name == "raw":
+            return Layer(image, format_name, depth, None, None)
+        seconds = max(self._deadline - time.monotonic(), _LEAST_SECONDS)
+        header = info.image_info(image, self._limits._replace(seconds=seconds))
+        self.reports.append(header.report)
+        data_file = None
+        if header.has_data_file:
+            reference = Reference(header.data_file, "data_file", image.path)
+            found = self._policy.find(reference, home)
+            data_file = self._open(reference, found, image.disk.writable, "data file")
+        return Layer(image, format_name, depth, header, data_file)
+
+    def _open(self, reference: Reference, found: Found, writable: bool, use: str) -> Image:
+        """Opens and locks what a name was found to lead to, unless the chain has it already."""
+        try:
+            if found.key in self._seen:
+                from . import reference_refusals
+
+                raise reference_refusals.refusal(reference, RuleError("loop"), found.path)
+            self._seen.add(found.key)
+            disk = disks.disk_of_handle(found.handle, found.path, writable)
+        finally:
+            os.close(found.handle)
+        self._stack.callback(disk.close)
+        share = self._force_share and not writable
+        return Image(found.path, disk, locks.lock_image(disk.descriptor, found.path, writable, share, use))
+
+
+def _format(above: Layer, reference: Reference, stated: str | None) -> str:
+    """The format of the layer below: as recorded, or as stated where nothing is. Raises ChainError."""
+    if not above.backing_format and stated is not None:
+        return stated
+    recorded = os.fsdecode(above.backing_format)
+    if recorded in FORMATS:
+        return recorded
+    from . import reference_refusals
+
+    if not recorded:
+        raise reference_refusals.format_missing(reference)
+    raise reference_refusals.format_unknown(reference, above.backing_format)
+
+
+@contextlib.contextmanager
+def _as_backing_file(top: str, path: str, depth: int) -> t.Iterator[None]:
+    """Gives what goes wrong with a lower layer the words that qemu-img has when it opens the top."""
+    try:
+        yield
+    except errors.AirlockError as error:
+        own = f"Could not open '{path}': "
+        *others, last = error.qemu_reports or ("",)
+        if last.startswith(own):
+            prefix = f"Could not open '{top}': " + "Could not open backing file: " * depth
+            error.qemu_reports = (*others, prefix + last[len(own) :])
+        raise

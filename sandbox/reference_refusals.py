@@ -1,0 +1,96 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Why a file that an image names is not opened: the rule, and the option that would allow it, where one may.
+
+A message has the name as it stands in the image, made printable, and nothing of what was found on the way.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from .errors import PATH_LIMIT, ChainError, clean
+from .reference_rules import NAME_MAX, Reference, RuleError
+
+_ROLES = {"backing": "backing file", "data_file": "data file"}
+_RELINK = 'Name a file with "qemu-img rebase -u", if you know the image.'
+_ALLOW = "If you trust the image, add the directory of the file to allowed_roots"
+
+WORDINGS = {
+    "name_empty": "The name is empty.",
+    "name_nul": f"There is a NUL in the name, which no file's name has. {_RELINK}",
+    "protocol": "What stands in front of the colon is a protocol to QEMU. Protocols, URLs and json: are never opened. "
+    f"{_RELINK} One with a colon is written with ./ in front.",
+    "name_long": f"The name has more than {NAME_MAX} bytes, or a part of it more than 255. {_RELINK}",
+    "absolute": f"An absolute name must lead into the directory of the image, or into one of allowed_roots. {_ALLOW}.",
+    "outside": f"The name leads out of the directory of the image, and into none of allowed_roots. {_ALLOW}.",
+    "symlink": "A symbolic link on the way leads out of the directory of the image and of allowed_roots. If you trust "
+    "the link, add the directory that it leads to to allowed_roots.",
+    "symlink_loop": "There are more than 40 symbolic links on the way. Name the file itself.",
+    "not_found": 'There is no such file. Put it there, or name another one with "qemu-img rebase -u".',
+    "permission": "It may not be opened. Run this as a user who may, or change the file's permissions.",
+    "not_regular": "That is no regular file. Directories, FIFOs, sockets and character devices are never opened. "
+    f"{_RELINK}",
+    "block_device": "That is a block device, which an image alone may not choose. If you trust the image, add the "
+    "device to allowed_roots.",
+    "loop": f"That is a file which the chain has already: a chain that returns to itself has no end. {_RELINK}",
+    "open_failed": "It cannot be opened: {reason}.",
+}
+_RULES_OF_ERRORS = {
+    errno.ENOENT: "not_found",
+    errno.ENOTDIR: "not_found",
+    errno.ESTALE: "not_found",
+    errno.ENAMETOOLONG: "name_long",
+    errno.EACCES: "permission",
+    errno.EPERM: "permission",
+}
+
+
+def refusal(reference: Reference, error: RuleError | OSError, path: str) -> ChainError:
+    """The exception for a name that breaks a rule, or that cannot be opened. Its code is the role and the rule.
+
+    path: as qemu would have it, for qemu-img's words.
+    """
+    reports = []
+    if isinstance(error, RuleError):
+        rule, reason = str(error), ""
+    else:
+        rule = _RULES_OF_ERRORS.get(error.errno or 0, "open_failed")
+        reason = os.strerror(error.errno or 0)
+        reports = [f"Could not open '{path}': Could not open '{path}': {reason}"]
+    message = f"{_subject(reference)} is not opened. {WORDINGS[rule].format(reason=reason)}"
+    return ChainError(message, reports, f"{reference.role}_{rule}")
+
+
+def format_missing(reference: Reference) -> ChainError:
+    """The exception for an overlay that does not say what its backing file is."""
+    return ChainError(
+        f"{_subject(reference)} has no format recorded. A format is never guessed, for the content of a disk could "
+        "make it any. State it with backing_format: qcow2 or raw.",
+        code="backing_format_missing",
+    )
+
+
+def format_unknown(reference: Reference, name: bytes) -> ChainError:
+    """The exception for a recorded format that is none of ours."""
+    return ChainError(
+        f"{_subject(reference)} is recorded as of the format '{clean(name, 32)}'. Known are qcow2 and raw. If it is "
+        'one of them, record that with "qemu-img rebase -u -F".',
+        code="backing_format_unknown",
+    )
+
+
+def too_deep(top: str, limit: int) -> ChainError:
+    """The exception for a chain of more layers than there may be."""
+    return ChainError(
+        f"{clean(top, PATH_LIMIT)} has a chain of more than {limit} layers. Shorten it with "
+        '"qemu-img commit" or "qemu-img rebase".',
+        code="chain_too_deep",
+    )
+
+
+def _subject(reference: Reference) -> str:
+    role = _ROLES[reference.role]
+    return f"{clean(reference.image, PATH_LIMIT)} names the {role} '{clean(reference.name)}', which"

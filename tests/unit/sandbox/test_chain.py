@@ -1,0 +1,326 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Chains that are sound, with real images, real guests, and qemu-img's view of the same files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import types
+import typing as t
+
+import pytest
+
+import sandbox.chain
+from sandbox import errors
+from sandbox.answers import Limits
+from sandbox.chain import Chain, drawing, open_chain
+from sandbox.images import Image
+
+from .chain_images import overlay, raw
+from .holding import Holder
+
+
+@pytest.fixture(autouse=True)
+def _no_descriptor_left() -> t.Iterator[None]:
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A directory with base.qcow2 in it; a sibling of it is "other", with base.qcow2 too."""
+    for name in ("home", "other", "home/sub"):
+        (tmp_path / name).mkdir()
+        overlay(tmp_path / name / "base.qcow2")
+    return tmp_path / "home"
+
+
+def files(chain: Chain) -> list[tuple[int, int]]:
+    return [layer.identity for layer in chain.layers]
+
+
+def qemus_files(top: pathlib.Path) -> list[tuple[int, int]]:
+    """The files that qemu-img opens for the chain."""
+    command = ["qemu-img", "info", "--backing-chain", "--output=json", str(top)]
+    done = subprocess.run(command, check=True, capture_output=True)
+    found = [os.stat(image["filename"]) for image in json.loads(done.stdout)]
+    return [(status.st_dev, status.st_ino) for status in found]
+
+
+def test_three_layers(home: pathlib.Path) -> None:
+    raw(home / "base.raw", 1000000)
+    overlay(home / "a.qcow2", b"base.raw", b"raw")
+    top = overlay(home / "top.qcow2", b"a.qcow2")
+    with open_chain(str(top)) as chain:
+        assert [layer.path for layer in chain.layers] == [str(home / n) for n in ("top.qcow2", "a.qcow2", "base.raw")]
+        assert [layer.format for layer in chain.layers] == ["qcow2", "qcow2", "raw"]
+        assert [layer.depth for layer in chain.layers] == [0, 1, 2]
+        assert [layer.virtual_size for layer in chain.layers] == [1 << 20, 1 << 20, 1000448]
+        assert [layer.file_size for layer in chain.layers] == [os.stat(layer.path).st_size for layer in chain.layers]
+        assert [layer.backing_name for layer in chain.layers] == [b"a.qcow2", b"base.raw", b""]
+        assert [layer.backing_format for layer in chain.layers] == [b"qcow2", b"raw", b""]
+        assert [layer.info is None for layer in chain.layers] == [False, False, True]
+        assert (chain.top, chain.base) == (chain.layers[0], chain.layers[2])
+        assert files(chain) == qemus_files(top)
+        assert drawing(chain) == "base.raw <- a.qcow2 <- top.qcow2"
+        assert len(chain.reports) == 2
+        assert "user_mode_guest" in chain.reports[1].layers
+
+
+def test_image_that_stands_alone(home: pathlib.Path) -> None:
+    with open_chain(home / "base.qcow2") as chain:
+        assert drawing(chain) == "base.qcow2"
+        assert chain.top is chain.base
+
+
+def test_image_that_the_caller_has_open_stays_open(home: pathlib.Path) -> None:
+    overlay(home / "top.qcow2", b"base.qcow2")
+    with Image.open(str(home / "top.qcow2"), writable=True) as image:
+        with open_chain(image) as chain:
+            assert chain.top.image is image
+            base = chain.base.image.disk
+        assert image.disk.size > 0
+        assert base.descriptor == -1
+
+
+def test_relative_path_of_the_top(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlay(home / "top.qcow2", b"sub/base.qcow2")
+    monkeypatch.chdir(home)
+    with open_chain("top.qcow2") as chain:
+        assert [layer.path for layer in chain.layers] == ["top.qcow2", "sub/base.qcow2"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"base.qcow2",
+        b"./base.qcow2",
+        b".//sub/./base.qcow2",
+        b"sub/../base.qcow2",
+        b"../home/base.qcow2",
+        b"../home/sub/base.qcow2",
+        b"%(home)s/base.qcow2",
+        b"%(home)s/sub/../base.qcow2",
+        b"%(home)s/../home/base.qcow2",
+        b"link.qcow2",
+        b"absolute-link.qcow2",
+        b"way/base.qcow2",
+        b"way/link-back.qcow2",
+        b"sub/up/base.qcow2",
+        b"round-about.qcow2",
+        b"./colon:base.qcow2",
+        b"line\nbreak\x1b[31m.qcow2",
+        b"../other/base.qcow2",
+        b"%(home)s/../other/base.qcow2",
+        b"%(other)s/base.qcow2",
+        b"link-to-other.qcow2",
+        b"way-to-other/base.qcow2",
+        b"way-to-other/../home/base.qcow2",
+    ],
+)
+def test_name_that_leads_where_qemu_goes(home: pathlib.Path, name: bytes) -> None:
+    """Links inside, detours, odd names; and whatever leads to "other", which is allowed here."""
+    other = home.parent / "other"
+    (home / "link.qcow2").symlink_to("base.qcow2")
+    (home / "absolute-link.qcow2").symlink_to(home / "base.qcow2")
+    (home / "way").symlink_to("sub")
+    (home / "sub/link-back.qcow2").symlink_to("../base.qcow2")
+    (home / "sub/up").symlink_to("../sub/..")
+    (home / "round-about.qcow2").symlink_to("../home/link.qcow2")
+    (home / "link-to-other.qcow2").symlink_to(other / "base.qcow2")
+    (home / "way-to-other").symlink_to("../other")
+    for odd in ("colon:base.qcow2", "line\nbreak\x1b[31m.qcow2"):
+        shutil.copy(home / "base.qcow2", home / odd)
+    top = overlay(home / "top.qcow2", name % {b"home": os.fsencode(home), b"other": os.fsencode(other)})
+    with open_chain(str(top), allowed_roots=[str(other)]) as chain:
+        assert len(chain.layers) == 2
+        assert files(chain) == qemus_files(top)
+        assert drawing(chain).isprintable()
+
+
+def test_name_that_is_no_text(home: pathlib.Path) -> None:
+    (home / "base.qcow2").rename(os.fsdecode(os.fsencode(home) + b"/\xff\x80"))
+    top = overlay(home / "top.qcow2", b"\xff\x80")
+    with open_chain(str(top)) as chain:
+        assert drawing(chain) == "\ufffd\ufffd <- top.qcow2"
+
+
+def test_each_layer_has_a_directory_of_its_own(home: pathlib.Path) -> None:
+    """Relative names start where qemu starts: behind a link to a directory, but beside a link to a file."""
+    overlay(home / "sub/b.qcow2", b"base.qcow2")
+    (home / "way").symlink_to("sub")
+    (home / "b-link.qcow2").symlink_to("sub/b.qcow2")
+    for name, base in ((b"sub/b.qcow2", "sub"), (b"way/b.qcow2", "sub"), (b"b-link.qcow2", ".")):
+        top = overlay(home / "top.qcow2", name)
+        with open_chain(str(top)) as chain:
+            assert files(chain) == qemus_files(top)
+            status = os.stat(home / base / "base.qcow2")
+            assert chain.base.identity == (status.st_dev, status.st_ino)
+
+
+def test_top_behind_links_of_the_caller(home: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The caller may take any way; an absolute name may be spelt either way."""
+    (tmp_path / "alias").symlink_to("home")
+    for name in (b"base.qcow2", os.fsencode(tmp_path / "alias/base.qcow2"), os.fsencode(home / "base.qcow2")):
+        overlay(home / "top.qcow2", name)
+        with open_chain(str(tmp_path / "alias/top.qcow2")) as chain:
+            assert files(chain)[1] == (os.stat(home).st_dev, os.stat(home / "base.qcow2").st_ino)
+
+
+@pytest.mark.parametrize("root", [b"/", b"%(parent)s", b"%(parent)s/other", b"%(parent)s/other/base.qcow2"])
+@pytest.mark.parametrize("name", [b"%(parent)s/other/base.qcow2", b"../other/base.qcow2"])
+def test_allowed_roots(home: pathlib.Path, root: bytes, name: bytes) -> None:
+    """A directory far above, the directory itself, or nothing but the file."""
+    words = {b"parent": os.fsencode(home.parent)}
+    top = overlay(home / "top.qcow2", name % words)
+    with open_chain(str(top), allowed_roots=[root % words]) as chain:
+        assert files(chain) == qemus_files(top)
+
+
+def test_layer_in_an_allowed_root_has_neighbours(home: pathlib.Path) -> None:
+    overlay(home.parent / "other/a.qcow2", b"base.qcow2")
+    top = overlay(home / "top.qcow2", b"../other/a.qcow2")
+    for root in ("other", "other/a.qcow2"):
+        with open_chain(str(top), allowed_roots=[str(home.parent / root)]) as chain:
+            assert files(chain) == qemus_files(top)
+
+
+@pytest.mark.parametrize("root", ["", "nothing", "fifo", "nul\0"])
+def test_root_that_is_none(home: pathlib.Path, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    os.mkfifo("fifo")
+    with pytest.raises(errors.ArgumentError) as caught:
+        open_chain("base.qcow2", allowed_roots=["sub", root])
+    assert caught.value.code == "bad_allowed_root"
+
+
+def test_stated_format_is_for_layers_that_record_none(home: pathlib.Path) -> None:
+    raw(home / "disk")
+    overlay(home / "a.qcow2", b"disk", b"raw")
+    top = overlay(home / "top.qcow2", b"a.qcow2", b"")
+    with open_chain(str(top), backing_format="qcow2") as chain:
+        assert [layer.format for layer in chain.layers] == ["qcow2", "qcow2", "raw"]
+    with pytest.raises(errors.ArgumentError) as caught:
+        open_chain(str(top), backing_format="vdi")
+    assert caught.value.code == "unknown_format"
+
+
+def test_raw_layer_that_looks_like_qcow2_ends_the_chain(home: pathlib.Path) -> None:
+    overlay(home / "disk", b"/etc/shadow")
+    top = overlay(home / "top.qcow2", b"disk", b"raw")
+    with open_chain(str(top)) as chain:
+        assert [layer.format for layer in chain.layers] == ["qcow2", "raw"]
+        assert chain.base.virtual_size == -(-os.stat(home / "disk").st_size // 512) * 512
+
+
+def test_data_file(home: pathlib.Path) -> None:
+    raw(home / "sub/data.raw")
+    overlay(home / "a.qcow2", data_file=b"sub/data.raw")
+    top = overlay(home / "top.qcow2", b"a.qcow2")
+    with open_chain(str(top)) as chain:
+        assert chain.top.data_file is None
+        data = chain.base.data_file
+        assert data is not None
+        assert data.path == str(home / "sub/data.raw")
+        assert data.lock.held == (100, 203)
+    with open_chain(str(home / "a.qcow2"), writable_layers=(0,)) as chain:
+        assert chain.top.data_file is not None
+        assert chain.top.data_file.disk.writable
+        assert chain.top.data_file.lock.held == (100, 101, 103, 203)
+
+
+@pytest.mark.parametrize("base_format", ["qcow2", "raw"])
+def test_locks_are_qemus(home: pathlib.Path, base_format: str) -> None:
+    base = overlay(home / "base") if base_format == "qcow2" else raw(home / "base")
+    top = overlay(home / "top.qcow2", b"base", base_format.encode())
+    readers = {"qcow2": (100, 201, 203), "raw": (100,)}
+    writer = (100, 101, 103, 201, 203)
+    with open_chain(str(top)) as chain:
+        assert [layer.image.lock.held for layer in chain.layers] == [readers["qcow2"], readers[base_format]]
+        assert not any(layer.image.disk.writable for layer in chain.layers)
+    with open_chain(str(top), writable_layers=(0, 1)) as chain:
+        assert [layer.image.lock.held for layer in chain.layers] == [writer, writer]
+        assert all(layer.image.disk.writable for layer in chain.layers)
+    with Holder(str(base), "-f", base_format), pytest.raises(errors.ImageInUseError):
+        open_chain(str(top), writable_layers=(1,))
+
+
+def test_layer_that_somebody_writes(home: pathlib.Path) -> None:
+    overlay(home / "a.qcow2", b"base.qcow2")
+    top = overlay(home / "top.qcow2", b"a.qcow2")
+    with Holder(str(home / "base.qcow2")) as pid:
+        with pytest.raises(errors.ImageInUseError) as caught:
+            open_chain(str(top))
+        assert caught.value.pids == (pid,)
+        theirs = subprocess.run(["qemu-img", "snapshot", "-l", str(top)], check=False, capture_output=True, text=True)
+        assert theirs.stderr == f"qemu-img: {caught.value.qemu_message}\n"
+        with open_chain(str(top), force_share=True) as chain:
+            assert [layer.image.lock.held for layer in chain.layers] == [(100,)] * 3
+
+
+def test_layer_that_is_missing_in_qemus_words(home: pathlib.Path) -> None:
+    overlay(home / "a.qcow2", b"nothing")
+    top = overlay(home / "top.qcow2", b"a.qcow2")
+    with pytest.raises(errors.ChainError) as caught:
+        open_chain(str(top))
+    theirs = subprocess.run(["qemu-img", "snapshot", "-l", str(top)], check=False, capture_output=True, text=True)
+    assert theirs.stderr == f"qemu-img: {caught.value.qemu_message}\n"
+
+
+def test_layer_that_is_no_qcow2(home: pathlib.Path) -> None:
+    raw(home / "disk")
+    top = overlay(home / "top.qcow2", b"disk", b"qcow2")
+    with pytest.raises(errors.NotQcow2Error) as caught:
+        open_chain(str(top))
+    assert caught.value.message.startswith(f"{home}/disk: ")
+    theirs = subprocess.run(["qemu-img", "snapshot", "-l", str(top)], check=False, capture_output=True, text=True)
+    assert theirs.stderr == f"qemu-img: {caught.value.qemu_message}\n"
+
+
+def test_seconds_are_for_all_guests_together(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 1.0, 58.0, 61.0])
+    clock = types.SimpleNamespace(monotonic=lambda: next(times))
+    given: list[float] = []
+    real = Limits._replace
+
+    def note(limits: Limits, **changes: t.Any) -> Limits:
+        given.append(changes["seconds"])
+        return real(limits)
+
+    monkeypatch.setattr(sandbox.chain, "time", clock)
+    monkeypatch.setattr(Limits, "_replace", note)
+    overlay(home / "a.qcow2", b"base.qcow2")
+    top = overlay(home / "top.qcow2", b"a.qcow2")
+    open_chain(str(top)).close()
+    assert given == [59.0, 2.0, 0.001]
+
+
+def test_block_device(home: pathlib.Path) -> None:
+    """A loop device, where this machine lets us have one; otherwise what stands in its place is a FIFO. An image alone
+    may choose neither; the operator may choose the device."""
+    raw(home / "disk")
+    losetup = shutil.which("losetup") or "/sbin/losetup"
+    made = subprocess.run(
+        [losetup, "--find", "--show", str(home / "disk")], check=False, capture_output=True, text=True
+    )
+    device = made.stdout.strip() or str(home / "fifo")
+    if made.returncode:
+        os.mkfifo(device)
+    top = overlay(home / "top.qcow2", os.fsencode(device), b"raw")
+    try:
+        with pytest.raises(errors.ChainError) as caught:
+            open_chain(str(top), allowed_roots=[os.path.dirname(device)])
+        assert caught.value.code == ("backing_not_regular" if made.returncode else "backing_block_device")
+        if made.returncode == 0:
+            with open_chain(str(top), allowed_roots=[device]) as chain:
+                assert chain.base.image.disk.is_block
+                assert chain.base.virtual_size == 1 << 20
+    finally:
+        if made.returncode == 0:
+            subprocess.run([losetup, "--detach", device], check=True)
