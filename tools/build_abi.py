@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import re
 import sys
 import tempfile
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,49 +63,86 @@ def tables(cdef: str) -> dict[str, Any]:
     return caught
 
 
-def literal(value: bytes) -> str:
-    """A bytes literal in double quotes, escaped so that no linter reads words into it."""
+def escaped(value: bytes) -> str:
+    """What stands for these bytes in a literal, escaped so that no linter reads words into it."""
     plain = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$,")
-    return 'b"' + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in value) + '"'
+    return "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in value)
 
 
-def laid_out(value: Any, indent: int) -> list[str]:
-    """Source lines for a table: nested tuples of bytes and integers, one element a line, long bytes broken."""
-    pad = " " * indent
-    if isinstance(value, int):
-        return [f"{pad}{value:#x}"]
-    if isinstance(value, bytes):
-        # At most four columns a byte.
-        step = (WIDTH - indent - 3) // 4
-        pieces = [value[at : at + step] for at in range(0, len(value), step)] or [b""]
-        if len(pieces) == 1:
-            return [pad + literal(value)]
-        inner = " " * (indent + 4)
-        return [f"{pad}(", *(inner + literal(piece) for piece in pieces), f"{pad})"]
-    lines = [f"{pad}("]
-    for element in value:
-        inside = laid_out(element, indent + 4)
-        lines += [*inside[:-1], inside[-1] + ","]
-    return [*lines, f"{pad})"]
+def joined(values: Sequence[bytes], separator: bytes) -> bytes:
+    """All in one, to be split at the separator. Raises ValueError where that would give something else."""
+    text = separator.join(values)
+    if tuple(text.split(separator)) != tuple(values):
+        raise ValueError("a separator stands in a table")
+    return text
+
+
+def wrapped(line: str) -> str:
+    """The line of a literal in as many lines of the source as it takes."""
+    pieces = [""]
+    for token in re.findall(r"\\x..|.", line):
+        if len(pieces[-1]) + len(token) > WIDTH:
+            pieces.append("")
+        pieces[-1] += token
+    return "\\\n".join(pieces)
+
+
+def literal(name: str, value: bytes, *separators: bytes) -> str:
+    """An assignment of bytes, in one literal. Its lines end with separators; other ends of lines are escaped."""
+    text = escaped(value)
+    for separator in separators:
+        text = text.replace(escaped(separator), separator.decode())
+    lines = map(wrapped, text.replace("\\x20", " ").split("\n"))
+    return "\n".join([f'{name} = b"""\\', *lines]) + '"""\n'
+
+
+LOAD = """
+
+def _globals() -> Iterator[bytes | int]:
+    for entry in GLOBALS.split(b",\\n"):
+        name, _space, value = entry.rpartition(b" ")
+        yield name
+        yield int(value)
+
+
+def load() -> Any:
+    \"""The FFI object of all structs, constants and functions; always the same one. Raises ImportError.\"""
+    if not _LOADED:
+        import _cffi_backend
+
+        _LOADED.append(
+            _cffi_backend.FFI(
+                "_abi",
+                _version=VERSION,
+                _types=TYPES,
+                _globals=tuple(_globals()),
+                _struct_unions=tuple(tuple(one.split(b",\\n")) for one in STRUCTS.split(b";\\n")),
+                _enums=tuple(ENUMS.split(b",\\n")),
+            )
+        )
+    return _LOADED[0]
+"""
 
 
 def module(arguments: dict[str, Any]) -> str:
-    """The text of _abi.py."""
-    lines = [
+    """The text of _abi.py. Long literals and not tuples of short ones, which take a task 1 ms to compile."""
+    tables = dict(arguments)
+    names = iter(tables.pop("_globals"))
+    entries = [b"%s %d" % (name, next(names)) for name in names]
+    structs = [joined(struct, b",\n") for struct in tables.pop("_struct_unions")]
+    parts = [
         HEAD.format(maker="build_abi.py"),
-        "from typing import Any\n\n_LOADED: list[Any] = []\n\n\n",
-        "def load() -> Any:\n",
-        '    """The FFI object of all structs, constants and functions; always the same one. Raises ImportError."""\n',
-        "    if not _LOADED:\n",
-        "        import _cffi_backend\n\n",
-        "        _LOADED.append(_cffi_backend.FFI(\n",
-        '            "_abi",\n',
+        "from collections.abc import Iterator\nfrom typing import Any\n\n_LOADED: list[Any] = []\n\n",
+        f"VERSION = {tables.pop('_version'):#x}\n",
+        literal("TYPES", tables.pop("_types")),
+        literal("GLOBALS", joined(entries, b",\n"), b",\n"),
+        literal("STRUCTS", joined(structs, b";\n"), b";\n", b",\n"),
+        literal("ENUMS", joined(tables.pop("_enums"), b",\n"), b",\n"),
+        LOAD,
     ]
-    for name, value in arguments.items():
-        first, *rest = laid_out(value, 12)
-        lines.append("\n".join([f"            {name}={first.lstrip()}", *rest]) + ",\n")
-    lines += ["        ))\n", "    return _LOADED[0]\n"]
-    return "".join(lines)
+    if tables:
+        raise ValueError(f"cffi has further tables: {sorted(tables)}")
+    return "".join(parts)
 
 
 def main() -> None:

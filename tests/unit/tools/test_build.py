@@ -13,6 +13,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,26 @@ def test_abi(tmp_path):
     assert ffi.sizeof("struct doorbell_request") == 64
     assert ffi.sizeof("struct doorbell") == 64 + 255 * 64
     assert ffi.dlopen(None).MEMORY_SIZE == 128 << 20
+
+
+def test_the_tables_are_those_of_cffi(tmp_path, monkeypatch):
+    tables = build_abi.tables(build_abi.declarations())
+    path = tmp_path / "abi.py"
+    path.write_text(build_abi.module(tables))
+    stand_in = types.ModuleType("_cffi_backend")
+    stand_in.FFI = lambda _name, **arguments: arguments
+    monkeypatch.setitem(sys.modules, "_cffi_backend", stand_in)
+    assert loaded(path).load() == tables
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [({"_enums": (b"one,\ntwo",)}, "separator"), ({"_includes": ()}, "further tables.*_includes")],
+)
+def test_tables_of_another_form_are_refused(changed, complaint):
+    tables = build_abi.tables(build_abi.declarations())
+    with pytest.raises(ValueError, match=complaint):
+        build_abi.module({**tables, **changed})
 
 
 def test_the_abi_in_the_tree_is_of_these_headers():
