@@ -69,11 +69,15 @@ def take_turns(contenders: Mapping[str, Callable[[], float]], repeats: int) -> d
     return {name: Spread.of(values) for name, values in seconds.items()}
 
 
-def peak_memory(command: Sequence[str]) -> Memory:
-    """Runs `command` and watches its process tree. The watching slows it down: not for timed runs."""
+def peak_memory(command: Sequence[str], may_fail: bool = False) -> Memory:
+    """Runs `command` and watches its process tree. The watching slows it down: not for timed runs.
+
+    may_fail: a refusal will do, too. Raises RuntimeError for one otherwise.
+    """
     highest: dict[int, int] = {}
     shared_once = 0
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    errors = subprocess.DEVNULL if may_fail else None
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors) as process:
         while process.poll() is None:
             total = 0
             for pid in _tree(process.pid):
@@ -81,7 +85,7 @@ def peak_memory(command: Sequence[str]) -> Memory:
                 highest[pid] = max(highest.get(pid, 0), _field(f"/proc/{pid}/status", "VmHWM:"))
             shared_once = max(shared_once, total)
             time.sleep(0.001)
-    if process.returncode:
+    if process.returncode and not may_fail:
         raise RuntimeError(f"{' '.join(command)}: exit {process.returncode}")
     return Memory(shared_once, sum(highest.values()))
 

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import typing as t
 
-from benchmarks import large_image, measure, small_images
+from benchmarks import bitmaps, large_image, measure, small_images
 
 _MIB = 1 << 20
 
@@ -54,14 +54,37 @@ def show_large(size: str, result: large_image.Result) -> None:
     heads = ["of the whole process tree", "exits", "read MiB", "written MiB", "peak MiB, airlock", "peak MiB, qemu-img"]
     rows = []
     for row in result.rows:
-        report = row.report
-        moved = [str(report.exits), f"{report.bytes_read / _MIB:.0f}", f"{report.bytes_written / _MIB:.0f}"]
-        peaks = [
-            f"{memory.shared_once / _MIB:.0f} (at most {memory.each_apart / _MIB:.0f})"
-            for memory in (row.memory["airlock"], row.memory["qemu-img"])
-        ]
-        rows.append([row.operation, *moved, *peaks])
+        rows.append(_resources(row.operation, row.report, row.memory))
     print(table(heads, rows))
+
+
+def show_bitmaps(size: str, rows: list[bitmaps.Row]) -> None:
+    print(f"\n## Bitmaps of an image of {size}, every cluster mapped, {bitmaps.GRANULARITY} bytes to a bit\n")
+    heads = ["seconds, median", "qemu-img", "airlock", "Python call", "qemu-img / airlock"]
+    lines = []
+    for row in rows:
+        theirs, ours = row.times["qemu-img"].median, row.times["airlock"].median
+        numbers = [f"{theirs:.3f}", f"{ours:.3f}", f"{row.times['call'].median:.3f}"]
+        lines.append([row.title, *numbers, f"{theirs / ours:.1f}"])
+    print(table(heads, lines) + "\n")
+    heads = ["of the whole process tree", "exits", "read MiB", "written MiB", "peak MiB, airlock", "peak MiB, qemu-img"]
+    print(table(heads, [_resources(row.title, row.report, row.memory) for row in rows]))
+
+
+def _resources(title: str, report: t.Any, memory: dict[str, measure.Memory]) -> list[str]:
+    """Cells of a row: what the guest did, and the memory of both programs."""
+    moved = [str(report.exits), f"{report.bytes_read / _MIB:.0f}", f"{report.bytes_written / _MIB:.0f}"]
+    return [title, *moved, *(_peak(memory[program]) for program in ("airlock", "qemu-img"))]
+
+
+def _peak(memory: measure.Memory) -> str:
+    return f"{memory.shared_once / _MIB:.0f} (at most {memory.each_apart / _MIB:.0f})"
+
+
+def show_claims(claims: bitmaps.Claims) -> None:
+    title = f"A file of {claims.size >> 10} KiB that claims {bitmaps.CLAIMED:,} bitmaps of a disk of 64 GiB"
+    show_spreads(title, "milliseconds", 1000, claims.times, ("airlock bitmap --list", "Python call"))
+    print(f"Peak memory of airlock: {_peak(claims.memory)} MiB. qemu-img info {claims.theirs}.")
 
 
 def show_spreads(
@@ -84,7 +107,7 @@ def _qemu_version() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="small images and few runs: does it work?")
-    parser.add_argument("--only", choices=["large", "listing", "tasks", "fleet"], help="one part")
+    parser.add_argument("--only", choices=["large", "bitmaps", "claims", "listing", "tasks", "fleet"], help="one part")
     arguments = parser.parse_args()
     size, repeats, calls, count, images = ("4G", 1, 5, 2, 3) if arguments.short else ("1T", 5, 200, 20, 100)
     print(f"{datetime.date.today()}, {os.cpu_count()} CPUs, Linux {os.uname().release}, {_qemu_version()}")
@@ -93,6 +116,8 @@ def main() -> None:
         directory = pathlib.Path(name).resolve()
         parts: dict[str, t.Callable[[], None]] = {
             "large": lambda: large(directory, size, repeats),
+            "bitmaps": lambda: large_bitmaps(directory, size, repeats),
+            "claims": lambda: show_claims(bitmaps.claiming(directory, repeats)),
             "listing": lambda: show_spreads(
                 "The snapshots of a small image, listed",
                 "milliseconds",
@@ -122,6 +147,11 @@ def main() -> None:
 def large(directory: pathlib.Path, size: str, repeats: int) -> None:
     show_large(size, large_image.run(directory, size, repeats))
     print("\n" + large_image.identical(directory, "64G" if repeats > 1 else "1G"))
+
+
+def large_bitmaps(directory: pathlib.Path, size: str, repeats: int) -> None:
+    show_bitmaps(size, bitmaps.run(directory, size, repeats))
+    print("\n" + bitmaps.equal(directory, "64G" if repeats > 1 else "1G"))
 
 
 if __name__ == "__main__":
