@@ -36,7 +36,7 @@ _RECORDING, _IN_USE, _STALE = 1, 2, 4  # enum bitmap_flags
 
 
 class Bitmap(t.NamedTuple):
-    """One bitmap. name: bytes of the image's maker, anything at all. granularity: bytes of the disk that a bit is for.
+    """One bitmap. name: bytes of the image's maker, anything but NUL. granularity: bytes of the disk that a bit is for.
 
     recording: a guest's writes will be noted in it. in_use: whoever used it last did not store it. stale: a program
     that does not know bitmaps has written to the image since. dirty_bytes, dirty_count: of the disk and of bits; None:
@@ -348,7 +348,7 @@ def _bitmap(record: t.Any, name: bytes) -> Bitmap:
 def _is_possible(bitmap: Bitmap, flags: int, virtual_size: int) -> bool:
     """Whether a record does not contradict itself."""
     granularity = bitmap.granularity
-    if flags & ~(_RECORDING | _IN_USE | _STALE):
+    if b"\0" in bitmap.name or flags & ~(_RECORDING | _IN_USE | _STALE):
         return False
     if not GRANULARITY_MIN <= granularity <= GRANULARITY_MAX or granularity & (granularity - 1):
         return False

@@ -131,6 +131,7 @@ LIES = {
     "cut off in the record": (records([PLAIN])[:31], {}),
     "too long": (records([PLAIN]) + b"\0", {}),
     "a name too long": (records([PLAIN._replace(name=b"n" * 1024)]), {}),
+    "a name with a NUL": (records([PLAIN._replace(name=b"b\0")]), {}),
     "a name behind the end": (struct.pack("<QQIIII", 0, 0, 512, 0, 1023, 0), {}),
     "granularity 0": (records([PLAIN._replace(granularity=0)]), {}),
     "granularity 256": (records([PLAIN._replace(granularity=256)]), {}),

@@ -264,7 +264,10 @@ def test_stale_bitmaps_can_be_removed(airlock: Airlock, ours: pathlib.Path) -> N
 
 def test_two_of_one_name_can_only_be_removed(airlock: Airlock, ours: pathlib.Path) -> None:
     assert qemu_bitmap(b"--remove", b"double", b"b0", directory=ours).code == 1
-    for line in ("--clear double b0", "--enable double b0", "--merge off double b0", "--merge b0 double off"):
+    lines = (
+        "--clear double b0|--enable double b0|--merge off double b0|--merge b0 double off|--list --extents b0 double"
+    )
+    for line in lines.split("|"):
         done = airlock(b"bitmap", *line.encode().split(), directory=ours)
         assert done.code == 1
         assert b" failed: 2 bitmaps have the name 'b0'. They can only be removed" in done.stderr
