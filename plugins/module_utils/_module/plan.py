@@ -38,7 +38,7 @@ class Wanted:
                 "snapshot_id_with_present",
             )
         self.retention: Retention | None = None
-        if params["retention"]:
+        if params["retention"] is not None:
             from .retention import Retention  # few tasks need it
 
             self.retention = Retention(params["retention"], self.state, self.name, NAME_LIMIT)

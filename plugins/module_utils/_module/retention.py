@@ -30,6 +30,8 @@ class Retention:
             raise _bad(f"retention belongs to state 'present', not to '{state}'. Leave it out, or change the state.")
         if not option["prefix"]:
             raise _bad("retention.prefix is empty, all snapshots would be meant. Give the beginning of your names.")
+        if option["keep"] is None and option["max_age"] is None:  # present, but null: Ansible lets that pass
+            raise _bad("retention has neither keep nor max_age, nothing would stay. Give at least one of them.")
         self.prefix = image_text("retention.prefix", option["prefix"], limit)
         self.keep: int | None = option["keep"]
         if self.keep is not None and self.keep < 1:

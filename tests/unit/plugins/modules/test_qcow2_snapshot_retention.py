@@ -100,6 +100,8 @@ def test_a_prefix_is_bytes(script: Script, retention: t.Any) -> None:
 BAD: list[tuple[dict[str, t.Any], str]] = [
     ({"prefix": "", "keep": 1}, "bad_retention"),
     ({"prefix": "n-", "keep": 0}, "bad_retention"),
+    ({"prefix": "n-", "keep": None}, "bad_retention"),
+    ({"prefix": "n-", "keep": None, "max_age": None}, "bad_retention"),
     ({"prefix": "n-", "keep": -1}, "bad_retention"),
     ({"prefix": "n-\n", "keep": 1}, "control_character"),
     ({"prefix": "n" * 256, "keep": 1}, "name_too_long"),
