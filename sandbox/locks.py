@@ -48,8 +48,8 @@ class _Kind(t.NamedTuple):
 
 _READ_WRITE = _Kind((100, 101, 103, 201, 203), (200, 201, 203, 101, 103))
 _FORCE_SHARE = _Kind((100,), (200,))
-# By what qemu has the file for, and whether it writes to it. Only a commit writes to a raw file; qemu's lets others write
-# there at the same time, another commit even, and ours does not.
+# By what qemu has the file for, and whether it writes to it. Only a commit writes to a raw file; qemu's lets others
+# write there at the same time, another commit even, and ours does not.
 _KINDS = {
     ("qcow2", False): _Kind((100, 201, 203), (200, 101, 103)),
     ("qcow2", True): _READ_WRITE,
