@@ -6,30 +6,20 @@
 from __future__ import annotations
 
 import importlib
-import json
-import pathlib
 import sys
 import typing as t
 
 import pytest
-from ansible.module_utils.common.warnings import get_warning_messages
-from ansible.module_utils.testing import patch_module_args
 
+from tests.unit.plugins.running import PLUGINS, Result, make_tree, run
 from tests.unit.plugins.scripted import Script
-
-CHECKOUT = pathlib.Path(__file__).resolve().parents[3]
-PLUGINS = "ansible_collections.airlock.images.plugins"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def collection_tree(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[None]:
     """Makes ansible_collections.airlock.images importable, from this checkout."""
     tree = tmp_path_factory.mktemp("tree")
-    namespace = tree / "ansible_collections" / "airlock"
-    namespace.mkdir(parents=True)
-    (namespace / "images").symlink_to(CHECKOUT)
-    sys.path.insert(0, str(tree))
-    importlib.invalidate_caches()
+    make_tree(tree)
     yield
     sys.path.remove(str(tree))
 
@@ -69,20 +59,11 @@ def script(monkeypatch: pytest.MonkeyPatch, operations: t.Any, bitmaps: t.Any) -
     scripted.finish()
 
 
-Result = dict[str, t.Any]
-
-
 @pytest.fixture
 def run_module(collection_tree: None, capsys: pytest.CaptureFixture[str]) -> t.Callable[..., Result]:
     """Runs a module with arguments; returns its answer, with `rc` added. check, diff: the modes."""
 
-    def run(module: str, check: bool = False, diff: bool = False, **arguments: t.Any) -> Result:
-        main = importlib.import_module(f"{PLUGINS}.modules.{module}").main
-        earlier = len(get_warning_messages())  # of this process, which each answer repeats
-        modes = {"_ansible_check_mode": check, "_ansible_diff": diff}
-        with patch_module_args({**arguments, **modes}), pytest.raises(SystemExit) as ended:
-            main()
-        answer: Result = json.loads(capsys.readouterr().out)
-        return {**answer, "warnings": answer.get("warnings", [])[earlier:], "rc": ended.value.code}
+    def run_one(module: str, check: bool = False, diff: bool = False, **arguments: t.Any) -> Result:
+        return run(capsys, module, check, diff, arguments)
 
-    return run
+    return run_one

@@ -10,7 +10,7 @@ import typing as t
 
 import pytest
 
-from tests.unit.plugins.conftest import PLUGINS
+from tests.unit.plugins.running import PLUGINS
 from tests.unit.plugins.scripted import Script
 
 DATE = (1_700_000_000, 5)  # the time of the tasks

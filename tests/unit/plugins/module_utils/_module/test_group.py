@@ -11,7 +11,7 @@ import typing as t
 
 import pytest
 
-from tests.unit.plugins.conftest import PLUGINS
+from tests.unit.plugins.running import PLUGINS
 
 MEETING_SECONDS = 60  # a limit for a test that would hang
 

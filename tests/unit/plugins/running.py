@@ -1,0 +1,48 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Modules run in this process."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pathlib
+import sys
+import typing as t
+from unittest import mock
+
+import pytest
+from ansible.module_utils import _internal
+from ansible.module_utils.common.warnings import get_warning_messages
+from ansible.module_utils.testing import patch_module_args
+
+CHECKOUT = pathlib.Path(__file__).resolve().parents[3]
+PLUGINS = "ansible_collections.airlock.images.plugins"
+
+Result = dict[str, t.Any]
+
+
+def make_tree(tree: pathlib.Path) -> None:
+    """Makes ansible_collections.airlock.images importable, from this checkout. tree: an empty directory."""
+    namespace = tree / "ansible_collections" / "airlock"
+    namespace.mkdir(parents=True)
+    (namespace / "images").symlink_to(CHECKOUT)
+    sys.path.insert(0, str(tree))
+    importlib.invalidate_caches()
+
+
+def run(capsys: pytest.CaptureFixture[str], module: str, check: bool, diff: bool, arguments: Result) -> Result:
+    """The module's answer, with `rc` added. check, diff: the modes."""
+    main = importlib.import_module(f"{PLUGINS}.modules.{module}").main
+    modes = {"_ansible_check_mode": check, "_ansible_diff": diff}
+    earlier = len(get_warning_messages())  # of this process, which each answer repeats
+    # Another test may have imported what runs on a controller only; a module's warnings would go there.
+    with (
+        mock.patch.object(_internal, "is_controller", False),
+        patch_module_args({**arguments, **modes}),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    answer: Result = json.loads(capsys.readouterr().out)
+    return {**answer, "warnings": answer.get("warnings", [])[earlier:], "rc": ended.value.code}
