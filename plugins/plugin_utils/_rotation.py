@@ -140,9 +140,9 @@ class Scheme:
 
 
 class Disk:
-    """One image's own bitmaps. lost: what cannot be relied upon, or not any more; evidence: the names by which one sees
-    that. line: what is left of the shortest period, the last of it records; longer: the others of the periods that there
-    are to be; strangers: those of other periods."""
+    """One image's own bitmaps. lost: what cannot be relied upon, or not any more; evidence: the names that show it.
+    line: what is left of the shortest period, the last of it records; longer: what is left of the longer ones;
+    strangers: those of periods that there are not to be."""
 
     def __init__(self, path: str, own: t.Sequence[Own], keeps: t.Sequence[Keep]) -> None:
         self.path = path
