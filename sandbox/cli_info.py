@@ -11,15 +11,20 @@ import typing as t
 from . import info
 from .bitmaps import Bitmap, list_bitmaps
 from .cli_bitmap import flag_names, warn_of_stale
-from .cli_common import Arguments, HelpRequest, json_text, say, shown
+from .cli_common import Arguments, HelpRequest, UsageError, json_text, say, shown
 from .info import ImageInfo
 from .listing import format_listing, format_size
 from .options import Options
 
+if t.TYPE_CHECKING:
+    from .chain_facts import ChainFacts
+    from .images import Image
+
 HELP = b"""\
 Display information about image.  Usage:
 
-  airlock info [-f FMT] [-U] [--output human|json] FILENAME
+  airlock info [-f FMT] [-U] [--chain [--allowed-root PATH]... [--backing-format FMT]]
+        [--output human|json] FILENAME
 
 Arguments:
   -h, --help
@@ -28,6 +33,13 @@ Arguments:
      specify FILENAME format explicitly: qcow2, which is the default as well
   -U, --force-share
      open image in shared mode for concurrent access
+  --chain
+     open the images that it stands on as well, and show them all; names that
+     lead out of the directory of the image that has them are refused
+  --allowed-root PATH
+     a directory, a file or a block device that such names may lead to
+  --backing-format FMT
+     qcow2 or raw: the format of backing files where none is recorded
   --output human|json
      specify output format name (default human)
   FILENAME
@@ -39,28 +51,67 @@ _OPTIONS = (
     (b"format", b"f", True),
     (b"force-share", b"U", False),
     (b"output", b"", True),
+    (b"chain", b"", False),
+    (b"allowed-root", b"", True),
+    (b"backing-format", b"", True),
 )
+_ADDED = (b"chain", b"allowed-root", b"backing-format")
+
+
+class _Wanted(Arguments):
+    """What the command line of `airlock info` asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chain = False
+        self.allowed_roots: list[bytes] = []
+        self.backing_format: str | None = None
+
+    def take(self, option: bytes, value: bytes) -> None:
+        if option == b"chain":
+            self.chain = True
+        elif option == b"allowed-root":
+            self.allowed_roots.append(value)
+        elif option == b"backing-format":
+            self.backing_format = os.fsdecode(value)
+        else:
+            super().take(option, value)
+
+    def check(self) -> None:
+        """Raises UsageError."""
+        if not self.chain and (self.allowed_roots or self.backing_format is not None):
+            raise UsageError(b"--allowed-root and --backing-format are for --chain")
 
 
 def run(arguments: t.Sequence[bytes]) -> None:
-    """Prints what the image alone tells. Raises OptionError, UsageError, HelpRequest, AirlockError."""
-    wanted = Arguments()
-    options = Options(arguments, b"hf:U", _OPTIONS)
+    """Prints what the image tells, and its chain. Raises OptionError, UsageError, HelpRequest, AirlockError."""
+    wanted = _Wanted()
+    options = Options(arguments, b"hf:U", _OPTIONS, whole=_ADDED)
     for option, value in options:
         if option == b"h":
             raise HelpRequest(HELP)
         wanted.take(option, value)
     wanted.take_path(options.rest)
+    wanted.check()
     with wanted.open(writable=False) as image:
         found = info.image_info(image)
         bitmaps = list_bitmaps(image).bitmaps
+        chain = _read_chain(image, wanted) if wanted.chain else None
     warn_of_stale(wanted.path, bitmaps)
     if wanted.json:
         from . import facts
 
-        say(json_text(facts.image_facts(os.fsdecode(wanted.path), found, bitmaps)))
+        record = facts.image_facts(os.fsdecode(wanted.path), found, bitmaps)
+        record.update({"chain": chain.layers, "chain_drawing": chain.drawing} if chain else {})
+        say(json_text(record))
     else:
-        say(_text(wanted.path, found, bitmaps))
+        say(_text(wanted.path, found, bitmaps) + (_chain_text(chain) if chain else b""))
+
+
+def _read_chain(image: Image, wanted: _Wanted) -> ChainFacts:
+    from .chain_facts import read_chain  # most commands look at one file
+
+    return read_chain(image, wanted.backing_format, wanted.allowed_roots, wanted.force_share)
 
 
 def _text(path: bytes, found: ImageInfo, bitmaps: t.Sequence[Bitmap]) -> bytes:
@@ -105,6 +156,26 @@ def _bitmap_lines(bitmaps: t.Sequence[Bitmap]) -> list[bytes]:
         lines += [b"            name: " + shown(bitmap.name), b"            granularity: %d" % bitmap.granularity]
         lines += [] if bitmap.dirty_bytes is None else [b"            dirty bytes: %d" % bitmap.dirty_bytes]
     return lines
+
+
+def _chain_text(chain: ChainFacts) -> bytes:
+    """The layers, from the top to the base. Their text is printable already."""
+    lines = [f"Backing chain: {chain.drawing}"]
+    for layer in chain.layers:
+        lines += [
+            f"    [{layer['depth']}]:",
+            f"        image: {layer['path']}",
+            f"        file format: {layer['format']}",
+        ]
+        for title, key in (("virtual size", "virtual_size"), ("file length", "file_size")):
+            lines.append(f"        {title}: {_size(layer[key]).decode()}")
+        for title, key in (
+            ("backing file", "backing_file"),
+            ("backing file format", "backing_format"),
+            ("data file", "data_file"),
+        ):
+            lines += [f"        {title}: {layer[key]}"] if layer[key] else []
+    return "\n".join(lines).encode() + b"\n"
 
 
 def _size(size: int) -> bytes:

@@ -15,6 +15,7 @@ All of it in one place, for programs. The command line and the Ansible modules t
 from __future__ import annotations
 
 from .bitmaps import Action, Bitmap, BitmapChange, BitmapList, Extent, change_bitmap, list_bitmaps
+from .chain import Chain, Layer, open_chain
 from .images import Image, Limits, Report
 from .info import ImageInfo, image_info
 from .listing import format_listing
@@ -28,12 +29,14 @@ __all__ = [
     "Bitmap",
     "BitmapChange",
     "BitmapList",
+    "Chain",
     "Comparison",
     "Created",
     "Deleted",
     "Extent",
     "Image",
     "ImageInfo",
+    "Layer",
     "Limits",
     "Report",
     "Selector",
@@ -49,4 +52,5 @@ __all__ = [
     "image_info",
     "list_bitmaps",
     "list_snapshots",
+    "open_chain",
 ]

@@ -16,7 +16,7 @@ from .reference_rules import NAME_MAX, Reference, RuleError
 
 _ROLES = {"backing": "backing file", "data_file": "data file"}
 _RELINK = 'Name a file with "qemu-img rebase -u", if you know the image.'
-_ALLOW = "If you trust the image, add the directory of the file to allowed_roots"
+_ALLOW = "If you trust the image, add the directory of the file to allowed_roots (--allowed-root)"
 
 WORDINGS = {
     "name_empty": "The name is empty.",
@@ -68,7 +68,7 @@ def format_missing(reference: Reference) -> ChainError:
     """The exception for an overlay that does not say what its backing file is."""
     return ChainError(
         f"{_subject(reference)} has no format recorded. A format is never guessed, for the content of a disk could "
-        "make it any. State it with backing_format: qcow2 or raw.",
+        "make it any. State it with backing_format (--backing-format): qcow2 or raw.",
         code="backing_format_missing",
     )
 

@@ -1,0 +1,1 @@
+../../../sandbox/reference_rules.py
