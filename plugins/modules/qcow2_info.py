@@ -13,7 +13,8 @@ description:
   - Reads what a qcow2 image says about itself, its internal snapshots and its persistent dirty bitmaps. Nothing is
     written.
   - Tells the dirty ranges of one bitmap, which is what an incremental backup has to copy.
-  - Names of other files that stand in an image are returned as text. Those files are not opened.
+  - Names of other files that stand in an image are returned as text. Those files are not opened, unless O(chain) asks
+    for it.
 author:
   - The airlock.images authors (!UNKNOWN)
 extends_documentation_fragment:
@@ -53,6 +54,33 @@ options:
     type: int
     default: 10000
     version_added: 0.2.0
+  chain:
+    description:
+      - Whether to open the images that each image of O(path) stands on, too, and tell them in RV(chain).
+      - A name that stands in an image is judged before anything is opened for it. It must lead to a file in the
+        directory of that image or below, or into one of O(allowed_roots); symbolic links on the way must, too.
+        Protocols, URLs, FIFOs, devices that are not named in O(allowed_roots), chains that return to themselves, and
+        chains of more than 64 layers are refused.
+    type: bool
+    default: false
+    version_added: 0.2.0
+  allowed_roots:
+    description:
+      - Directories, files and block devices to which names in the images of the chain may lead, besides the directory
+        of the image that has the name. What is below a directory is allowed with it.
+      - Of no meaning without O(chain=true).
+    type: list
+    elements: path
+    default: []
+    version_added: 0.2.0
+  backing_format:
+    description:
+      - The format of backing files where the image that names one does not record it. Formats are never guessed, so a
+        chain with such an image is refused without this.
+      - Of no meaning without O(chain=true).
+    type: str
+    choices: [qcow2, raw]
+    version_added: 0.2.0
 seealso:
   - module: airlock.images.qcow2_bitmap
   - module: airlock.images.qcow2_snapshot
@@ -87,6 +115,17 @@ EXAMPLES = r"""
     dirty_extents: true
     bitmap: backup
   register: web
+
+- name: Read a chain whose base is kept elsewhere
+  airlock.images.qcow2_info:
+    path: /var/lib/libvirt/images/web.qcow2
+    chain: true
+    allowed_roots: /srv/templates
+  register: web
+
+- name: Show the chain
+  ansible.builtin.debug:
+    msg: "{{ web.chain_drawing }}"
 
 - name: Make a full backup when the bitmap cannot be relied upon
   ansible.builtin.import_tasks: full_backup.yml
@@ -226,6 +265,19 @@ images:
       returned: success, with O(dirty_extents=true)
       version_added: 0.2.0
       sample: null
+    chain:
+      description: The layers, in the form of RV(chain).
+      type: list
+      elements: dict
+      returned: success, with O(chain=true)
+      version_added: 0.2.0
+      sample: []
+    chain_drawing:
+      description: The chain in one line, in the form of RV(chain_drawing).
+      type: str
+      returned: success, with O(chain=true)
+      version_added: 0.2.0
+      sample: web.qcow2
     snapshots:
       description: The snapshots, in the form of RV(snapshots).
       type: list
@@ -381,6 +433,62 @@ extents_next:
   type: int
   version_added: 0.2.0
   sample: null
+chain:
+  description:
+    - The layers of the backing chain, from the image itself to the base.
+    - Bytes of names that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
+  returned: success, with O(chain=true), when O(path) is one image
+  type: list
+  elements: dict
+  version_added: 0.2.0
+  contains:
+    path:
+      description: The file, its name combined with the directory of the image that names it.
+      type: str
+      returned: success
+      sample: /srv/templates/debian.qcow2
+    format:
+      description: The format, V(qcow2) or V(raw).
+      type: str
+      returned: success
+      sample: qcow2
+    depth:
+      description: How many layers are above it.
+      type: int
+      returned: success
+      sample: 1
+    virtual_size:
+      description: The size of the disk in bytes.
+      type: int
+      returned: success
+      sample: 10737418240
+    file_size:
+      description: The length of the file in bytes, holes included.
+      type: int
+      returned: success
+      sample: 393216
+    backing_file:
+      description: The name of the backing file, as it stands in the image. V(null) in a base.
+      type: str
+      returned: success
+      sample: null
+    backing_format:
+      description: The format of the backing file, as it stands in the image. V(null) when it is not recorded.
+      type: str
+      returned: success
+      sample: null
+    data_file:
+      description: The external data file, combined like RV(chain[].path). V(null) without one.
+      type: str
+      returned: success
+      sample: null
+chain_drawing:
+  description:
+    - The chain in one line, the base first. Names of files; whole paths where two layers have the same name.
+  returned: success, with O(chain=true), when O(path) is one image
+  type: str
+  version_added: 0.2.0
+  sample: debian.qcow2 <- web.qcow2
 sandbox:
   description: What the guests that worked on the images were confined by, and what they cost.
   returned: success
@@ -421,6 +529,11 @@ error_code:
       V(read_failed)).
     - The image (V(not_qcow2), V(truncated), V(incompatible_features), and more of that kind).
     - Its bitmaps (V(bitmap_not_found), V(bitmap_inconsistent), V(bitmap_ambiguous)).
+    - Its chain (V(backing_absolute), V(backing_outside), V(backing_symlink), V(backing_symlink_loop),
+      V(backing_protocol), V(backing_name_nul), V(backing_name_long), V(backing_not_found), V(backing_not_regular),
+      V(backing_block_device), V(backing_permission), V(backing_loop), V(backing_open_failed),
+      V(backing_format_missing), V(backing_format_unknown), V(chain_too_deep)); the same with C(data_file) in the place
+      of C(backing) for external data files; V(bad_allowed_root).
     - The guest (V(time_limit), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
   returned: failure
   type: str
@@ -454,6 +567,9 @@ ARGUMENTS = {
     "bitmap": {"type": "str"},
     "extents_start": {"type": "int", "default": 0},
     "extents_limit": {"type": "int", "default": 10000},
+    "chain": {"type": "bool", "default": False},
+    "allowed_roots": {"type": "list", "elements": "path", "default": []},
+    "backing_format": {"type": "str", "choices": ["qcow2", "raw"]},
 }
 
 

@@ -23,6 +23,8 @@ LINKS = TOP / "plugins/module_utils/sandbox"
 ROOMS = ["abi", "start", "disk", "qcow2", "operations"]  # of the guest: each knows only those before it
 FACE = {
     "bitmaps",
+    "chain",
+    "chain_facts",
     "errors",
     "facts",
     "images",

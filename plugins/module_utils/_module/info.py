@@ -14,7 +14,8 @@ from . import report
 from .arguments import image_text
 from .group import OpenImage, for_each, open_images, sandbox_summary
 
-SINGLE = ("snapshots", "listing", "bitmaps", "dirty_extents", "extents_next")  # told at the top for one image
+# Told at the top for one image.
+SINGLE = ("snapshots", "listing", "bitmaps", "dirty_extents", "extents_next", "chain", "chain_drawing")
 
 
 def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
@@ -22,7 +23,7 @@ def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
     params = module.params
     wanted = Extents(params) if params["dirty_extents"] else None
     with open_images(params["path"], params["timeout"], writable=False, force_share=params["force_share"]) as subjects:
-        images = for_each(lambda subject: _image_record(subject, wanted), subjects)
+        images = for_each(lambda subject: _image_record(subject, wanted, params), subjects)
     result: dict[str, t.Any] = {"changed": False, "images": images, "sandbox": sandbox_summary(subjects)}
     if len(images) == 1:
         result.update({key: images[0][key] for key in SINGLE if key in images[0]})
@@ -44,7 +45,7 @@ class Extents:
             )
 
 
-def _image_record(subject: OpenImage, wanted: Extents | None) -> dict[str, t.Any]:
+def _image_record(subject: OpenImage, wanted: Extents | None, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """One element of RETURN's `images`."""
     image: info.ImageInfo = subject.run(info.image_info)
     asked = (wanted.bitmap, wanted.limit, wanted.start) if wanted else ()
@@ -55,4 +56,12 @@ def _image_record(subject: OpenImage, wanted: Extents | None) -> dict[str, t.Any
         complete = listed.extents_end >= listed.virtual_size
         record["dirty_extents"] = [extent._asdict() for extent in listed.extents]
         record["extents_next"] = None if complete else listed.extents_end
+    if params["chain"]:
+        from ..sandbox.chain_facts import ChainFacts, read_chain  # most tasks look at the images alone
+
+        chain: ChainFacts = subject.run(
+            read_chain, params["backing_format"], params["allowed_roots"], params["force_share"]
+        )
+        record["chain"] = chain.layers
+        record["chain_drawing"] = chain.drawing
     return record

@@ -1,0 +1,92 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""qcow2_info with chain: real images and real guests, for the chain is more than one call."""
+
+from __future__ import annotations
+
+import pathlib
+import typing as t
+
+import pytest
+
+from tests.unit.sandbox.chain_images import overlay, raw
+
+Run = t.Callable[..., dict[str, t.Any]]
+
+
+@pytest.fixture
+def top(tmp_path: pathlib.Path) -> str:
+    """top.qcow2 on other/base.raw, and that is not in its directory."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "other").mkdir()
+    raw(tmp_path / "other/base.raw", 3 << 20)
+    return str(overlay(tmp_path / "home/top.qcow2", b"../other/base.raw", b""))
+
+
+def test_chain(run_module: Run, top: str, tmp_path: pathlib.Path) -> None:
+    roots = [str(tmp_path / "other")]
+    answer = run_module("qcow2_info", path=top, chain=True, allowed_roots=roots, backing_format="raw", check=True)
+    assert answer["rc"] == 0, answer
+    assert answer["changed"] is False
+    assert answer["chain_drawing"] == "base.raw <- top.qcow2"
+    assert answer["chain"] == [
+        {
+            "path": top,
+            "format": "qcow2",
+            "depth": 0,
+            "virtual_size": 1 << 20,
+            "file_size": 196616,
+            "backing_file": "../other/base.raw",
+            "backing_format": None,
+            "data_file": None,
+        },
+        {
+            "path": f"{tmp_path}/home/../other/base.raw",
+            "format": "raw",
+            "depth": 1,
+            "virtual_size": 3 << 20,
+            "file_size": 3 << 20,
+            "backing_file": None,
+            "backing_format": None,
+            "data_file": None,
+        },
+    ]
+    assert answer["images"][0]["chain"] == answer["chain"]
+    assert answer["images"][0]["chain_drawing"] == answer["chain_drawing"]
+
+
+def test_chain_is_not_opened_unasked(run_module: Run, top: str) -> None:
+    answer = run_module("qcow2_info", path=top)
+    assert answer["rc"] == 0
+    assert "chain" not in answer
+    assert "chain" not in answer["images"][0]
+    assert answer["images"][0]["backing_file"] == "../other/base.raw"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({}, "backing_outside"),
+        ({"allowed_roots": ["/nothing"]}, "bad_allowed_root"),
+        ({"allowed_roots": ["/"]}, "backing_format_missing"),
+        ({"allowed_roots": ["/"], "backing_format": "qcow2"}, "not_qcow2"),
+    ],
+)
+def test_refusals(run_module: Run, top: str, options: dict[str, t.Any], code: str) -> None:
+    answer = run_module("qcow2_info", path=top, chain=True, **options)
+    assert (answer["rc"], answer["error_code"]) == (1, code)
+    assert top in answer["msg"] or code in ("bad_allowed_root", "not_qcow2")
+
+
+def test_several_images(run_module: Run, top: str, tmp_path: pathlib.Path) -> None:
+    """Each has a chain of its own, and they may share a base."""
+    second = str(overlay(tmp_path / "other/second.qcow2", b"base.raw", b"raw"))
+    options = {"chain": True, "allowed_roots": [str(tmp_path / "other")], "backing_format": "raw"}
+    answer = run_module("qcow2_info", path=[top, second], **options)
+    assert answer["rc"] == 0, answer
+    assert [image["chain_drawing"] for image in answer["images"]] == [
+        "base.raw <- top.qcow2",
+        "base.raw <- second.qcow2",
+    ]
+    assert "chain" not in answer
