@@ -19,6 +19,7 @@ MAKES = {
     "plain": (),
     "windows": ("-DCELLS_BYTES_MAX=128",),  # 64 counters at a time
     "wide": ("-DNARROW_COUNT=1u",),  # two references to one cluster are too many for 16 bits
+    "payload windows": ("-DPAYLOAD_WINDOW=512",),  # a cluster of bits at a time, where clusters have 512 bytes
     "wide windows": ("-DCELLS_BYTES_MAX=256", "-DNARROW_COUNT=1u"),
 }
 

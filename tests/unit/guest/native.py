@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The guest as a shared library of this machine, with a disk in memory: no KVM, no jail, no files.
+"""The guest as a shared library of this machine, with its disks in memory: no KVM, no jail, no files.
 
 Compiled by the test session (nothing of it is kept in the checkout) and loaded with cffi.
 """
@@ -18,7 +18,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cffi
 
@@ -29,6 +29,7 @@ BARE = {"start.c", "memory.c"}  # what only a bare virtual processor can run
 FLAGS = ("-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-msse2", "-Wall", "-Wextra", "-Werror", "-Wl,--wrap=heap_open")
 COVERAGE = "AIRLOCK_COVERAGE"  # names a directory: lines are counted there, see coverage.py
 DATE = (1767323045, 0)
+NOT_COUNTED = (1 << 64) - 1
 
 
 def sources() -> list[Path]:
@@ -86,12 +87,21 @@ class Answer:
     requests: int
 
 
+class BitmapAction(NamedTuple):
+    """kind: add, remove, ... granularity: of an addition, bytes. source: of a merge, from disk 0 or 1."""
+
+    kind: str
+    granularity: int = 0
+    source: bytes = b""
+    disk: int = 0
+
+
 class BrokenRuleError(AssertionError):
     """The guest asked for what abi/doorbell.h forbids, or for more than any operation needs."""
 
 
 class Guest:
-    """The library and its one disk. After load() each run works on what the last one left."""
+    """The library and its disks. After load() each run works on what the last one left."""
 
     def __init__(self, library: Path) -> None:
         self.ffi = cffi.FFI()
@@ -133,6 +143,12 @@ class Guest:
         self.host.length = len(image)
         self.lib.host_load(image, 0, len(image))
 
+    def load_other(self, image: bytes) -> None:
+        """Disk 1, which is only read: a source of merges. Till the next load(); b"": there is none."""
+        self._other = self.ffi.from_buffer(image)
+        self.host.other = self.ffi.cast("uint8_t *", self._other)
+        self.host.other_length = len(image)
+
     def image(self) -> bytes:
         """The whole disk as it is now."""
         return bytes(self.ffi.buffer(self.host.disk, self.host.length))
@@ -155,7 +171,7 @@ class Guest:
         self.ffi.buffer(self.host.call)[:] = bytes(len(self.host.call))
         call.header.abi_version = self.lib.ABI_VERSION
         call.header.operation = getattr(self.lib, f"CALL_{operation.upper()}")
-        call.header.disk_count = 1
+        call.header.disk_count = 2 if self.host.other_length else 1
         self._fill(call, fields)
         return self._outcome(self.lib.host_run(), operation)
 
@@ -163,6 +179,9 @@ class Guest:
         for name, value in fields.items():
             if isinstance(value, dict):
                 self._fill(getattr(target, name), value)
+            elif isinstance(value, list):
+                for i, one in enumerate(value):
+                    self._fill(getattr(target, name)[i], one)
             elif isinstance(value, bytes):
                 self.ffi.buffer(getattr(target, name))[: len(value)] = value
             else:
@@ -211,6 +230,22 @@ class Guest:
         selector = {"kind": self.lib.SELECT_BY_ID_OR_NAME, "name": text, "name_length": len(text)}
         return self.call("compare", snapshot=selector)
 
+    def change_bitmap(self, name: bytes, *actions: BitmapAction, dry_run: bool = False, counts: bool = True) -> Answer:
+        """A list of actions on one bitmap; all bits are counted."""
+        text, rows = b"", []
+        for kind, granularity, source, disk in actions:
+            number = getattr(self.lib, f"BITMAP_{kind.upper()}")
+            place = {"source_disk": disk, "source_at": len(text), "source_length": len(source)}
+            rows.append({"kind": number, "granularity": granularity, **place})
+            text += source
+        fields = {"name": name, "name_length": len(name), "dry_run": dry_run, "counts": counts}
+        return self.call("change_bitmap", **fields, action_count=len(rows), actions=rows, text=text)
+
+    def bitmaps(self, extents_of: bytes = b"", limit: int = 0, start: int = 0) -> Answer:
+        """All bitmaps, counted, and at most `limit` dirty ranges of one."""
+        fields = {"name": extents_of, "name_length": len(extents_of), "extents_limit": limit, "extents_start": start}
+        return self.call("bitmaps", counts=1, **fields)
+
     def listing(self) -> list[tuple[bytes, bytes]]:
         """The snapshots as (id, name)."""
         answer = self.call("list")
@@ -222,6 +257,27 @@ class Guest:
         """What came over the doorbell since load()."""
         entries = self.host.log[0 : self.host.logged]
         return [Request(self.operations[e.operation], e.batch, e.offset, e.length) for e in entries]
+
+
+class Record(NamedTuple):
+    """A bitmap in a payload; counts are None where nothing was counted."""
+
+    name: bytes
+    granularity: int
+    flags: int
+    dirty_bytes: int | None
+    dirty_count: int | None
+
+
+def bitmap_records(payload: bytes, count: int) -> tuple[list[Record], int]:
+    """The bitmaps at the start of a payload, and where they end."""
+    found, at = [], 0
+    for _unused in range(count):
+        covered, bits, granularity, flags, length = struct.unpack_from("<QQIII", payload, at)
+        numbers = (None if number == NOT_COUNTED else number for number in (covered, bits))
+        found.append(Record(payload[at + 32 : at + 32 + length], granularity, flags, *numbers))
+        at += 32 + length + 7 & ~7
+    return found, at
 
 
 def records(payload: bytes, count: int) -> list[tuple[bytes, bytes]]:

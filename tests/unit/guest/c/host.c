@@ -88,7 +88,8 @@ static void check(const struct doorbell_request *request) {
     u64 limit = INT64_MAX;
     bool changes = request->operation != DOORBELL_READ;
     bool known = request->operation >= DOORBELL_READ && request->operation <= DOORBELL_PROGRESS;
-    if (!known || request->disk != 0 || request->offset > limit || request->length > limit - request->offset ||
+    bool there = request->disk == 0 || (request->disk == 1 && host.other_length != 0 && !changes);
+    if (!known || !there || request->offset > limit || request->length > limit - request->offset ||
         (changes && !host.writable)) {
         end(HOST_BROKEN);
     }
@@ -106,10 +107,12 @@ static int64_t serve(const struct doorbell_request *request) {
     void *memory = (void *)(uintptr_t)request->memory;
     switch (request->operation) {
     case DOORBELL_READ: {
-        u64 left = request->offset < host.length ? host.length - request->offset : 0;
+        const u8 *disk = request->disk == 0 ? host.disk : host.other;
+        u64 end_of_disk = request->disk == 0 ? host.length : host.other_length;
+        u64 left = request->offset < end_of_disk ? end_of_disk - request->offset : 0;
         u64 length = min64(request->length, left);
         if (length > 0) {
-            memcpy(memory, host.disk + request->offset, length);
+            memcpy(memory, disk + request->offset, length);
         }
         host.moved += length;
         return (int64_t)length;
@@ -196,6 +199,7 @@ int enter(entry *function, void *argument) {
     host.payload_length = 0;
     memset(host.result, 0, sizeof(host.result));
     ((struct call_header *)host.call)->disk_size[0] = host.length;
+    ((struct call_header *)host.call)->disk_size[1] = host.other_length;
     heap_open(NULL, 0);
     function(argument);
     return HOST_FINISHED;

@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * The guest's surroundings on an ordinary computer: a doorbell whose disk lies in memory. Also read by
+ * The guest's surroundings on an ordinary computer: a doorbell whose disks lie in memory. Also read by
  * cffi: no expressions, lines of the preprocessor are dropped.
  */
 #ifndef AIRLOCK_TEST_HOST_H
@@ -13,7 +13,7 @@
 enum host_sizes {
     HOST_LOG = 65536,
     HOST_RESULT = 32768,
-    HOST_CALL = 4096
+    HOST_CALL = 65536
 };
 
 enum host_end {
@@ -30,7 +30,9 @@ struct host_request { /* as it came in */
 };
 
 struct host {
-    uint8_t *disk; /* `capacity` bytes, zero behind `length` */
+    uint8_t *disk;        /* `capacity` bytes, zero behind `length` */
+    const uint8_t *other; /* disk 1, when other_length is not 0: it can only be read */
+    uint64_t other_length;
     uint64_t capacity;
     uint64_t length;
     uint64_t limit;    /* the file may grow to; behind it EFBIG */
@@ -48,7 +50,7 @@ struct host {
     const uint8_t *payload;
     uint64_t payload_length;
     uint64_t lowest_stack; /* bytes that the deepest ring had below the start */
-    uint8_t call[4096];
+    uint8_t call[65536];
     uint8_t result[32768];
     struct host_request log[65536];
 };

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "operations/preparation.h"
+#include "qcow2/bits.h"
 #include "qcow2/counters.h"
 
 #include "entry.h"
@@ -14,6 +15,25 @@
 uint64_t probe_block_get(const u8 *block, u32 order, u64 index) { return block_get(block, order, index); }
 
 void probe_block_set(u8 *block, u32 order, u64 index, u64 value) { block_set(block, order, index, value); }
+
+uint64_t probe_bits_next(const u64 *words, u64 from, u64 end, u32 set) {
+    return set != 0 ? bits_next_set(words, from, end) : bits_next_clear(words, from, end);
+}
+
+void probe_bits_change(u64 *words, u64 from, u64 end, u32 set) {
+    if (set != 0) {
+        bits_set(words, from, end);
+    } else {
+        bits_clear(words, from, end);
+    }
+}
+
+uint64_t probe_bits_merge(u64 *words, const u64 *more, u64 bytes) {
+    bits_merge(words, more, bytes);
+    return bits_count(words, bytes);
+}
+
+uint32_t probe_bits_all_clear(const u64 *words, u64 bytes) { return bits_all_clear(words, bytes); }
 
 struct disk_script {
     const struct probe_io *script;

@@ -13,6 +13,12 @@
 uint64_t probe_block_get(const uint8_t *block, uint32_t order, uint64_t index);
 void probe_block_set(uint8_t *block, uint32_t order, uint64_t index, uint64_t value);
 
+/* Strings of bits: the next that is set, or clear; set or clear some; add those of another, and count. */
+uint64_t probe_bits_next(const uint64_t *words, uint64_t from, uint64_t end, uint32_t set);
+void probe_bits_change(uint64_t *words, uint64_t from, uint64_t end, uint32_t set);
+uint64_t probe_bits_merge(uint64_t *words, const uint64_t *more, uint64_t bytes);
+uint32_t probe_bits_all_clear(const uint64_t *words, uint64_t bytes);
+
 struct probe_io {
     uint32_t operation; /* enum doorbell_operation: is queued; 0: disk_run() */
     uint32_t place;     /* in the memory given */

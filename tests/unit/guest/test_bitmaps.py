@@ -1,0 +1,204 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Lists of bitmap actions in the native guest against the model, on bits that no writer would leave so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.differential.harness import qemu
+from tests.differential.harness.bitmaps import bitmaps, tail_is_clean
+from tests.differential.harness.qcow2 import Qcow2
+from tests.unit.guest.bitmap_model import Bitmap, RefusedError, after, runs_of, store
+from tests.unit.guest.native import BitmapAction, Guest, bitmap_records
+
+NAMES = (b"a", b"b", b"c" * 300)
+SIZES = (512, 4096 * 3 + 512, 65536 * 3 - 512, 300 * 1024)
+GRANULARITIES = (512, 1024, 4096, 65536, 1 << 20)
+SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
+
+
+@st.composite
+def runs(draw: st.DrawFn, bits: int) -> frozenset[int]:
+    """Runs that begin and end at words and clusters, or near them."""
+    edges = [edge for edge in (0, 1, 7, 8, 63, 64, 65, 127, 128, bits // 2, bits - 1, bits) if 0 <= edge <= bits]
+    place = st.sampled_from(edges) | st.integers(0, bits)
+    found: set[int] = set()
+    for start, end in draw(st.lists(st.tuples(place, place), max_size=4)):
+        found.update(range(start, end))
+    return frozenset(found)
+
+
+@st.composite
+def sets_of_bitmaps(draw: st.DrawFn, size: int) -> list[Bitmap]:
+    found = []
+    for name in draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=3)):
+        granularity = draw(st.sampled_from(GRANULARITIES))
+        found.append(Bitmap(name, granularity, draw(st.booleans()), draw(runs(-(-size // granularity)))))
+    return found
+
+
+@st.composite
+def actions(draw: st.DrawFn) -> BitmapAction:
+    kind = draw(st.sampled_from(("merge", "merge", "merge", "add", "remove", "clear", "enable", "disable")))
+    if kind == "add":
+        return BitmapAction(kind, draw(st.sampled_from((0, *GRANULARITIES))))
+    if kind == "merge":
+        return BitmapAction(kind, 0, draw(st.sampled_from(NAMES)), draw(st.sampled_from((0, 0, 1))))
+    return BitmapAction(kind)
+
+
+@st.composite
+def stories(
+    draw: st.DrawFn,
+) -> tuple[int, list[Bitmap], list[Bitmap], list[tuple[bytes, list[BitmapAction]]]]:
+    """A disk's size, its bitmaps, those of another image, and lists."""
+    size = draw(st.sampled_from(SIZES))
+    lists = st.tuples(st.sampled_from(NAMES), st.lists(actions(), min_size=1, max_size=5))
+    others = draw(sets_of_bitmaps(size))
+    return size, draw(sets_of_bitmaps(size)), others, draw(st.lists(lists, min_size=1, max_size=3))
+
+
+@pytest.fixture(scope="module")
+def empty(shared: Path) -> Callable[[int], bytes]:
+    """empty(size): an image without bitmaps."""
+    made: dict[int, bytes] = {}
+
+    def get(size: int) -> bytes:
+        if size not in made:
+            path = shared / f"empty-{size}-{id(made)}.qcow2"
+            qemu.create(str(path), size, "cluster_size=512")
+            made[size] = path.read_bytes()
+            path.unlink()
+        return made[size]
+
+    return get
+
+
+def meaning(path: Path) -> list[tuple[object, ...]]:
+    with Qcow2(str(path)) as image:
+        return [(b.name, b.granularity, b.recording, b.dirty) for b in bitmaps(image)]
+
+
+def expected(model: list[Bitmap]) -> list[tuple[object, ...]]:
+    return [(b.name, b.granularity, b.recording, runs_of(b.dirty)) for b in model]
+
+
+def check_records(guest: Guest, model: list[Bitmap], size: int) -> None:
+    """The list, its counts, and the dirty ranges of each bitmap."""
+    answer = guest.bitmaps()
+    records, end = bitmap_records(answer.payload, answer.result.bitmap_count)
+    assert end == len(answer.payload)
+    assert [(r.name, r.granularity, bool(r.flags & 1), r.dirty_count) for r in records] == [
+        (b.name, b.granularity, b.recording, len(b.dirty)) for b in model
+    ]
+    for bitmap, record in zip(model, records):
+        ranges = guest.bitmaps(bitmap.name, 1 << 20)
+        numbers = (
+            list(
+                guest.ffi.unpack(
+                    guest.ffi.cast("uint64_t *", guest.ffi.from_buffer(ranges.payload) + end),
+                    2 * ranges.result.extent_count,
+                )
+            )
+            if ranges.result.extent_count
+            else []
+        )
+        wanted = [n * bitmap.granularity for run in runs_of(bitmap.dirty) for n in run]
+        if wanted:
+            wanted[-1] = min(wanted[-1], size - wanted[-2])
+        assert numbers == wanted
+        assert record.dirty_bytes == sum(wanted[1::2])
+        assert ranges.result.extents_end == size
+
+
+def play(
+    guest: Guest,
+    path: Path,
+    story: tuple[int, list[Bitmap], list[Bitmap], list[tuple[bytes, list[BitmapAction]]]],
+    image: bytes,
+    other: bytes,
+) -> None:
+    size, model, others, lists = story
+    for name, wanted in lists:
+        guest.load_bytes(image)
+        guest.load_other(other)
+        foreseen = guest.change_bitmap(name, *wanted, dry_run=True)
+        assert guest.image() == image
+        answer = guest.change_bitmap(name, *wanted)
+        try:
+            model, before = after(model, name, wanted, size, others), model
+        except RefusedError as refused:
+            assert (answer.refusal, answer.arguments[5]) == refused.args == (foreseen.refusal, foreseen.arguments[5])
+            assert guest.image() == image
+            continue
+        assert (answer.refusal, foreseen.refusal) == ("", "")
+        assert answer.result.changed == foreseen.result.changed == (model != before)
+        assert (guest.image() == image) == (model == before)
+        assert answer.payload == foreseen.payload
+        guest.store(path)
+        assert meaning(path) == expected(model)
+        assert tail_is_clean(str(path))
+        verified = guest.verify()
+        assert (verified.refusal, verified.leaked) == ("", 0)
+        check_records(guest, model, size)
+        image = guest.image()
+
+
+@pytest.mark.parametrize("kind", ["plain", "wide windows", "payload windows"])
+@settings(max_examples=120, **SLOW)
+@given(story=stories())
+def test_lists(
+    make: Callable[[str], Guest],
+    empty: Callable[[int], bytes],
+    tmp_path: Path,
+    kind: str,
+    story: tuple[int, list[Bitmap], list[Bitmap], list[tuple[bytes, list[BitmapAction]]]],
+) -> None:
+    guest, path = make(kind), tmp_path / "disk.qcow2"
+    path.write_bytes(empty(story[0]))
+    other = store(guest, path, story[2])
+    path.write_bytes(empty(story[0]))
+    play(guest, path, story, store(guest, path, story[1]), other)
+
+
+words = st.integers(1, 6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), count=words)
+def test_bits(library: Guest, data: st.DataObject, count: int) -> None:
+    """Strings of bits against Python's numbers."""
+    top = 64 * count
+    edge = st.sampled_from([0, 1, 63, 64, 65, top - 1, top]).filter(lambda n: n <= top) | st.integers(0, top)
+    value, more = (data.draw(st.integers(0, (1 << top) - 1) | st.sampled_from([0, (1 << top) - 1])) for _unused in "ab")
+    start, end = sorted((data.draw(edge), data.draw(edge)))
+    array = library.ffi.new("uint64_t[]", count)
+
+    def fill(number: int) -> None:
+        library.ffi.buffer(array)[:] = number.to_bytes(8 * count, "little")
+
+    def read() -> int:
+        return int.from_bytes(library.ffi.buffer(array)[:], "little")
+
+    fill(value)
+    for wanted in (0, 1):
+        there = [bit for bit in range(start, end) if value >> bit & 1 == wanted]
+        assert library.lib.probe_bits_next(array, start, end, wanted) == (there[0] if there else end)
+    mask = ((1 << end - start) - 1) << start
+    library.lib.probe_bits_change(array, start, end, 1)
+    assert read() == value | mask
+    library.lib.probe_bits_change(array, start, end, 0)
+    assert read() == value & ~mask
+    fill(value)
+    added = library.ffi.new("uint64_t[]", [more >> 64 * i & (1 << 64) - 1 for i in range(count)])
+    assert library.lib.probe_bits_merge(array, added, 8 * count) == bin(value | more).count("1")
+    assert read() == value | more
+    assert library.lib.probe_bits_all_clear(array, 8 * count) == (read() == 0)
