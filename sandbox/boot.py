@@ -153,6 +153,8 @@ def processor_state() -> ProcessorState:
         segment.base, segment.limit, segment.g = 0, 0xFFFFFFFF, 1
         segment.present, segment.s, segment.dpl, segment.unusable = 1, 1, _USER_LEVEL, 0
         segment.type, segment.selector, segment.l, segment.db = _DATA_TYPE, _DATA_SELECTOR, 0, 1
+    # The libraries that inflate look there for a canary of the stack.
+    special.fs.base = library.TEXT_ADDRESS
     code = special.cs
     code.type, code.selector, code.l, code.db = _CODE_TYPE, _CODE_SELECTOR, 1, 0
     task = special.tr

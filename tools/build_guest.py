@@ -25,8 +25,8 @@ from pathlib import Path
 from generated import HEAD, TOP, write_if_changed
 
 # A guest for each family of operations: guest/families says which, and the linker leaves out what they do not need.
-FAMILIES = ("bitmap", "snapshot")
-ROOMS = ("start", "disk", "qcow2", "operations")
+FAMILIES = ("bitmap", "chain", "snapshot")
+ROOMS = ("start", "disk", "qcow2", "chain", "operations")
 
 FLAGS = shlex.split(
     "-std=c11 -ffreestanding -nostdlib -static -no-pie -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small "
@@ -34,10 +34,13 @@ FLAGS = shlex.split(
     "-ffunction-sections -fdata-sections -Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-T,guest/start/guest.ld"
 )
 
+# Inflaters, of which the linker takes what is used.
+LIBRARIES = ("-l:libz.a", "-l:libzstd.a")
+
 # guest/abi/doorbell.h, enum memory_map; guest.ld refuses what does not fit in between.
 TEXT_ADDRESS = 0x100000
-DATA_ADDRESS = 0x140000
-CALL_ADDRESS = 0x180000
+DATA_ADDRESS = 0x180000
+CALL_ADDRESS = 0x190000
 LOADED = 1  # PT_LOAD
 
 
@@ -70,7 +73,7 @@ def compile_guest(files: Iterable[Path]) -> tuple[bytes, bytes]:
     """Compile and link C files (relative to the checkout, or absolute). Raises CalledProcessError."""
     with tempfile.TemporaryDirectory() as directory:
         output = Path(directory) / "guest.elf"
-        command = ["gcc", *FLAGS, *(str(file) for file in files), "-o", str(output)]
+        command = ["gcc", *FLAGS, *(str(file) for file in files), *LIBRARIES, "-o", str(output)]
         subprocess.run(command, cwd=TOP, check=True, env={**os.environ, "LC_ALL": "C", "SOURCE_DATE_EPOCH": "0"})
         return segments(output.read_bytes())
 

@@ -15,7 +15,8 @@ enum call_operation {
     CALL_APPLY,
     CALL_DELETE,
     CALL_BITMAPS, /* the persistent bitmaps, and the dirty ranges of one; reads only */
-    CALL_CHANGE_BITMAP
+    CALL_CHANGE_BITMAP,
+    CALL_COMMIT /* what the layers above the base hold goes into the base */
 };
 
 enum call_limits {
@@ -126,6 +127,30 @@ struct call_change_bitmap {
     uint8_t name[1024];
     struct bitmap_action actions[1024];
     uint8_t text[32768];
+};
+
+enum layer_format {
+    LAYER_QCOW2 = 1,
+    LAYER_RAW
+};
+
+/* An image of a backing chain. */
+struct chain_layer {
+    uint32_t format;    /* enum layer_format */
+    uint32_t disk;      /* index into the disks of the call */
+    uint32_t data_disk; /* of the external data file; 0: the image has none */
+    uint32_t reserved;
+};
+
+struct call_commit {
+    struct call_header header;
+    uint32_t layer_count;
+    uint32_t base;           /* index of the layer that gets what those above it hold */
+    uint32_t resize_allowed; /* 0: a base that is smaller than the top is refused */
+    uint32_t empties;        /* 1: the top is empty afterwards */
+    uint32_t dry_run;        /* 1: count, write nothing */
+    uint32_t reserved;
+    struct chain_layer layers[64]; /* the top first, the base's own backing files last */
 };
 
 /* Common to every result. code 0 is success; otherwise a refusal (refusals.h says what the arguments
@@ -253,6 +278,17 @@ struct result_change_bitmap {
     uint32_t changed;      /* 1: the actions lead to something else than there was */
     uint64_t virtual_size;
     uint64_t freed_clusters;
+};
+
+struct result_commit {
+    struct result_header header;
+    uint32_t resized; /* 1: the base has grown */
+    uint32_t empties; /* 1: the top held anything that is gone from it now */
+    uint64_t virtual_size;
+    uint64_t committed_bytes;    /* of the disk, written to the base */
+    uint64_t zeroed_bytes;       /* of the disk, made zeros in the base */
+    uint64_t committed_clusters; /* of the base's clusters, or 64 KiB of a raw one */
+    uint64_t cleared_clusters;   /* of the top */
 };
 
 #endif

@@ -23,10 +23,10 @@ enum abi {
  * tables and the task state segment live there. */
 enum memory_map {
     TEXT_ADDRESS = 0x100000,     /* read-only, executable: code and constants */
-    DATA_ADDRESS = 0x140000,     /* from here on nothing is executable: variables */
-    CALL_ADDRESS = 0x180000,     /* struct call_*: written by the host before the start */
-    RESULT_ADDRESS = 0x190000,   /* struct result_*: read by the host after FINISH */
-    DOORBELL_ADDRESS = 0x198000, /* struct doorbell */
+    DATA_ADDRESS = 0x180000,     /* from here on nothing is executable: variables */
+    CALL_ADDRESS = 0x190000,     /* struct call_*: written by the host before the start */
+    RESULT_ADDRESS = 0x1a0000,   /* struct result_*: read by the host after FINISH */
+    DOORBELL_ADDRESS = 0x1a8000, /* struct doorbell */
     STACK_BOTTOM = 0x1c0000,     /* the page below is not mapped */
     STACK_TOP = 0x200000,
     HEAP_ADDRESS = 0x200000,

@@ -92,7 +92,13 @@ enum refusal {
     REFUSAL_BITMAP_AMBIGUOUS = 171,      /* a bitmaps have this name: only removing all of them is possible */
     REFUSAL_BITMAP_HEADER_FULL = 172,    /* no room for the extension in the first cluster */
     REFUSAL_BITMAP_EMPTY_DISK = 173,     /* a disk of no bytes has no bits */
-    REFUSAL_BITMAPS_OVERLAP = 174        /* bitmaps claim more clusters than the file has: a claimed, b there */
+    REFUSAL_BITMAPS_OVERLAP = 174,       /* bitmaps claim more clusters than the file has: a claimed, b there */
+
+    /* Chains. header.disk says which image is meant. */
+    REFUSAL_ENCRYPTED = 200,
+    REFUSAL_COMPRESSED_CLUSTER = 201, /* a L2 entry, b offset: it does not inflate to a cluster */
+    REFUSAL_BASE_RESIZE = 202,        /* a bytes of the base, b of the top: growing was not allowed */
+    REFUSAL_BASE_RESIZE_V2 = 203      /* the same, and it has snapshots */
 };
 
 /* The tables that a refusal can point at. */

@@ -20,8 +20,11 @@ struct disk {
 void disk_queue_read(struct disk *disk, u64 offset, void *memory, u64 length);
 void disk_queue_write(struct disk *disk, u64 offset, const void *memory, u64 length);
 void disk_queue_discard(struct disk *disk, u64 offset, u64 length);
+void disk_queue_zero(struct disk *disk, u64 offset, u64 length);
+/* Behind the end of the source: zeros. */
+void disk_queue_copy(struct disk *disk, u64 offset, u32 source, u64 source_offset, u64 length);
 void disk_queue_reserve(struct disk *disk, u64 offset, u64 length);
-void disk_run(struct disk *disk);
+void disk_run(void);
 
 /* At once. */
 void disk_read(struct disk *disk, u64 offset, void *memory, u64 length);

@@ -158,7 +158,7 @@ static void reserve(struct application *a) {
     refcounts_reserve(&a->refcounts);
     if (a->copy_offset != 0) {
         disk_queue_reserve(&image->disk, a->copy_offset, 8ull * a->entries);
-        disk_run(&image->disk);
+        disk_run();
     }
 }
 

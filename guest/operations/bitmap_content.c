@@ -53,7 +53,7 @@ static void store_window(struct making *m, u64 first_entry, u64 bytes) {
         store64(&content->table[index], offset);
         disk_queue_write(&image->disk, offset, words, cluster_size);
     }
-    disk_run(&image->disk);
+    disk_run();
 }
 
 /* The old bits stay, or a bitmap gets empty that is known to change: no need to read them. */

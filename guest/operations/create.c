@@ -53,7 +53,7 @@ _Noreturn void operation_create(void) {
     u64 table_offset = refcounts_allocate(&refcounts, table_size);
     disk_queue_reserve(&image.disk, created->l1_offset, copy_size);
     disk_queue_reserve(&image.disk, table_offset, table_size);
-    disk_run(&image.disk);
+    disk_run();
 
     mapping_write(&image, &(struct mapping){active.l1, active.entries, created->l1_offset});
     snapshots_write(&image, table_offset, image.snapshots, image.snapshot_count + 1);

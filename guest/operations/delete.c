@@ -43,7 +43,7 @@ _Noreturn void operation_delete(void) {
     u64 table_size = snapshots_table_size(image.snapshots, count);
     u64 table_offset = refcounts_allocate(&refcounts, table_size);
     disk_queue_reserve(&image.disk, table_offset, table_size);
-    disk_run(&image.disk);
+    disk_run();
     snapshots_write(&image, table_offset, image.snapshots, count);
     refcounts_write_back(&refcounts);
     disk_flush(&image.disk);

@@ -20,5 +20,6 @@ _Noreturn void operation_apply(void);
 _Noreturn void operation_delete(void);
 _Noreturn void operation_list_bitmaps(void);
 _Noreturn void operation_change_bitmap(void);
+_Noreturn void operation_commit(void);
 
 #endif

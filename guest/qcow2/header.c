@@ -357,6 +357,14 @@ static void add_extensions(struct qcow2 *image, struct header_writer *writer) {
     header_add(writer, 8); /* the end marker */
 }
 
+/* What may have moved since the header was read. */
+static void store_tables(const struct qcow2 *image, u8 *header) {
+    store32(header + AT_L1_ENTRIES, image->l1_entries);
+    store64(header + AT_L1_OFFSET, image->l1_offset);
+    store64(header + AT_REFCOUNT_TABLE_OFFSET, image->refcount_table_offset);
+    store32(header + AT_REFCOUNT_TABLE_CLUSTERS, image->refcount_table_clusters);
+}
+
 /* The first cluster as qcow2_update_header() lays it out. */
 static u8 *compose(struct qcow2 *image, enum refusal when_full) {
     u64 unknown_fields = image->header_length > HEADER_BYTES ? image->header_length - HEADER_BYTES : 0;
@@ -365,8 +373,10 @@ static u8 *compose(struct qcow2 *image, enum refusal when_full) {
     u64 known = image->version >= 3 ? HEADER_BYTES : 72;
     u8 *header = header_add(&writer, known + unknown_fields);
     memcpy(header, image->header, 72);
+    store_tables(image, header);
     if (image->version >= 3) {
         memcpy(header + 72, image->header + 72, AT_COMPRESSION_TYPE - 72);
+        store64(header + AT_INCOMPATIBLE, image->incompatible);
         header[AT_COMPRESSION_TYPE] = (u8)image->compression_type;
         memcpy(header + known, image->header + HEADER_BYTES, unknown_fields);
         store64(header + AT_AUTOCLEAR, image->autoclear & AUTOCLEAR_KNOWN);
@@ -422,6 +432,22 @@ void header_write_size(struct qcow2 *image) {
     u8 field[8];
     store64(field, image->virtual_size);
     disk_write(&image->disk, AT_SIZE, field, sizeof(field));
+}
+
+void header_write_features(struct qcow2 *image) {
+    u8 field[8];
+    store64(field, image->incompatible);
+    disk_write(&image->disk, AT_INCOMPATIBLE, field, sizeof(field));
+    disk_flush(&image->disk);
+}
+
+void header_write_tables(struct qcow2 *image) {
+    u8 fields[20];
+    store64(fields, image->l1_offset);
+    store64(fields + 8, image->refcount_table_offset);
+    store32(fields + 16, image->refcount_table_clusters);
+    disk_write(&image->disk, AT_L1_OFFSET, fields, sizeof(fields));
+    disk_flush(&image->disk);
 }
 
 void header_switch_mapping(struct qcow2 *image, u64 size, u32 l1_entries, u64 l1_offset) {

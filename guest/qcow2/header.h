@@ -31,6 +31,10 @@ void header_write_snapshots(struct qcow2 *image);
 void header_write_l1(struct qcow2 *image);
 void header_write_refcount_table(struct qcow2 *image);
 void header_write_size(struct qcow2 *image);
+void header_write_features(struct qcow2 *image); /* the incompatible ones */
+
+/* Both tables at once, in one sector. */
+void header_write_tables(struct qcow2 *image);
 
 /* Size and L1 table at once: they lie in one sector, so a crash leaves both or none. */
 void header_switch_mapping(struct qcow2 *image, u64 size, u32 l1_entries, u64 l1_offset);

@@ -49,7 +49,7 @@ void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const s
         }
     }
     disk_queue_reserve(&image->disk, mapping->offset, 8ull * mapping->entries);
-    disk_run(&image->disk);
+    disk_run();
 }
 
 void mapping_visit(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike, u64 skip,
@@ -104,7 +104,7 @@ struct comparison {
 static void compare_run(struct comparison *comparison) {
     struct qcow2 *image = comparison->image;
     u32 step = l2_entry_size(image);
-    disk_run(&image->disk);
+    disk_run();
     for (u64 i = 0; i < comparison->count * image->cluster_size; i += step) {
         u64 difference = (load64(comparison->a + i) ^ load64(comparison->b + i)) & ~ENTRY_COPIED;
         if (step == 16) {

@@ -48,7 +48,7 @@ bool payload_read(struct payload *payload, u64 first, u64 length, u64 *words) {
         at = end;
     }
     memset((u8 *)words + (at - first), 0, first + length - at);
-    disk_run(&payload->disk);
+    disk_run();
     heap_release(mark);
     if (first * 8 + length * 8 > payload->bits) {
         bits_clear(words, max64(payload->bits, first * 8) - first * 8, length * 8);

@@ -35,7 +35,7 @@ void ranges_add(struct range_list *list, u64 offset, u64 length) {
 }
 
 /* An allocated cluster will be written in full or was punched in vain: it must not be punched later. */
-static void ranges_remove(struct range_list *list, u64 offset, u64 length) {
+void ranges_remove(struct range_list *list, u64 offset, u64 length) {
     for (u32 i = 0; i < list->count; i++) {
         struct range *range = &list->ranges[i];
         u64 start = max64(offset, range->offset);
@@ -92,7 +92,7 @@ static void write_blocks(struct refcounts *refcounts) {
             block->dirty = false;
         }
     }
-    disk_run(&image->disk);
+    disk_run();
 }
 
 static void write_hooked(struct refcounts *refcounts) {
@@ -242,7 +242,7 @@ static void grow_table(struct refcounts *refcounts, u64 cluster, u64 block_index
     u64 table_clusters = entries * 8 / image->cluster_size;
     u64 end = start + missing + table_clusters;
     disk_queue_reserve(&image->disk, start << image->cluster_bits, (end - start) << image->cluster_bits);
-    disk_run(&image->disk);
+    disk_run();
     for (u64 i = used, next = start; i < blocks; i++) {
         if (refcounts->table[i] == 0) {
             new_block(refcounts, (u32)i, next++ << image->cluster_bits);
@@ -280,7 +280,7 @@ static void make_block(struct refcounts *refcounts, u64 cluster) {
     }
     u64 offset = at << image->cluster_bits;
     disk_queue_reserve(&image->disk, offset, image->cluster_size);
-    disk_run(&image->disk);
+    disk_run();
     if (index < refcounts->table_entries) {
         new_block(refcounts, (u32)index, offset);
         if (counts_itself) {
@@ -327,6 +327,29 @@ u64 refcounts_allocate(struct refcounts *refcounts, u64 bytes) {
         first = find_free(refcounts, count);
     } while (!add_reference(refcounts, first, count));
     return first << refcounts->image->cluster_bits;
+}
+
+u64 refcounts_allocate_at(struct refcounts *refcounts, u64 offset, u64 count) {
+    u64 first = offset >> refcounts->image->cluster_bits;
+    u64 taken;
+    do {
+        taken = 0;
+        while (taken < count && refcounts_get(refcounts, first + taken) == 0) {
+            taken++;
+        }
+    } while (!add_reference(refcounts, first, taken));
+    ranges_remove(&refcounts->freed, offset, taken << refcounts->image->cluster_bits);
+    return taken;
+}
+
+void refcounts_hold(struct refcounts *refcounts, const struct range_list *clusters, bool hold) {
+    const u32 bits = refcounts->image->cluster_bits;
+    for (u32 i = 0; i < clusters->count; i++) {
+        const struct range *range = &clusters->ranges[i];
+        for (u64 at = range->offset; at < range->offset + range->length; at += 1ull << bits) {
+            set_refcount(refcounts, at >> bits, hold);
+        }
+    }
 }
 
 bool refcounts_take(struct refcounts *refcounts, u64 first_cluster, u64 count) {
@@ -424,7 +447,7 @@ void refcounts_reserve(struct refcounts *refcounts) {
             disk_queue_reserve(&image->disk, refcounts->table[i], image->cluster_size);
         }
     }
-    disk_run(&image->disk);
+    disk_run();
 }
 
 void refcounts_write_back(struct refcounts *refcounts) {
@@ -439,6 +462,6 @@ void refcounts_discard(struct refcounts *refcounts) {
     for (u32 i = 0; i < refcounts->freed.count; i++) {
         disk_queue_discard(disk, refcounts->freed.ranges[i].offset, refcounts->freed.ranges[i].length);
     }
-    disk_run(disk);
+    disk_run();
     refcounts->freed.count = 0;
 }

@@ -93,6 +93,7 @@ static inline void block_set(u8 *block, u32 order, u64 index, u64 value) {
 void ranges_open(struct range_list *list, u32 room);
 bool ranges_full(const struct range_list *list);
 void ranges_add(struct range_list *list, u64 offset, u64 length);
+void ranges_remove(struct range_list *list, u64 offset, u64 length);
 
 /* Loads the table. The entries must have been verified before anything is allocated. */
 void refcounts_open(struct refcounts *refcounts, struct qcow2 *image);
@@ -104,6 +105,13 @@ u64 refcounts_get(struct refcounts *refcounts, u64 cluster);
 
 /* Contiguous clusters for `bytes` bytes, refcount 1; their offset. */
 u64 refcounts_allocate(struct refcounts *refcounts, u64 bytes);
+
+/* Takes the free clusters at an offset, up to the first that is in use, at most `count`; how many
+ * (qcow2_alloc_clusters_at()). */
+u64 refcounts_allocate_at(struct refcounts *refcounts, u64 offset, u64 count);
+
+/* Lets free clusters count as taken in the blocks, or no longer: neither frees nor allocates. */
+void refcounts_hold(struct refcounts *refcounts, const struct range_list *clusters, bool hold);
 
 /* Takes exactly these clusters, if they are free and have blocks that count them. */
 bool refcounts_take(struct refcounts *refcounts, u64 first_cluster, u64 count);

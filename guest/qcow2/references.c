@@ -255,7 +255,7 @@ static void punch_freed(const struct walk *walk) {
             disk_queue_discard(&walk->image->disk, cluster << bits, walk->image->cluster_size);
         }
     }
-    disk_run(&walk->image->disk);
+    disk_run();
 }
 
 static void walk_open(struct walk *walk, struct qcow2 *image, struct refcounts *refcounts,
@@ -374,7 +374,7 @@ static void punch_tables(struct qcow2 *image, const struct mapping *gone) {
             disk_queue_discard(&image->disk, gone->l1[i] & ENTRY_OFFSET, image->cluster_size);
         }
     }
-    disk_run(&image->disk);
+    disk_run();
 }
 
 static bool refresh_l1(const struct walk *walk, struct mapping *mapping) {

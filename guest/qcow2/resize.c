@@ -23,7 +23,7 @@ void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
     u64 old_bytes = 8ull * image->l1_entries;
     image->l1_offset = refcounts_allocate(refcounts, 8 * entries);
     disk_queue_reserve(&image->disk, image->l1_offset, 8 * entries);
-    disk_run(&image->disk);
+    disk_run();
     disk_write(&image->disk, image->l1_offset, raw, 8 * entries);
     refcounts_write_back(refcounts);
     disk_flush(&image->disk);
@@ -145,6 +145,16 @@ static void shrink_mapping(struct qcow2 *image, struct refcounts *refcounts, u64
             refcounts_free(refcounts, offset, image->cluster_size, true);
             image->l1[i] = 0;
         }
+    }
+    write_back_and_discard(image, refcounts);
+}
+
+void discard_disk(struct qcow2 *image, struct refcounts *refcounts) {
+    u64 per_table = l2_entries(image);
+    u64 end = clusters_of(image, image->virtual_size);
+    u8 *table = heap_take(2 * image->cluster_size);
+    for (u64 first = 0; first < end; first += per_table) {
+        drop_clusters(image, refcounts, first, min64(first + per_table, end), table);
     }
     write_back_and_discard(image, refcounts);
 }

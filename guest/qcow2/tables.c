@@ -29,7 +29,7 @@ void tables_run(struct table_batch *batch) {
         u8 *table = batch->memory + i * image->cluster_size;
         disk_queue_read(&image->disk, batch->items[i].offset, table, image->cluster_size);
     }
-    disk_run(&image->disk);
+    disk_run();
     for (u32 i = 0; i < batch->count; i++) {
         changed[i] = batch->visit(batch->context, &batch->items[i], batch->memory + i * image->cluster_size);
     }
@@ -39,6 +39,6 @@ void tables_run(struct table_batch *batch) {
             disk_queue_write(&image->disk, batch->items[i].offset, table, image->cluster_size);
         }
     }
-    disk_run(&image->disk);
+    disk_run();
     batch->count = 0;
 }

@@ -171,7 +171,7 @@ static void walk_snapshots(struct verifier *v, visit_l1 *visit) {
             }
             continue;
         }
-        disk_run(&image->disk);
+        disk_run();
         u64 *at = memory;
         for (u32 n = 0; n < part_count; at += parts[n++].count) {
             for (u32 k = 0; k < parts[n].count; k++) {

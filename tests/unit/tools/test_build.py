@@ -173,10 +173,10 @@ def elf(entry=0x100000, segments=((0x100000, b"text", 4),), magic=b"\x7fELF\x02\
 
 
 def test_segments():
-    program = elf(segments=((0x100000, b"text\0\0", 6), (0x140000, b"data", 4096)))
+    program = elf(segments=((0x100000, b"text\0\0", 6), (0x180000, b"data", 4096)))
     assert build_guest.segments(program) == (b"text", b"data")
-    one = elf(segments=((0x100000, b"t" * 0x40000 + b"d", 0x80000),))
-    assert build_guest.segments(one) == (b"t" * 0x40000, b"d")
+    one = elf(segments=((0x100000, b"t" * 0x80000 + b"d", 0x90000),))
+    assert build_guest.segments(one) == (b"t" * 0x80000, b"d")
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_segments():
         elf(entry=0x100010),
         elf(magic=b"\x7fELF\x01\x01"),
         elf(segments=((0xFFFFF, b"text", 4),)),
-        elf(segments=((0x140000, b"data", 0x40001),)),
+        elf(segments=((0x180000, b"data", 0x10001),)),
         elf(segments=((0x200000, b"heap", 4),)),
     ],
     ids=["entry", "32 bit", "below", "too large", "behind"],

@@ -10,10 +10,16 @@
 #define operation_run run_bitmaps
 #include "families/bitmap.c"
 #undef operation_run
+#define operation_run run_chains
+#include "families/chain.c"
+#undef operation_run
 
 _Noreturn void operation_run(u32 operation) {
     if (operation == CALL_BITMAPS || operation == CALL_CHANGE_BITMAP) {
         run_bitmaps(operation);
+    }
+    if (operation == CALL_COMMIT) {
+        run_chains(operation);
     }
     run_snapshots(operation);
 }

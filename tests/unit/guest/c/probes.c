@@ -68,7 +68,7 @@ static void run_disk_script(void *argument) {
             disk_flush(disk);
             break;
         default:
-            disk_run(disk);
+            disk_run();
         }
     }
 }

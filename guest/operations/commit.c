@@ -1,0 +1,265 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * What the layers above a base hold goes into it: qemu's mirror job (block/mirror.c) with one operation in
+ * flight, in the order of the disk. Until the base is complete the layers above stay as they are, so what the
+ * top shows is the same whenever a crash comes.
+ */
+#include "chain/chain.h"
+#include "operations/operations.h"
+#include "operations/preparation.h"
+#include "qcow2/emptying.h"
+#include "qcow2/resize.h"
+#include "qcow2/writer.h"
+
+#define CHUNK_MIN (4 * KIB)
+#define CHUNK_MAX (64 * KIB)
+#define RUN_MAX (10 * MIB) /* of chunks that are looked at together */
+#define WRITE_MAX (1 * MIB)
+
+struct commit {
+    const struct call_commit *call;
+    struct result_commit *result;
+    struct chain chain;
+    struct layer *base;
+    u32 base_index;
+    u64 size; /* of the top, bytes */
+    u64 chunk;
+    struct refcounts refcounts; /* of the base */
+    struct verification verification;
+    struct writer writer;
+};
+
+static bool is_qcow2(const struct layer *layer) { return layer->format == LAYER_QCOW2; }
+
+static void fill_from_top(void *context, u64 offset, u64 length, struct disk *to, u64 host) {
+    chain_copy(context, 0, offset, length, to, host);
+}
+
+static void fill_with_zeros(void *context, u64 offset, u64 length, struct disk *to, u64 host) {
+    (void)context;
+    (void)offset;
+    disk_queue_zero(to, host, length);
+    disk_run();
+}
+
+static void keep_of_base(void *context, u64 offset, u64 length, struct disk *to, u64 host) {
+    struct commit *c = context;
+    chain_copy(&c->chain, c->base_index, offset, length, to, host);
+}
+
+static void open_commit(struct commit *c) {
+    const struct call_commit *call = c->call;
+    u64 writable = call->dry_run != 0 ? 0 : (1ull << call->base) | (call->empties != 0);
+    if (call->base == 0 || call->base >= call->layer_count || call->layer_count > DISKS_MAX) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+    chain_open(&c->chain, call->layers, call->layer_count, writable);
+    c->base_index = call->base;
+    c->base = &c->chain.layers[call->base];
+    c->size = c->chain.layers[0].size;
+    u64 cluster = is_qcow2(c->base) ? c->base->image->cluster_size : CHUNK_MAX;
+    c->chunk = min64(max64(cluster, CHUNK_MIN), CHUNK_MAX);
+    if (c->base->size >= c->size) {
+        return;
+    }
+    result_disk(c->base->disk.index);
+    if (call->resize_allowed == 0) {
+        refuse(REFUSAL_BASE_RESIZE, c->base->size, c->size, 0, 0, 0, 0);
+    }
+    if (is_qcow2(c->base) && c->base->image->version < 3 && c->base->image->snapshot_count > 0) {
+        refuse(REFUSAL_BASE_RESIZE_V2, c->base->size, c->size, 0, 0, 0, 0);
+    }
+    result_disk(0);
+}
+
+/* The next range from `from` on that a layer above the base has anything of, zeros included; false: none. */
+static bool next_held(struct commit *c, u64 from, u64 end, u64 *start, u64 *length) {
+    while (from < end) {
+        u32 layer;
+        struct extent found = chain_at(&c->chain, 0, c->base_index, from, end - from, &layer);
+        if (found.kind != EXTENT_ABSENT) {
+            *start = from;
+            *length = found.length;
+            return true;
+        }
+        from += found.length;
+    }
+    return false;
+}
+
+static void write_part(struct commit *c, u64 offset, u64 length, bool zeros) {
+    c->result->committed_bytes += length;
+    if (c->call->dry_run != 0) {
+        return;
+    }
+    if (is_qcow2(c->base)) {
+        writer_write(&c->writer, offset, length, zeros ? fill_with_zeros : fill_from_top, &c->chain);
+    } else {
+        fill_from_top(&c->chain, offset, length, &c->base->disk, offset);
+    }
+}
+
+static void zero_part(struct commit *c, u64 offset, u64 length) {
+    c->result->zeroed_bytes += length;
+    if (c->call->dry_run != 0) {
+        return;
+    }
+    if (!is_qcow2(c->base)) {
+        disk_queue_discard(&c->base->disk, offset, length);
+    } else if (!writer_zero(&c->writer, offset, length)) {
+        for (u64 at = 0; at < length; at += WRITE_MAX) {
+            writer_write(&c->writer, offset + at, min64(length - at, WRITE_MAX), fill_with_zeros, &c->chain);
+        }
+    }
+}
+
+/* Are these whole (sub)clusters of the base? */
+static bool is_aligned(const struct commit *c, u64 offset, u64 length) {
+    u64 unit = is_qcow2(c->base) ? subcluster_size(c->base->image) : 1;
+    return offset % unit == 0 && length % unit == 0;
+}
+
+/* mirror_iteration(): from `offset` to `end`, all of it chunks to be committed. */
+static void commit_run(struct commit *c, u64 offset, u64 end) {
+    while (offset < end && offset < c->size) {
+        u32 layer;
+        struct extent found = chain_at(&c->chain, 0, c->chain.count, offset, min64(end, c->size) - offset, &layer);
+        bool data = found.kind == EXTENT_DATA || found.kind == EXTENT_COMPRESSED;
+        u64 length = data ? min64(found.length, WRITE_MAX) : found.length;
+        length -= length % c->chunk;
+        bool whole = length >= c->chunk;
+        length = max64(length, c->chunk);
+        u64 clipped = min64(length, c->size - offset);
+        if (!data && whole && is_aligned(c, offset, length)) {
+            zero_part(c, offset, clipped);
+        } else {
+            write_part(c, offset, clipped, false);
+        }
+        offset += clipped;
+    }
+}
+
+static void commit_all(struct commit *c) {
+    u64 start;
+    u64 length;
+    u64 at = 0;
+    while (next_held(c, at, c->size, &start, &length)) {
+        u64 first = start / c->chunk * c->chunk;
+        u64 end = round_up(start + length, c->chunk);
+        u64 limit = first + RUN_MAX;
+        while (end < limit && end < c->size && next_held(c, end, min64(end + c->chunk, c->size), &start, &length)) {
+            end = round_up(start + length, c->chunk);
+        }
+        end = min64(end, limit);
+        commit_run(c, first, end);
+        at = end;
+    }
+}
+
+/* The base gets as large as the top. What its own backing file has behind its old end must not show. */
+static void grow_base(struct commit *c) {
+    struct layer *base = c->base;
+    u64 old_size = base->size;
+    if (old_size >= c->size) {
+        return;
+    }
+    c->result->resized = 1;
+    if (c->call->dry_run != 0) {
+        return;
+    }
+    if (!is_qcow2(base)) {
+        disk_resize(&base->disk, c->size);
+    } else {
+        resize_mapping(base->image, &c->refcounts, c->size);
+        refcounts_write_back(&c->refcounts);
+    }
+    base->size = c->size;
+    bool shows = c->base_index + 1 < c->chain.count && c->chain.layers[c->base_index + 1].size > old_size;
+    if (is_qcow2(base) && shows) {
+        u64 unit = subcluster_size(base->image);
+        u64 head = min64(round_up(old_size, unit), c->size);
+        if (head > old_size) {
+            writer_write(&c->writer, old_size, head - old_size, fill_with_zeros, &c->chain);
+        }
+        if (head < c->size) {
+            zero_part(c, head, c->size - head);
+            c->result->zeroed_bytes -= c->size - head;
+        }
+    }
+}
+
+static void prepare_base(struct commit *c) {
+    struct layer *base = c->base;
+    if (!is_qcow2(base)) {
+        return;
+    }
+    result_disk(base->disk.index);
+    prepare(base->image, &c->refcounts, &c->verification);
+    result_disk(0);
+    writer_open(&c->writer, &base->lookup, &c->refcounts, c->base_index + 1 < c->chain.count, keep_of_base, c);
+}
+
+static void close_base(struct commit *c) {
+    struct layer *base = c->base;
+    if (!is_qcow2(base)) {
+        disk_flush(&base->disk);
+        return;
+    }
+    writer_close(&c->writer);
+    if (c->writer.linked && (base->image->compatible & 1) != 0) {
+        header_rewrite(base->image); /* lazy refcounts: qemu has set the dirty bit, and clears it so */
+    }
+}
+
+/* Clusters that the top itself holds. */
+static u64 clusters_of_top(struct commit *c) {
+    const struct qcow2 *top = c->chain.layers[0].image;
+    u64 count = 0;
+    for (u64 at = 0; at < c->size;) {
+        u32 layer;
+        struct extent found = chain_at(&c->chain, 0, 1, at, c->size - at, &layer);
+        if (found.kind != EXTENT_ABSENT) {
+            count += clusters_of(top, at + found.length) - at / top->cluster_size;
+        }
+        at += found.length;
+    }
+    return count;
+}
+
+_Noreturn void operation_commit(void) {
+    struct commit *c = heap_take_zeroed(sizeof(*c));
+    struct result_commit *result = result_memory();
+    struct refcounts top_refcounts;
+    struct verification top_verification;
+    c->call = call_memory();
+    c->result = result;
+    open_commit(c);
+    struct qcow2 *top = c->chain.layers[0].image;
+    const bool writes = c->call->dry_run == 0;
+    const bool empties = c->call->empties != 0 && top != NULL;
+    if (writes) {
+        prepare_base(c);
+    }
+    if (writes && empties) {
+        prepare(top, &top_refcounts, &top_verification);
+    }
+    if (writes && is_qcow2(c->base)) {
+        prepare_header(c->base->image);
+    }
+    grow_base(c);
+    commit_all(c);
+    if (writes) {
+        close_base(c);
+    }
+    u64 unit = is_qcow2(c->base) ? c->base->image->cluster_size : CHUNK_MAX;
+    result->committed_clusters = divide_up(result->committed_bytes + result->zeroed_bytes, unit);
+    result->virtual_size = c->size;
+    result->cleared_clusters = empties ? clusters_of_top(c) : 0;
+    if (writes && empties && result->cleared_clusters > 0) {
+        prepare_header(top);
+        image_empty(top, &top_refcounts);
+    }
+    finish(NULL, 0);
+}

@@ -1,0 +1,17 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Making an image hold nothing (qcow2_make_empty()), after a commit: what it shows stays the same, for its base
+ * has it all. The bytes left are qemu's; on the way there the image is whole at every moment, but for one layout
+ * of the old tables in which the dirty bit says that it is not.
+ */
+#ifndef AIRLOCK_QCOW2_EMPTYING_H
+#define AIRLOCK_QCOW2_EMPTYING_H
+
+#include "qcow2/refcounts.h"
+
+/* The image must have been verified, its L1 table loaded. */
+void image_empty(struct qcow2 *image, struct refcounts *refcounts);
+
+#endif

@@ -1,0 +1,121 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "qcow2/lookup.h"
+
+void lookup_open(struct lookup *lookup, struct qcow2 *image, u32 data_disk, u64 bytes) {
+    u64 room = max64(min64(bytes / image->cluster_size, DOORBELL_BATCH), 1);
+    *lookup = (struct lookup){.image = image, .data_disk = data_disk, .room = (u32)room};
+    lookup->l1 = heap_take(8 * room);
+    lookup->tables = heap_take(room * image->cluster_size);
+}
+
+static _Noreturn void refuse_entry(const struct qcow2 *image, enum refusal code, enum table table, u64 at, u64 index,
+                                   u64 entry) {
+    result_disk(image->disk.index);
+    refuse(code, table, at, index, entry, entry & ENTRY_OFFSET, 0);
+}
+
+static void load_window(struct lookup *lookup, u64 index) {
+    struct qcow2 *image = lookup->image;
+    lookup->first = index;
+    lookup->count = (u32)min64(lookup->room, image->l1_entries - index);
+    disk_read(&image->disk, image->l1_offset + 8 * index, lookup->l1, 8ull * lookup->count);
+    for (u32 i = 0; i < lookup->count; i++) {
+        lookup->l1[i] = swap64(lookup->l1[i]);
+        u64 offset = lookup->l1[i] & ENTRY_OFFSET;
+        if ((lookup->l1[i] & L1_RESERVED) != 0 || offset_in_cluster(image, offset) != 0) {
+            refuse_entry(image, REFUSAL_RESERVED_BITS, TABLE_L1, image->l1_offset, index + i, lookup->l1[i]);
+        }
+        if (offset != 0) {
+            disk_queue_read(&image->disk, offset, lookup->tables + i * image->cluster_size, image->cluster_size);
+        }
+    }
+    disk_run();
+}
+
+void lookup_need(struct lookup *lookup, u64 index) {
+    if (index - lookup->first < lookup->count) {
+        return;
+    }
+    if (lookup->leave != NULL) {
+        lookup->leave(lookup->leave_context);
+    }
+    load_window(lookup, index);
+}
+
+enum extent_kind entry_kind(const struct qcow2 *image, u64 entry, u64 bitmap, u32 index) {
+    if ((entry & ENTRY_COMPRESSED) != 0) {
+        return EXTENT_COMPRESSED;
+    }
+    if (has_extended_l2(image)) {
+        bool zero = ((bitmap >> (32 + index)) & 1) != 0;
+        bool allocated = ((bitmap >> index) & 1) != 0;
+        return zero ? EXTENT_ZERO : allocated ? EXTENT_DATA : EXTENT_ABSENT;
+    }
+    bool anywhere = (entry & ENTRY_OFFSET) != 0 || (has_data_file(image) && (entry & ENTRY_COPIED) != 0);
+    return (entry & ENTRY_ZERO) != 0 ? EXTENT_ZERO : anywhere ? EXTENT_DATA : EXTENT_ABSENT;
+}
+
+static void check_entry(const struct qcow2 *image, u64 entry, u64 bitmap, u64 table, u64 index) {
+    if ((entry & ENTRY_COMPRESSED) != 0) {
+        return; /* its range is looked at by who inflates it */
+    }
+    bool no_zero_flag = image->version < 3 || has_extended_l2(image);
+    if ((entry & (L2_RESERVED | (no_zero_flag ? ENTRY_ZERO : 0))) != 0) {
+        refuse_entry(image, REFUSAL_RESERVED_BITS, TABLE_L2, table, index, entry);
+    }
+    if (offset_in_cluster(image, entry & ENTRY_OFFSET) != 0) {
+        refuse_entry(image, REFUSAL_UNALIGNED, TABLE_L2, table, index, entry);
+    }
+    if ((bitmap & (bitmap >> 32) & 0xffffffffu) != 0) {
+        refuse_entry(image, REFUSAL_SUBCLUSTERS, TABLE_L2, table, index, bitmap);
+    }
+}
+
+/* The subcluster at `offset`, to its end. */
+static struct extent one(const struct lookup *lookup, const u8 *table, u64 table_offset, u64 offset) {
+    const struct qcow2 *image = lookup->image;
+    u64 index = (offset >> image->cluster_bits) % l2_entries(image);
+    u64 entry = load64(table + index * l2_entry_size(image));
+    u64 bitmap = has_extended_l2(image) ? load64(table + index * 16 + 8) : 0;
+    u64 inside = offset_in_cluster(image, offset);
+    u64 size = subcluster_size(image);
+    check_entry(image, entry, bitmap, table_offset, index);
+    struct extent found = {.kind = entry_kind(image, entry, bitmap, (u32)(inside / size)),
+                           .disk = lookup->data_disk,
+                           .length = size - inside % size,
+                           .entry = entry};
+    found.host = has_data_file(image) ? offset : (entry & ENTRY_OFFSET) + inside;
+    if (found.kind == EXTENT_COMPRESSED) {
+        found.length = image->cluster_size - inside;
+    }
+    return found;
+}
+
+struct extent lookup_at(struct lookup *lookup, u64 offset, u64 length) {
+    struct qcow2 *image = lookup->image;
+    const u64 covered = image->cluster_size * l2_entries(image);
+    const u64 index = offset / covered;
+    length = min64(length, (index + 1) * covered - offset);
+    if (index >= image->l1_entries) {
+        return (struct extent){.kind = EXTENT_ABSENT, .length = length};
+    }
+    lookup_need(lookup, index);
+    u64 table_offset = lookup->l1[index - lookup->first] & ENTRY_OFFSET;
+    if (table_offset == 0) {
+        return (struct extent){.kind = EXTENT_ABSENT, .length = length};
+    }
+    const u8 *table = lookup->tables + (index - lookup->first) * image->cluster_size;
+    struct extent found = one(lookup, table, table_offset, offset);
+    while (found.kind != EXTENT_COMPRESSED && found.length < length) {
+        struct extent next = one(lookup, table, table_offset, offset + found.length);
+        if (next.kind != found.kind || (found.kind == EXTENT_DATA && next.host != found.host + found.length)) {
+            break;
+        }
+        found.length += next.length;
+    }
+    found.length = min64(found.length, length);
+    return found;
+}

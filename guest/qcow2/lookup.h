@@ -1,0 +1,58 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Where the bytes of a disk are, for a reader that goes through it upwards: L2 tables are fetched many at a
+ * time. The image need not have been verified; what it says is checked as far as it is followed.
+ */
+#ifndef AIRLOCK_QCOW2_LOOKUP_H
+#define AIRLOCK_QCOW2_LOOKUP_H
+
+#include "qcow2/format.h"
+
+enum extent_kind {
+    EXTENT_ABSENT, /* not in this image: ask the backing file */
+    EXTENT_ZERO,
+    EXTENT_DATA,      /* at `host` of `disk` */
+    EXTENT_COMPRESSED /* in the cluster of `entry`; no longer than to its end */
+};
+
+/* A part of a disk that is of one kind, and in one piece where it is data. */
+struct extent {
+    enum extent_kind kind;
+    u32 disk;
+    u64 host;
+    u64 length; /* bytes */
+    u64 entry;
+};
+
+struct lookup {
+    struct qcow2 *image;
+    u32 data_disk; /* holds the clusters; the image itself unless it has an external data file */
+    u64 first;     /* index of the L1 entry whose table is the window's first */
+    u32 count;
+    u32 room;
+    u64 *l1; /* the entries of the window, host byte order */
+    u8 *tables;
+    void (*leave)(void *context); /* called before the window is read anew; NULL: nobody cares */
+    void *leave_context;
+};
+
+/* bytes: about as much memory as the window may take. */
+void lookup_open(struct lookup *lookup, struct qcow2 *image, u32 data_disk, u64 bytes);
+
+/* The extent that begins at `offset`, at most `length` bytes, at most to the end of its L2 table: as
+ * qcow2_get_host_offset() finds it. */
+struct extent lookup_at(struct lookup *lookup, u64 offset, u64 length);
+
+/* Makes the table of L1 entry `index` one of the window. */
+void lookup_need(struct lookup *lookup, u64 index);
+
+/* What an L2 entry says of the subcluster `index` (of the cluster, in an image without them). */
+enum extent_kind entry_kind(const struct qcow2 *image, u64 entry, u64 bitmap, u32 index);
+
+static inline u32 subclusters(const struct qcow2 *image) { return has_extended_l2(image) ? 32 : 1; }
+
+static inline u64 subcluster_size(const struct qcow2 *image) { return image->cluster_size / subclusters(image); }
+
+#endif
