@@ -31,7 +31,8 @@ ROOMS = ("start", "disk", "qcow2", "chain", "operations")
 FLAGS = shlex.split(
     "-std=c11 -ffreestanding -nostdlib -static -no-pie -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small "
     "-O2 -msse2 -fcf-protection=none -fno-asynchronous-unwind-tables -fno-ident -Wall -Wextra -Werror -Iguest "
-    "-ffunction-sections -fdata-sections -Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack -Wl,-T,guest/start/guest.ld"
+    "-ffunction-sections -fdata-sections -Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack "
+    "-Wl,-T,guest/start/guest.ld"
 )
 
 # Inflaters, of which the linker takes what is used.

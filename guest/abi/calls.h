@@ -255,7 +255,7 @@ struct bitmap_record {
     uint64_t dirty_count; /* bits; likewise */
     uint32_t granularity; /* bytes of the disk that a bit stands for */
     uint32_t flags;       /* enum bitmap_flags */
-    uint32_t name_length; /* at most BITMAP_NAME_MAX */
+    uint32_t name_length; /* at most BITMAP_NAME_MAX, ends before the first NUL */
     uint32_t reserved;
 };
 

@@ -168,6 +168,11 @@ void disk_write(struct disk *disk, u64 offset, const void *memory, u64 length) {
     disk_run();
 }
 
+void disk_reserve(struct disk *disk, u64 offset, u64 length) {
+    disk_queue_reserve(disk, offset, length);
+    disk_run();
+}
+
 void disk_resize(struct disk *disk, u64 length) {
     queue_one(disk, &(struct doorbell_request){.operation = DOORBELL_RESIZE, .disk = disk->index, .length = length});
     disk_run();

@@ -29,6 +29,7 @@ void disk_run(void);
 /* At once. */
 void disk_read(struct disk *disk, u64 offset, void *memory, u64 length);
 void disk_write(struct disk *disk, u64 offset, const void *memory, u64 length);
+void disk_reserve(struct disk *disk, u64 offset, u64 length);
 void disk_resize(struct disk *disk, u64 length);
 void disk_flush(struct disk *disk);
 

@@ -157,8 +157,7 @@ static void reserve(struct application *a) {
     mapping_reserve(image, &a->old, &a->wanted);
     refcounts_reserve(&a->refcounts);
     if (a->copy_offset != 0) {
-        disk_queue_reserve(&image->disk, a->copy_offset, 8ull * a->entries);
-        disk_run();
+        disk_reserve(&image->disk, a->copy_offset, 8ull * a->entries);
     }
 }
 

@@ -6,6 +6,7 @@
 
 #include "qcow2/bits.h"
 
+#define CLUSTER_MIN 512
 #define TABLE_PART 65536 /* entries */
 
 struct making {
@@ -27,31 +28,38 @@ static bool merge_sources(struct making *m, u64 first, u64 count) {
     return any;
 }
 
-static u64 old_entry(const struct making *m, u64 index) {
-    return index < m->old.bitmap.table_entries ? m->content->table[index] : 0;
-}
-
-/* Gives the clusters of the window their places. The table still has the old entries. */
-static void store_window(struct making *m, u64 first_entry, u64 bytes) {
+/* Gives a cluster its new place, with room for it in the file system; false: there is nothing to be written. */
+static bool place_cluster(struct making *m, u64 index, const u64 *words, u64 length) {
     struct bitmap_content *content = m->content;
     struct qcow2 *image = content->plan->image;
+    content->changed = true;
+    content->table[index] = 0;
+    if (content->refcounts == NULL || bits_all_clear(words, length)) {
+        return false;
+    }
+    u64 offset = refcounts_allocate(content->refcounts, image->cluster_size);
+    store64(&content->table[index], offset);
+    disk_queue_reserve(&image->disk, offset, image->cluster_size);
+    return true;
+}
+
+/* The table still has the old entries; those of clusters whose bits stay as they are remain. */
+static void store_window(struct making *m, u64 first_entry, u64 bytes) {
+    struct qcow2 *image = m->content->plan->image;
     const u64 cluster_size = image->cluster_size;
-    for (u64 at = 0; at < bytes; at += cluster_size) {
-        u64 index = first_entry + at / cluster_size;
-        u64 length = min64(cluster_size, bytes - at);
+    const u64 *table = m->content->table + first_entry;
+    bool placed[PAYLOAD_WINDOW / CLUSTER_MIN];
+    for (u64 at = 0, i = 0; at < bytes; at += cluster_size, i++) {
         const u64 *words = m->words + at / 8;
-        if (memcmp(words, m->old_words + at / 8, length) == 0) {
-            content->table[index] = old_entry(m, index);
-            continue;
+        u64 length = min64(cluster_size, bytes - at);
+        placed[i] =
+            memcmp(words, m->old_words + at / 8, length) != 0 && place_cluster(m, first_entry + i, words, length);
+    }
+    disk_run();
+    for (u64 at = 0, i = 0; at < bytes; at += cluster_size, i++) {
+        if (placed[i]) {
+            disk_queue_write(&image->disk, load64(&table[i]), m->words + at / 8, cluster_size);
         }
-        content->changed = true;
-        content->table[index] = 0;
-        if (content->refcounts == NULL || bits_all_clear(words, length)) {
-            continue;
-        }
-        u64 offset = refcounts_allocate(content->refcounts, cluster_size);
-        store64(&content->table[index], offset);
-        disk_queue_write(&image->disk, offset, words, cluster_size);
     }
     disk_run();
 }

@@ -48,6 +48,11 @@ void record_set_count(struct bitmap_record *record, const struct dirty_count *di
 static bool count(const struct qcow2 *image, const struct bitmap *bitmap, u64 *clusters_left, u64 *words,
                   struct dirty_count *dirty) {
     struct payload payload = payload_of(image, bitmap);
+    const u64 table_clusters = clusters_of(image, 8ull * bitmap->table_entries);
+    if (table_clusters > *clusters_left) {
+        return false;
+    }
+    *clusters_left -= table_clusters;
     for (u64 first = 0; first < payload.bits; first += PAYLOAD_WINDOW * 8) {
         u64 bits = min64(payload.bits - first, PAYLOAD_WINDOW * 8);
         if (payload_read(&payload, first / 8, divide_up(bits, 64) * 8, words)) {

@@ -97,6 +97,7 @@ static void write_table(struct change *c) {
     struct bitmap *bitmap = &image->bitmaps.bitmaps[entry_of_plan(c)];
     u64 bytes = 8ull * c->content.table_entries;
     bitmap->table_offset = refcounts_allocate(&c->refcounts, bytes);
+    disk_reserve(&image->disk, bitmap->table_offset, bytes);
     disk_write(&image->disk, bitmap->table_offset, c->content.table, bytes);
 }
 
@@ -125,6 +126,7 @@ static void commit_new_directory(struct change *c) {
     struct qcow2 *image = &c->image;
     struct bitmap_set *set = &image->bitmaps;
     set->directory_offset = refcounts_allocate(&c->refcounts, set->directory_size);
+    disk_reserve(&image->disk, set->directory_offset, set->directory_size);
     disk_write(&image->disk, set->directory_offset, set->directory, set->directory_size);
     refcounts_write_back(&c->refcounts);
     disk_flush(&image->disk);

@@ -42,8 +42,7 @@ _Noreturn void operation_delete(void) {
     u32 count = image.snapshot_count - 1;
     u64 table_size = snapshots_table_size(image.snapshots, count);
     u64 table_offset = refcounts_allocate(&refcounts, table_size);
-    disk_queue_reserve(&image.disk, table_offset, table_size);
-    disk_run();
+    disk_reserve(&image.disk, table_offset, table_size);
     snapshots_write(&image, table_offset, image.snapshots, count);
     refcounts_write_back(&refcounts);
     disk_flush(&image.disk);

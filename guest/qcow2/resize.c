@@ -22,8 +22,7 @@ void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
     u64 old_offset = image->l1_offset;
     u64 old_bytes = 8ull * image->l1_entries;
     image->l1_offset = refcounts_allocate(refcounts, 8 * entries);
-    disk_queue_reserve(&image->disk, image->l1_offset, 8 * entries);
-    disk_run();
+    disk_reserve(&image->disk, image->l1_offset, 8 * entries);
     disk_write(&image->disk, image->l1_offset, raw, 8 * entries);
     refcounts_write_back(refcounts);
     disk_flush(&image->disk);
