@@ -75,10 +75,17 @@ class Layer:
 class Chain:
     """The layers from the top to the base, open and locked until close(). reports: of the guests that read them."""
 
-    def __init__(self, layers: t.Sequence[Layer], reports: t.Sequence[Report], stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        layers: t.Sequence[Layer],
+        reports: t.Sequence[Report],
+        stack: contextlib.ExitStack,
+        force_share: bool = False,
+    ) -> None:
         self.layers = tuple(layers)
         self.reports = tuple(reports)
         self._stack = stack
+        self._force_share = force_share
 
     @property
     def top(self) -> Layer:
@@ -88,6 +95,17 @@ class Chain:
     def base(self) -> Layer:
         """The last layer, the top itself when it stands alone."""
         return self.layers[-1]
+
+    def make_writable(self, layer: Layer) -> None:
+        """Opens a layer, and its data file, for writing as well; a writer's locks replace the reader's without a gap.
+
+        Raises ImageInUseError, ImageOpenError, ForceShareError; the file in question stays as it was then.
+        """
+        if self._force_share:
+            raise errors.force_share_error(layer.path)
+        if layer.data_file:
+            _make_writable(layer.data_file, "data file")
+        _make_writable(layer.image, layer.format)
 
     def close(self) -> None:
         """Drops all locks but those of an image that the caller had open."""
@@ -129,7 +147,7 @@ def open_chain(
         policy = stack.enter_context(Policy(allowed_roots))
         walker = _Opener(stack, policy, writable_layers, force_share, limits or Limits())
         layers = walker.layers(top, backing_format, depth_limit)
-        return Chain(layers, walker.reports, stack.pop_all())
+        return Chain(layers, walker.reports, stack.pop_all(), force_share)
 
 
 def drawing(chain: Chain) -> str:
@@ -210,9 +228,25 @@ class _Opener:
             disk = disks.disk_of_handle(found.handle, found.path, writable)
         finally:
             os.close(found.handle)
-        self._stack.callback(disk.close)
-        share = self._force_share and not writable
-        return Image(found.path, disk, locks.lock_image(disk.descriptor, found.path, writable, share, use))
+        image = Image(found.path, disk, locks.Lock(()))
+        self._stack.callback(image.close)
+        image.lock = locks.lock_image(disk.descriptor, found.path, writable, self._force_share, use)
+        return image
+
+
+def _make_writable(image: Image, use: str) -> None:
+    """Another descriptor in the place of an image's. Raises ImageInUseError, ImageOpenError."""
+    reader = image.disk
+    if reader.writable:
+        return
+    writer = disks.disk_of_handle(reader.descriptor, image.path, writable=True)
+    try:
+        image.lock = locks.hand_over(reader.descriptor, writer.descriptor, image.path, use)
+    except BaseException:
+        writer.close()
+        raise
+    image.disk = writer
+    reader.close()
 
 
 def _format(above: Layer, reference: Reference, stated: str | None) -> str:

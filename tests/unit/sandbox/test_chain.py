@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pathlib
@@ -16,7 +17,7 @@ import typing as t
 import pytest
 
 import sandbox.chain
-from sandbox import errors
+from sandbox import errors, locks
 from sandbox.answers import Limits
 from sandbox.chain import Chain, drawing, open_chain
 from sandbox.images import Image
@@ -249,6 +250,52 @@ def test_locks_are_qemus(home: pathlib.Path, base_format: str) -> None:
         assert all(layer.image.disk.writable for layer in chain.layers)
     with Holder(str(base), "-f", base_format), pytest.raises(errors.ImageInUseError):
         open_chain(str(top), writable_layers=(1,))
+
+
+@pytest.mark.parametrize("base_format", ["qcow2", "raw"])
+def test_layer_becomes_writable(home: pathlib.Path, base_format: str) -> None:
+    """At no moment is it without locks, and nobody who reads it, or writes to it, is overlooked."""
+    if base_format == "qcow2":
+        raw(home / "data")
+        base = overlay(home / "base", data_file=b"data")
+    else:
+        base = raw(home / "base")
+    top = overlay(home / "top.qcow2", b"base", base_format.encode())
+    with open_chain(str(top)) as chain:
+        chain.make_writable(chain.base)
+        chain.make_writable(chain.base)
+        assert chain.base.image.disk.writable
+        assert chain.base.image.disk.identity == (os.stat(base).st_dev, os.stat(base).st_ino)
+        assert held_by(chain.base.image) == [(100, 101), (103, 103), (201, 201), (203, 203)]
+        if chain.base.data_file:
+            assert chain.base.data_file.disk.writable
+            assert held_by(chain.base.data_file) == [(100, 101), (103, 103), (203, 203)]
+        assert not chain.top.image.disk.writable
+    with open_chain(str(top)) as chain:
+        before = held_by(chain.base.image)
+        # What a virtual machine holds on a disk that it reads, and what it holds on a raw one that it writes.
+        for byte in (201, 101):
+            with open(base, "rb") as other:
+                fcntl.fcntl(other, locks._SETLK, locks._flock(fcntl.F_RDLCK, byte))
+                with pytest.raises(errors.ImageInUseError):
+                    chain.make_writable(chain.base)
+            assert not chain.base.image.disk.writable
+            assert held_by(chain.base.image) == before
+
+
+def test_layer_of_a_shared_chain_stays_read_only(home: pathlib.Path) -> None:
+    top = overlay(home / "top.qcow2", b"base.qcow2")
+    with open_chain(str(top), force_share=True) as chain, pytest.raises(errors.ForceShareError):
+        chain.make_writable(chain.base)
+    with pytest.raises(errors.ForceShareError):
+        open_chain(str(top), force_share=True, writable_layers=(1,))
+
+
+def held_by(image: Image) -> list[tuple[int, int]]:
+    """Ranges of bytes that the image's descriptor has locked, as the kernel tells."""
+    with open(f"/proc/self/fdinfo/{image.disk.descriptor}", encoding="ascii") as file:
+        ranges = [line.split()[-2:] for line in file if line.startswith("lock:")]
+    return [(int(first), int(last)) for first, last in ranges]
 
 
 def test_layer_that_somebody_writes(home: pathlib.Path) -> None:
