@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Bitmap operations on an image whose L2 tables are all there, beside qemu-img; and a file that claims 10,000 bitmaps."""
+"""Bitmap operations on an image whose L2 tables are all there, beside qemu-img; and a file that claims many."""
 
 from __future__ import annotations
 

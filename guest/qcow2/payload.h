@@ -9,7 +9,9 @@
 
 #include "qcow2/bitmaps.h"
 
+#ifndef PAYLOAD_WINDOW
 #define PAYLOAD_WINDOW (2 * MIB) /* bytes: the largest cluster */
+#endif
 
 struct payload {
     struct disk disk;

@@ -21,7 +21,7 @@ NAMES = (b"b0", b"b1", b"a longer name, with blanks", b"\xc3\xa4\xc3\xb6", b"b2"
 BAD_NAMES = (b"", b"n" * 1024, b"nobody")
 GRANULARITIES = (512, 1 << 10, 4 << 10, 64 << 10, 128 << 10, 1 << 20, 2 << 20, 16 << 20)
 BAD_GRANULARITIES = (1, 511, 768, 3 << 20, 1 << 32)
-BITS_MAX = 1 << 24  # of one bitmap: QEMU holds them all in memory, each time it opens the image
+BITS_MAX = 1 << 26  # of one bitmap: QEMU holds them all in memory, each time it opens the image
 OTHER = "other.qcow2"
 
 
@@ -119,6 +119,7 @@ class _Drawing:
     broken: set[bytes] = field(default_factory=set)  # of these, in use: a list has to begin with their removal
     others: list[bytes] = field(default_factory=list)
     snapshots: int = 0
+    growing: bool = False  # most steps but lists fill the file up to where the refcount structure ends
 
     def granularity(self) -> int:
         return self.rng.choice(self.granularities) if self.rng.random() < 0.75 else 0
@@ -203,6 +204,8 @@ class _Drawing:
         rng, kind = self.rng, self.rng.random()
         if kind < 0.5:
             return BitmapStep(call=self.call())
+        if self.growing and kind < 0.75:
+            return BitmapStep(step=Step(fill=Fill(rng.random() < 0.5, rng.choice((0, 0, 1, 1, 2, 3, 5, 8)), 0)))
         if kind < 0.78:
             return BitmapStep(step=Step(io=self.writes()))
         if kind < 0.84:
@@ -230,13 +233,16 @@ def make_bitmap_chain(seed: int, cell: Cell | None = None) -> BitmapChain:
     drawn = random_cell(rng)
     if drawn.compat == "0.10" and rng.random() < 0.8:  # there, bitmaps can only be refused
         drawn = replace(drawn, compat="1.1", refcount_bits=rng.choice(REFCOUNT_BITS))
-    if rng.random() < 0.2:  # at the edge of what the refcount structure holds
+    growing = rng.random() < 0.2
+    if growing:
         bits, width = rng.choice(((9, 64), (9, 64), (9, 32), (10, 64), (12, 64)))
         drawn = Cell(cluster_bits=bits, refcount_bits=width, size=rng.randrange(4 * MEGA, 32 * MEGA) // 512 * 512)
-    if rng.random() < 0.1:
+    elif rng.random() < 0.1:
         drawn = replace(drawn, size=rng.randrange(1, 64) * 512 if rng.random() < 0.5 else 64 * KILO)
+    elif rng.random() < 0.06:
+        drawn = replace(drawn, compat="1.1", backing=False, compression="none", data_file=True, preallocation="off")
     cell = cell or drawn
     spots = [0, cell.size // 2, *(rng.randrange(cell.size) for _unused in range(3))]
     granularities = [g for g in GRANULARITIES if cell.size // g <= BITS_MAX]
-    drawing = _Drawing(rng, cell, Drawing(rng, cell, spots), granularities)
+    drawing = _Drawing(rng, cell, Drawing(rng, cell, spots), granularities, growing=growing)
     return BitmapChain(seed, cell, [drawing.step() for _unused in range(rng.randrange(8, 24))])

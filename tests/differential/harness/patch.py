@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from .qcow2 import COPIED, HEADER_FIELDS, OFFSET_MASK, Qcow2
@@ -141,6 +141,19 @@ class Patch:
         offset = self.append(bytes(data))
         self.header(nb_snapshots=len(entries) if count is None else count, snapshots_offset=offset)
         return offset
+
+    def paint(self, name: bytes, runs: Iterable[tuple[int, int]]) -> None:
+        """Sets these bits, (first, count), of a bitmap that is empty."""
+        with self.image() as image:
+            entry = next(entry for entry in image.bitmap_directory() if entry.name == name)
+            size = image.cluster_size
+        value = 0
+        for start, count in runs:
+            value |= ((1 << count) - 1) << start
+        data = value.to_bytes(entry.table_entries * size, "little")
+        for i in range(entry.table_entries):
+            if any(data[i * size : (i + 1) * size]):
+                self.u64(entry.table + 8 * i, self.append(data[i * size : (i + 1) * size]))
 
     def settle(self) -> None:
         """Sets every refcount to the number of references, and every COPIED flag accordingly."""

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.crash import judge
+from tests.differential.harness.bitmaps import bitmaps
 from tests.differential.harness.qcow2 import Qcow2
-from tests.unit.guest.native import Guest
+from tests.unit.guest.native import Answer, BitmapAction, Guest
 
 OPERATIONS = [
     ("tiny", "create", b"fresh"),
@@ -30,7 +31,24 @@ OPERATIONS = [
     ("bits64", "create", b"fresh"),
     ("extended", "apply", b"e"),
     ("bitmaps", "create", b"fresh"),
+    ("tiny", "change_bitmap", b"fresh add"),
+    ("bitmaps", "change_bitmap", b"fresh add,merge:first,disable"),
+    ("bitmaps", "change_bitmap", b"first merge:second"),
+    ("bitmaps", "change_bitmap", b"second clear,disable"),
+    ("bitmaps", "change_bitmap", b"first disable"),
+    ("bitmaps", "change_bitmap", b"first remove"),
+    ("bits64", "change_bitmap", b"fresh add"),
 ]
+
+
+def operate(guest: Guest, verb: str, argument: bytes) -> Answer:
+    """A snapshot operation on a name; or a list of actions on a bitmap: "NAME ACTION[:SOURCE],..."."""
+    if verb != "change_bitmap":
+        answer: Answer = getattr(guest, verb)(argument)
+        return answer
+    name, _unused, actions = argument.partition(b" ")
+    split = (action.decode().partition(":") for action in actions.split(b","))
+    return guest.change_bitmap(name, *(BitmapAction(kind, 0, source.encode()) for kind, _unused, source in split))
 
 
 def codes_of(operation: str) -> set[str]:
@@ -38,12 +56,12 @@ def codes_of(operation: str) -> set[str]:
     return {"READ": {"READ_FAILED"}, "RESERVE": {"NO_SPACE", "WRITE_FAILED"}}.get(operation, {"WRITE_FAILED"})
 
 
-def judged(directory: Path, image: bytes) -> tuple[judge.Content, judge.Faults]:
-    """What the image holds, and what is wrong with it."""
+def judged(directory: Path, image: bytes) -> tuple[object, judge.Faults]:
+    """What the image holds, its bitmaps with it, and what is wrong with it."""
     path = directory / "judged.qcow2"
     path.write_bytes(image)
     with Qcow2(str(path)) as reader:
-        return judge.content(reader), judge.faults(reader)
+        return (judge.content(reader), bitmaps(reader)), judge.faults(reader)
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC], ids=["EIO", "ENOSPC"])
@@ -60,7 +78,7 @@ def test_every_request_fails_once(
     path = image(name)
     before = path.read_bytes()
     guest.load(path)
-    assert getattr(guest, verb)(argument).refusal == ""
+    assert operate(guest, verb, argument).refusal == ""
     requests = guest.log()
     new = judged(tmp_path, guest.image())[0]
     old = judged(tmp_path, before)[0]
@@ -68,7 +86,7 @@ def test_every_request_fails_once(
     for index, request in enumerate(requests):
         guest.load(path)
         guest.fail(index, error)
-        answer = getattr(guest, verb)(argument)
+        answer = operate(guest, verb, argument)
         where = f"request {index} of {len(requests)}, {request}"
         if request.operation == "RESERVE" and error == errno.ENOSPC:
             assert answer.refusal == "NO_SPACE", where
