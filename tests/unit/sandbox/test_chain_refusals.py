@@ -328,6 +328,38 @@ def test_one_file_twice(home: pathlib.Path) -> None:
     assert refusal(overlay(home / "top.qcow2", b"a.qcow2", data_file=b"data")).code == "data_file_loop"
 
 
+@pytest.mark.parametrize("moment", [b"sub", b"base", b"/proc/self/fd"])
+def test_what_is_swapped_meanwhile(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, moment: bytes) -> None:
+    """A directory and a file that become links out after a part of the way has been opened: what is open counts."""
+    inside = overlay(home / "sub/base").stat()
+    overlay(home.parent / "outside/base")
+    top = overlay(home / "top.qcow2", b"sub/base")
+    real = os.open
+    swapped: list[bytes] = []
+
+    def swap(path: t.Any, flags: int, *arguments: t.Any, **options: t.Any) -> int:
+        name = os.fsencode(path)
+        if name.startswith(moment) and (moment != b"/proc/self/fd" or len(seen) > 0) and not swapped:
+            answer = real(path, flags, *arguments, **options)
+            swapped.append(name)
+            (home / "sub").rename(home / "was-sub")
+            (home / "sub").symlink_to("../outside")
+            (home / "was-sub/base").rename(home / "was-sub/was-base")
+            (home / "was-sub/base").symlink_to("../../outside/base")
+            return answer
+        seen.extend([name] if name == b"base" else [])
+        return real(path, flags, *arguments, **options)
+
+    seen: list[bytes] = []
+    monkeypatch.setattr(os, "open", swap)
+    if moment == b"sub":  # the file has become a link since
+        assert refusal(top).code == "backing_symlink"
+    else:
+        with open_chain(str(top)) as chain:
+            assert chain.base.identity == (inside.st_dev, inside.st_ino)
+    assert swapped
+
+
 def test_file_that_may_not_be_read(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The directories may be searched, the file opened, by a root for whom nothing is forbidden: so the kernel's answer
     is made up."""
