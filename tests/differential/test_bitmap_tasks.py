@@ -199,6 +199,7 @@ def one_task(run: Run, path: str, there: There, options: Options) -> bool:
             assert (answer["rc"], answer.get("error_code")) == (1, code), answer
             assert digest(path) == before
         return False
+    leaks = qemu.check(path).complaints  # QEMU itself leaks what stale bitmaps held
     stale_goes = options.get("state") == "absent" and options["name"].encode() in there.stale
     changed = expected != there.bitmaps or stale_goes
     predicted = run(True, path=path, **options)
@@ -212,9 +213,9 @@ def one_task(run: Run, path: str, there: There, options: Options) -> bool:
         describe(bitmap) for bitmap in bitmaps_of(path)
     ]
     assert told(predicted) == told(done) == records(expected, there.size)
-    assert done["images"][0]["leaked_clusters"] in (0, None)
     judged, after = qemu.check(path), digest(path)
-    assert judged.clean or (there.stale and not changed), judged.text
+    assert judged.complaints <= leaks, judged.text
+    assert done["images"][0]["leaked_clusters"] in (len(leaks), None) or there.stale
     for check in (True, False):
         again = run(check, path=path, **options)
         assert (again["rc"], again.get("changed")) == (0, False), again
