@@ -23,8 +23,15 @@ FLAGS = (
     *("-fno-sanitize-recover=all", "-fno-sanitize=nonnull-attribute,pointer-overflow"),
     *(f"-I{native.TOP / 'guest'}", f"-I{native.HERE}", f"-I{HERE}"),
 )
-IN_A_ROW = {"header.c", "snapshots.c"}  # pieces of the heap that follow each other are one to them
-OPERATIONS = ("list", "info", "compare", "create", "apply", "delete")
+IN_A_ROW = {
+    "bitmap_records.c",
+    "header.c",
+    "list_bitmaps.c",
+    "snapshots.c",
+}  # pieces of the heap that follow each other are one to them
+OPERATIONS = ("list", "info", "compare", "create", "apply", "delete", "bitmaps", "change")
+ACTIONS = ("add", "remove", "clear", "enable", "disable", "merge")
+BITMAPS = (b"first", b"second", b"fresh")
 ENVIRONMENT = {"ASAN_OPTIONS": "handle_abort=1:detect_leaks=0:allocator_may_return_null=1", "LC_ALL": "C"}
 
 
@@ -37,7 +44,8 @@ def fuzzer(directory: Path, libfuzzer: bool = False, options: Sequence[str] = ()
     """Compiles the fuzzer into an empty directory: with clang's engine, or with driver.c. Raises CalledProcessError."""
     compiler = [clang(), "-fsanitize=fuzzer-no-link"] if libfuzzer else ["gcc"]
     guest = [path for path in native.sources() if path.name != "heap.c"]
-    own = [native.HERE / "host.c", HERE / "harness.c", HERE / "mutate.c", HERE / "heap.c"]
+    own = [native.HERE / "host.c", native.HERE / "families.c"]
+    own += [HERE / name for name in ("harness.c", "mutate.c", "mutate_bitmaps.c", "heap.c")]
     own += [] if libfuzzer else [HERE / "driver.c"]
     groups = [
         ([path for path in guest if path.name in IN_A_ROW], ["-Dheap_take=heap_take_row"]),
@@ -47,20 +55,57 @@ def fuzzer(directory: Path, libfuzzer: bool = False, options: Sequence[str] = ()
         subprocess.run([*compiler, *FLAGS, *options, *more, "-c", *map(str, files)], cwd=directory, check=True)
     link = [*compiler, "-fsanitize=fuzzer" if libfuzzer else "-g", f"-fsanitize={SANITIZERS}", "-Wl,--wrap=heap_open"]
     objects = sorted(str(path) for path in directory.glob("*.o"))
-    subprocess.run([*link, *objects, "-o", "fuzzer"], cwd=directory, check=True)
+    subprocess.run([*link, *objects, "-lz", "-lzstd", "-o", "fuzzer"], cwd=directory, check=True)
     return directory / "fuzzer"
 
 
 def step(operation: str, text: bytes) -> bytes:
     """struct input_step: the operation on the snapshot of this id or name; delete takes names only."""
     selector = {"delete": 0}.get(operation, 1)
-    return struct.pack("<BBBB8s", OPERATIONS.index(operation), selector, 1, len(text[:8]), text[:8])
+    length = len(text[:8]) if operation != "change" else len(text) - 2
+    return struct.pack("<BBBB8s", OPERATIONS.index(operation), selector, 1, length, text[:8])
+
+
+def listed(name: bytes, *actions: str) -> bytes:
+    """A step's text for "change": the bitmap, and its actions; "merge 1 2" is of the second bitmap of disk 1, "add 3"
+    with the third granularity of harness.c."""
+    codes = [BITMAPS.index(name)]
+    for action in actions:
+        kind, *numbers = action.split()
+        disk, number = (int(word) for word in (["0", *numbers] if len(numbers) < 2 else numbers)) if numbers else (0, 1)
+        codes.append((number - 1 + 4 * disk) * len(ACTIONS) + ACTIONS.index(kind))
+    return bytes(codes)
 
 
 def head(*steps: tuple[str, bytes]) -> bytes:
     """struct input of input.h without a failure."""
     packed = b"".join(step(*one) for one in (*steps, ("list", b""), ("info", b""))[:3])
     return struct.pack("<36sHBBI20x", packed, 0xFFFF, 0, 0, 0)
+
+
+def bitmap_heads(there: bool) -> dict[str, bytes]:
+    """Lists of actions on images with the first two of BITMAPS, or with none."""
+    added = ("change", listed(b"fresh", "add 2"))
+    heads = {
+        "add": head(added, ("bitmaps", b"\2"), ("change", listed(b"fresh", "disable", "merge 3", "remove"))),
+        "add-full": head(("change", listed(b"fresh", "add 8", "disable")), ("change", listed(b"fresh", "remove"))),
+        "add-and-create": head(added, ("create", b"more"), ("change", listed(b"second", "add 4", "merge 3"))),
+    }
+    if there:
+        heads["merge"] = head(
+            ("change", listed(b"fresh", "add 2", "merge 1")),
+            ("bitmaps", b"\2"),
+            ("change", listed(b"first", "clear", "merge 1 2")),
+        )
+        heads["clear"] = head(
+            ("change", listed(b"first", "clear")),
+            ("change", listed(b"first", "merge 2", "disable")),
+            ("bitmaps", b"\0"),
+        )
+        heads["remove"] = head(("change", listed(b"first", "remove")), ("change", listed(b"second", "remove", "add 4")))
+        heads["remove-all"] = head(*(("change", listed(name, "remove")) for name in BITMAPS[:2]), added)
+        heads["ranges"] = head(("bitmaps", b"\0"), ("bitmaps", b"\1"), ("change", listed(b"second", "merge 1 1")))
+    return heads
 
 
 def seeds(directory: Path) -> list[Path]:
@@ -78,6 +123,9 @@ def seeds(directory: Path) -> list[Path]:
             heads[f"apply-{text}"] = head(("apply", snapshot), ("create", b"more"), ("delete", snapshot))
             heads[f"delete-{text}"] = head(("delete", snapshot), ("create", b"more"), ("apply", b"more"))
             heads[f"compare-{text}"] = head(("compare", snapshot), ("apply", snapshot), ("list", b""))
+        with_bitmaps = any(step.startswith("%") for step in recipe.history)
+        if with_bitmaps or name in ("tiny", "bits64", "extended", "v2", "mixed"):
+            heads.update(bitmap_heads(with_bitmaps))
         for title, start in heads.items():
             seed = directory / f"{name}-{title}"
             seed.write_bytes(start + image)

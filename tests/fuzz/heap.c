@@ -31,7 +31,7 @@ void heap_open(void *start, u64 size) {
 
 u64 heap_left(void) { return (u64)(heap_end - heap_top); }
 
-void *heap_take_row(u64 size) {
+static void *take(u64 size) {
     u64 whole = round_up(min64(size, UINT64_MAX - ZONE), ZONE);
     if (whole > heap_left()) {
         refuse(REFUSAL_NO_MEMORY, whole, 0, 0, 0, 0, 0);
@@ -46,10 +46,17 @@ void *heap_take_row(u64 size) {
     return taken;
 }
 
+/* With what is left over at its end: the next piece continues there. */
+void *heap_take_row(u64 size) {
+    void *taken = take(size);
+    ASAN_UNPOISON_MEMORY_REGION(taken, round_up(size, ZONE));
+    return taken;
+}
+
 void *heap_take(u64 size) {
-    u8 *zone = heap_take_row(ZONE);
+    u8 *zone = take(ZONE);
     ASAN_POISON_MEMORY_REGION(zone, ZONE);
-    return heap_take_row(size);
+    return take(size);
 }
 
 void *heap_take_zeroed(u64 size) { return memset(heap_take(size), 0, size); }

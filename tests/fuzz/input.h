@@ -11,16 +11,17 @@
 
 enum {
     STEPS = 3,
+    OPERATIONS = 8, /* up to CALL_CHANGE_BITMAP */
     INPUT_MAX = 1 << 20,
     HEAD_BYTES = 64
 };
 
 struct input_step {
-    u8 operation; /* modulo 6, plus 1: enum call_operation */
-    u8 selector;  /* modulo 3, plus 1: enum selector_kind */
+    u8 operation; /* modulo OPERATIONS, plus 1: enum call_operation */
+    u8 selector;  /* modulo 3, plus 1: enum selector_kind; a change of bitmaps is a dry run with the last of them */
     u8 resize_allowed;
     u8 text_length;
-    u8 text[8]; /* id, name */
+    u8 text[8]; /* id, name; of bitmaps: which one, then an action in each byte */
 };
 
 struct input {

@@ -7,27 +7,10 @@
  */
 #include <string.h>
 
-#include "input.h"
+#include "mutate.h"
 #include "qcow2/refcounts.h"
 
 size_t LLVMFuzzerCustomMutator(u8 *data, size_t size, size_t room, unsigned seed);
-
-/* Where things lie, as far as they lie inside. */
-struct layout {
-    u8 *image;
-    u64 length;
-    u32 bits;
-    u64 size; /* of a cluster */
-    u32 order;
-    u32 step; /* bytes from one L2 entry to the next */
-    u64 l1;
-    u64 l1_entries;
-    u64 table; /* refcount table */
-    u64 table_entries;
-    u64 snapshots;
-    u64 snapshot_count;
-    u64 *random;
-};
 
 u64 random_below(u64 *random, u64 below) {
     *random ^= *random << 13;
@@ -36,17 +19,15 @@ u64 random_below(u64 *random, u64 below) {
     return below == 0 ? 0 : (*random >> 11) % below;
 }
 
-static u64 number(const struct layout *at, u64 below) { return random_below(at->random, below); }
+u64 number(const struct layout *at, u64 below) { return random_below(at->random, below); }
 
-static bool inside(const struct layout *at, u64 offset, u64 bytes) {
+bool inside(const struct layout *at, u64 offset, u64 bytes) {
     return offset <= at->length && bytes <= at->length - offset;
 }
 
-static u64 read64(const struct layout *at, u64 offset) {
-    return inside(at, offset, 8) ? load64(at->image + offset) : 0;
-}
+u64 read64(const struct layout *at, u64 offset) { return inside(at, offset, 8) ? load64(at->image + offset) : 0; }
 
-static void write64(const struct layout *at, u64 offset, u64 value) {
+void write64(const struct layout *at, u64 offset, u64 value) {
     if (inside(at, offset, 8)) {
         store64(at->image + offset, value);
     }
@@ -85,7 +66,7 @@ static u64 snapshot_at(const struct layout *at, u64 index) {
 
 static u64 clusters(const struct layout *at) { return divide_up(at->length, at->size); }
 
-static u64 some_offset(const struct layout *at) {
+u64 some_offset(const struct layout *at) {
     switch (number(at, 12)) {
     case 0:
         return 0;
@@ -102,7 +83,7 @@ static u64 some_offset(const struct layout *at) {
     }
 }
 
-static u64 some_number(const struct layout *at) {
+u64 some_number(const struct layout *at) {
     static const u64 special[] = {0, 1, 2, 3, 7, 8, 9, 16, 24, 63, 64, 127, 255, 256, 1023, 1024, 4095, 65535, 65536};
     switch (number(at, 6)) {
     case 0:
@@ -223,7 +204,7 @@ static void copy_piece(const struct layout *at) {
 /* References counted by somebody who trusts everything, and sets the refcounts to them. */
 static u16 counts[INPUT_MAX / 512 + 1];
 
-static void count_range(const struct layout *at, u64 offset, u64 bytes) {
+void count_range(const struct layout *at, u64 offset, u64 bytes) {
     if (bytes == 0 || !inside(at, offset & ~(at->size - 1), 1)) {
         return;
     }
@@ -292,6 +273,7 @@ static void settle(const struct layout *at) {
             count_mapping(at, load64(at->image + entry), load32(at->image + entry + 8));
         }
     }
+    count_bitmaps(at);
     set_refcounts(at);
     for (u64 i = 0; i < at->l1_entries && inside(at, at->l1 + 8 * i, 8); i++) {
         u64 table = read64(at, at->l1 + 8 * i) & ENTRY_OFFSET;
@@ -305,7 +287,7 @@ static void settle(const struct layout *at) {
 static void change_one(const struct layout *at) {
     u64 entries;
     u64 l1 = some_l1(at, &entries);
-    switch (number(at, 10)) {
+    switch (number(at, 13)) {
     case 0:
         change_header(at);
         break;
@@ -329,8 +311,11 @@ static void change_one(const struct layout *at) {
     case 8:
         change_extension(at);
         break;
-    default:
+    case 9:
         copy_piece(at);
+        break;
+    default:
+        change_bitmaps(at);
     }
 }
 
@@ -356,7 +341,7 @@ static void mutate_head(struct input *head, u64 *random) {
     struct input_step *step = &head->steps[random_below(random, STEPS)];
     switch (random_below(random, 6)) {
     case 0:
-        step->operation = (u8)random_below(random, 6);
+        step->operation = (u8)random_below(random, OPERATIONS);
         break;
     case 1:
         step->selector = (u8)random_below(random, 3);

@@ -44,7 +44,7 @@ def test_fuzz(fuzzer: Path, part: int) -> None:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     # The inputs get somewhere: of each operation a good part is carried out.
-    for operation in ("create", "apply", "delete"):
+    for operation in ("create", "apply", "delete", "bitmaps", "change"):
         found = re.search(rf"{operation} (\d+) of (\d+)", done.stdout)
         assert found
         assert int(found[1]) > INPUTS // 50, done.stdout

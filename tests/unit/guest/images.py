@@ -18,8 +18,8 @@ KILO = 1 << 10
 @dataclass(frozen=True)
 class Recipe:
     """How an image is made: the -o options, the size in bytes, and what happens to it: "+name" creates a snapshot,
-    "=name" applies it, "-name" deletes it, "<size" and ">size" resize, "%name" adds a bitmap, "!" cuts the L1 table to
-    what the disk needs, anything else is a command of qemu-io."""
+    "=name" applies it, "-name" deletes it, "<size" and ">size" resize, "%name" adds a bitmap, "~name" disables it, "!"
+    cuts the L1 table to what the disk needs, anything else is a command of qemu-io."""
 
     options: str
     size: int
@@ -40,6 +40,8 @@ class Recipe:
                 done = qemu.run(["qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", str(path), rest])
             elif kind == "%":
                 done = qemu.run(["qemu-img", "bitmap", "--add", "-f", "qcow2", "-g", "64k", str(path), rest])
+            elif kind == "~":
+                done = qemu.run(["qemu-img", "bitmap", "--disable", "-f", "qcow2", str(path), rest])
             else:
                 done = qemu.io(str(path), step)
             if done.code or b"failed" in done.output + done.errors:
@@ -123,6 +125,11 @@ RECIPES = {
         ),
     ),
     "bitmaps": Recipe(TINY, 512 * KILO, ("%first", "%second", "write -P 1 0 90k", "+one", "write -P 2 9k 9k")),
+    "coarse": Recipe(  # bitmaps that differ, and one that records no more
+        "cluster_size=1024,refcount_bits=32",
+        900 * KILO,
+        ("%first", "write -P 1 0 70k", "%second", "write -P 2 300k 200k", "+one", "~first", "write -P 3 700k 9k"),
+    ),
     "large": Recipe("cluster_size=2M", 64 << 20, ("write -P 1 0 1M", "+l", "write -P 2 5M 1k")),
 }
 NAMES = {

@@ -33,9 +33,9 @@ OPERATIONS = [
     ("bitmaps", "create", b"fresh"),
     ("tiny", "change_bitmap", b"fresh add"),
     ("bitmaps", "change_bitmap", b"fresh add,merge:first,disable"),
-    ("bitmaps", "change_bitmap", b"first merge:second"),
+    ("coarse", "change_bitmap", b"first merge:second"),
     ("bitmaps", "change_bitmap", b"second clear,disable"),
-    ("bitmaps", "change_bitmap", b"first disable"),
+    ("coarse", "change_bitmap", b"first enable"),
     ("bitmaps", "change_bitmap", b"first remove"),
     ("bits64", "change_bitmap", b"fresh add"),
 ]
