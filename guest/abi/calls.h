@@ -16,7 +16,9 @@ enum call_operation {
     CALL_DELETE,
     CALL_BITMAPS, /* the persistent bitmaps, and the dirty ranges of one; reads only */
     CALL_CHANGE_BITMAP,
-    CALL_COMMIT /* what the layers above the base hold goes into the base */
+    CALL_COMMIT, /* what the layers above the base hold goes into the base */
+    CALL_EMPTY,  /* an image holds nothing any more: after a commit */
+    CALL_REBASE  /* another backing file, or none */
 };
 
 enum call_limits {
@@ -151,6 +153,26 @@ struct call_commit {
     uint32_t dry_run;        /* 1: count, write nothing */
     uint32_t reserved;
     struct chain_layer layers[64]; /* the top first, the base's own backing files last */
+};
+
+struct call_empty {
+    struct call_header header;
+    struct chain_layer layer;
+};
+
+struct call_rebase {
+    struct call_header header;
+    uint32_t layer_count;     /* the image, then its backing files of now; only the image itself with relinks */
+    uint32_t new_layer_count; /* the new backing file, then those under it; 0: there will be none */
+    uint32_t relinks;         /* 1: only the name changes, whatever the new file holds */
+    uint32_t shared;          /* index in `layers` of the file that is the new backing file too; 0: none is */
+    uint32_t dry_run;         /* 1: count, write nothing */
+    uint16_t backing_length;  /* bytes; 0: no backing file */
+    uint16_t format_length;   /* 0: none is recorded */
+    struct chain_layer layers[64];
+    struct chain_layer new_layers[64];
+    uint8_t backing_name[1024];
+    uint8_t backing_format[16];
 };
 
 /* Common to every result. code 0 is success; otherwise a refusal (refusals.h says what the arguments
@@ -289,6 +311,18 @@ struct result_commit {
     uint64_t zeroed_bytes;       /* of the disk, made zeros in the base */
     uint64_t committed_clusters; /* of the base's clusters, or 64 KiB of a raw one */
     uint64_t cleared_clusters;   /* of the top */
+};
+
+struct result_empty {
+    struct result_header header;
+    uint64_t cleared_clusters;
+};
+
+struct result_rebase {
+    struct result_header header;
+    uint64_t virtual_size;
+    uint64_t copied_bytes; /* of the disk: held by the image now, because the new backing file has other data */
+    uint64_t zeroed_bytes; /* likewise, as zeros */
 };
 
 #endif

@@ -98,7 +98,8 @@ enum refusal {
     REFUSAL_ENCRYPTED = 200,
     REFUSAL_COMPRESSED_CLUSTER = 201, /* a L2 entry, b offset: it does not inflate to a cluster */
     REFUSAL_BASE_RESIZE = 202,        /* a bytes of the base, b of the top: growing was not allowed */
-    REFUSAL_BASE_RESIZE_V2 = 203      /* the same, and it has snapshots */
+    REFUSAL_BASE_RESIZE_V2 = 203,     /* the same, and it has snapshots */
+    REFUSAL_BACKING_NAME_ROOM = 204   /* no room for the backing file's name in the first cluster */
 };
 
 /* The tables that a refusal can point at. */

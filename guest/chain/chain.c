@@ -56,7 +56,7 @@ struct extent chain_at(struct chain *chain, u32 first, u32 end, u64 offset, u64 
     for (u32 i = first; i < end; i++) {
         struct layer *at = &chain->layers[i];
         *layer = i;
-        if (i > first) {
+        if (i > first || !chain->past_end) {
             if (offset >= at->size) { /* a shorter layer hides what is under it: it reads as zeros there */
                 return (struct extent){.kind = EXTENT_ZERO, .length = length};
             }

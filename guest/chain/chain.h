@@ -20,7 +20,8 @@ struct layer {
 struct chain {
     struct layer *layers; /* the top first */
     u32 count;
-    u8 *inflated; /* the last compressed cluster that was read: of */
+    bool past_end; /* the first layer asked shows what its clusters hold behind the end of its disk, too */
+    u8 *inflated;  /* the last compressed cluster that was read: of */
     u32 inflated_layer;
     u64 inflated_entry;
     u8 *deflated;

@@ -96,7 +96,7 @@ void disk_run(void) {
 static bool continues(const struct doorbell_request *last, const struct doorbell_request *next) {
     bool has_memory = next->operation == DOORBELL_READ || next->operation == DOORBELL_WRITE;
     bool copies = next->operation == DOORBELL_COPY;
-    return last->operation == next->operation && last->disk == next->disk &&
+    return last->operation == next->operation && next->operation != DOORBELL_PROGRESS && last->disk == next->disk &&
            last->offset + last->length == next->offset &&
            (!has_memory || last->memory + last->length == next->memory) &&
            (!copies ||
@@ -182,4 +182,8 @@ void disk_resize(struct disk *disk, u64 length) {
 void disk_flush(struct disk *disk) {
     queue_one(disk, &(struct doorbell_request){.operation = DOORBELL_FLUSH, .disk = disk->index});
     disk_run();
+}
+
+void disk_progress(u64 done, u64 total) {
+    queue_one(NULL, &(struct doorbell_request){.operation = DOORBELL_PROGRESS, .offset = done, .length = total});
 }

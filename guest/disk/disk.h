@@ -33,4 +33,7 @@ void disk_reserve(struct disk *disk, u64 offset, u64 length);
 void disk_resize(struct disk *disk, u64 length);
 void disk_flush(struct disk *disk);
 
+/* Tells how far the operation is, with the next requests. */
+void disk_progress(u64 done, u64 total);
+
 #endif

@@ -10,6 +10,10 @@ _Noreturn void operation_run(u32 operation) {
     switch (operation) {
     case CALL_COMMIT:
         operation_commit();
+    case CALL_EMPTY:
+        operation_empty();
+    case CALL_REBASE:
+        operation_rebase();
     default:
         refuse_plain(REFUSAL_BAD_CALL);
     }

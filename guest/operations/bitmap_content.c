@@ -24,7 +24,7 @@ static bool merge_sources(struct making *m, u64 first, u64 count) {
         result_disk(plan->sources[i].disk.index);
         any |= payload_merge(&plan->sources[i], plan->granularity_bits, first, count, m->words, m->scratch);
     }
-    result_disk(0);
+    result_disk(plan->image->disk.index);
     return any;
 }
 
@@ -110,12 +110,16 @@ void bitmap_content_make(struct bitmap_content *content) {
     struct making m = {.content = content};
     content->table_entries = (u32)bitmap_table_entries(image, plan->granularity_bits);
     content->table = heap_take_zeroed(8ull * content->table_entries);
-    m.words = heap_take(PAYLOAD_WINDOW);
-    m.old_words = heap_take(PAYLOAD_WINDOW);
-    m.scratch = heap_take(PAYLOAD_WINDOW);
+    if (content->windows == NULL) {
+        content->windows = heap_take(3 * PAYLOAD_WINDOW);
+    }
+    m.words = content->windows;
+    m.old_words = m.words + PAYLOAD_WINDOW / sizeof(u64);
+    m.scratch = m.old_words + PAYLOAD_WINDOW / sizeof(u64);
     if (!plan->fresh) {
         m.old = payload_of(image, &image->bitmaps.bitmaps[plan->original]);
-        disk_read(&image->disk, m.old.bitmap.table_offset, content->table, 8ull * content->table_entries);
+        u64 entries = min64(m.old.bitmap.table_entries, content->table_entries);
+        disk_read(&image->disk, m.old.bitmap.table_offset, content->table, 8 * entries);
     }
     const u64 total = bitmap_bits(image->virtual_size, plan->granularity_bits);
     for (u64 first = 0; first < total; first += PAYLOAD_WINDOW * 8) {

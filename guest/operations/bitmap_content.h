@@ -18,6 +18,7 @@ struct bitmap_content {
     u64 *table;   /* of the new bitmap, big-endian */
     bool changed; /* other bits than before */
     struct dirty_count dirty;
+    u64 *windows; /* memory to work in; NULL: it is taken, and can serve the next content as well */
 };
 
 /* Computes what the plan's bitmap will be. What differs from what the image has goes to new clusters; a cluster

@@ -9,6 +9,7 @@
 #include "chain/chain.h"
 #include "operations/operations.h"
 #include "operations/preparation.h"
+#include "operations/recording.h"
 #include "qcow2/emptying.h"
 #include "qcow2/resize.h"
 #include "qcow2/writer.h"
@@ -29,6 +30,7 @@ struct commit {
     struct refcounts refcounts; /* of the base */
     struct verification verification;
     struct writer writer;
+    struct recording recording;
 };
 
 static bool is_qcow2(const struct layer *layer) { return layer->format == LAYER_QCOW2; }
@@ -46,7 +48,9 @@ static void fill_with_zeros(void *context, u64 offset, u64 length, struct disk *
 
 static void keep_of_base(void *context, u64 offset, u64 length, struct disk *to, u64 host) {
     struct commit *c = context;
+    c->chain.past_end = true;
     chain_copy(&c->chain, c->base_index, offset, length, to, host);
+    c->chain.past_end = false;
 }
 
 static void open_commit(struct commit *c) {
@@ -94,10 +98,17 @@ static void write_part(struct commit *c, u64 offset, u64 length, bool zeros) {
     if (c->call->dry_run != 0) {
         return;
     }
+    recording_note(&c->recording, offset, length);
     if (is_qcow2(c->base)) {
         writer_write(&c->writer, offset, length, zeros ? fill_with_zeros : fill_from_top, &c->chain);
     } else {
         fill_from_top(&c->chain, offset, length, &c->base->disk, offset);
+    }
+}
+
+static void report_progress(const struct commit *c, u64 done) {
+    if (c->call->dry_run == 0) {
+        disk_progress(done, c->size);
     }
 }
 
@@ -106,6 +117,7 @@ static void zero_part(struct commit *c, u64 offset, u64 length) {
     if (c->call->dry_run != 0) {
         return;
     }
+    recording_note(&c->recording, offset, length);
     if (!is_qcow2(c->base)) {
         disk_queue_discard(&c->base->disk, offset, length);
     } else if (!writer_zero(&c->writer, offset, length)) {
@@ -155,6 +167,7 @@ static void commit_all(struct commit *c) {
         end = min64(end, limit);
         commit_run(c, first, end);
         at = end;
+        report_progress(c, min64(at, c->size));
     }
 }
 
@@ -208,6 +221,7 @@ static void close_base(struct commit *c) {
         return;
     }
     writer_close(&c->writer);
+    recording_store(&c->recording);
     if (c->writer.linked && (base->image->compatible & 1) != 0) {
         header_rewrite(base->image); /* lazy refcounts: qemu has set the dirty bit, and clears it so */
     }
@@ -226,6 +240,23 @@ static u64 clusters_of_top(struct commit *c) {
         at += found.length;
     }
     return count;
+}
+
+_Noreturn void operation_empty(void) {
+    const struct call_empty *call = call_memory();
+    struct result_empty *result = result_memory();
+    struct commit *c = heap_take_zeroed(sizeof(*c));
+    chain_open(&c->chain, &call->layer, 1, 1);
+    struct qcow2 *top = c->chain.layers[0].image;
+    c->size = c->chain.layers[0].size;
+    if (top == NULL) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+    prepare(top, &c->refcounts, &c->verification);
+    result->cleared_clusters = clusters_of_top(c);
+    prepare_header(top);
+    image_empty(top, &c->refcounts);
+    finish(NULL, 0);
 }
 
 _Noreturn void operation_commit(void) {
@@ -247,6 +278,7 @@ _Noreturn void operation_commit(void) {
     }
     if (writes && is_qcow2(c->base)) {
         prepare_header(c->base->image);
+        recording_start(&c->recording, c->base->image, &c->refcounts, c->size, (u32)__builtin_ctzll(c->chunk));
     }
     grow_base(c);
     commit_all(c);

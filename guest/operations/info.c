@@ -29,8 +29,8 @@ _Noreturn void operation_info(void) {
     result->l1_entries = image.l1_entries;
     result->bitmap_count = image.bitmaps.count;
     result->file_size = image.disk.size;
-    result->backing_name_length = copy_text(result->backing_name, image.header + image.backing_offset,
-                                            image.backing_length, sizeof(result->backing_name));
+    result->backing_name_length =
+        copy_text(result->backing_name, image.backing_name, image.backing_length, sizeof(result->backing_name));
     result->backing_format_length = copy_text(result->backing_format, image.backing_format, image.backing_format_length,
                                               sizeof(result->backing_format));
     result->data_file_length =

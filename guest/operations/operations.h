@@ -21,5 +21,7 @@ _Noreturn void operation_delete(void);
 _Noreturn void operation_list_bitmaps(void);
 _Noreturn void operation_change_bitmap(void);
 _Noreturn void operation_commit(void);
+_Noreturn void operation_empty(void);
+_Noreturn void operation_rebase(void);
 
 #endif

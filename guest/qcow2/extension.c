@@ -44,7 +44,7 @@ static u64 new_place_of_name(const struct qcow2 *image) {
 
 static void move_name(struct qcow2 *image, u64 to) {
     u8 field[8];
-    write_and_flush(image, to, image->header + image->backing_offset, image->backing_length);
+    write_and_flush(image, to, image->backing_name, image->backing_length);
     store64(field, to);
     write_and_flush(image, AT_BACKING_OFFSET, field, sizeof(field));
     image->backing_offset = to;
@@ -110,7 +110,7 @@ void extension_check_room(struct qcow2 *image, u32 count) {
     const u32 now = image->bitmaps.count;
     image->bitmaps.count = count;
     if (rewrites(image)) {
-        header_check_room(image);
+        header_check_room(image, REFUSAL_BITMAP_HEADER_FULL);
     }
     image->bitmaps.count = now;
 }

@@ -113,8 +113,9 @@ struct qcow2 {
     u32 snapshot_count;
     struct snapshot *snapshots;
 
-    u64 backing_offset;
+    u64 backing_offset; /* of the name in the header; 0: there is no backing file */
     u32 backing_length;
+    const u8 *backing_name;
     const u8 *backing_format;
     u32 backing_format_length;
     const u8 *data_file;

@@ -236,6 +236,7 @@ static void read_backing_name(struct qcow2 *image) {
         refuse_plain(REFUSAL_BACKING_NAME_LONG);
     }
     load_header(image, image->backing_offset + image->backing_length);
+    image->backing_name = image->header + image->backing_offset;
 }
 
 void qcow2_open(struct qcow2 *image, u32 disk, bool writing) {
@@ -385,10 +386,11 @@ static u8 *compose(struct qcow2 *image, enum refusal when_full) {
     store64(header + AT_SIZE, image->virtual_size);
     add_extensions(image, &writer);
     store64(header + AT_BACKING_OFFSET, 0);
+    store32(header + AT_BACKING_LENGTH, 0);
     if (image->backing_offset != 0) {
         store64(header + AT_BACKING_OFFSET, writer.used);
-        memcpy(header_add(&writer, image->backing_length), image->header + image->backing_offset,
-               image->backing_length);
+        store32(header + AT_BACKING_LENGTH, image->backing_length);
+        memcpy(header_add(&writer, image->backing_length), image->backing_name, image->backing_length);
     }
     return writer.start;
 }
@@ -401,9 +403,9 @@ void header_rewrite(struct qcow2 *image) {
     heap_release(mark);
 }
 
-void header_check_room(struct qcow2 *image) {
+void header_check_room(struct qcow2 *image, enum refusal when_full) {
     void *mark = heap_mark();
-    compose(image, REFUSAL_BITMAP_HEADER_FULL);
+    compose(image, when_full);
     heap_release(mark);
 }
 

@@ -23,8 +23,8 @@ bool header_needs_update(const struct qcow2 *image);
  * and stale bitmaps are gone from it. */
 void header_rewrite(struct qcow2 *image);
 
-/* Refuses when there is no room for what it would write. */
-void header_check_room(struct qcow2 *image);
+/* Refuses so when there is no room for what it would write. */
+void header_check_room(struct qcow2 *image, enum refusal when_full);
 
 /* Patches of fields in place. */
 void header_write_snapshots(struct qcow2 *image);

@@ -14,6 +14,10 @@ struct payload payload_of(const struct qcow2 *image, const struct bitmap *bitmap
                             .bitmap = *bitmap};
 }
 
+struct payload payload_in_memory(const u64 *words, u64 bits, u32 granularity_bits) {
+    return (struct payload){.memory = words, .bits = bits, .granularity_bits = granularity_bits};
+}
+
 /* Queues the read of a part of one cluster, or makes it up. */
 static bool read_piece(struct payload *payload, u64 entry, u64 inside, u64 length, u8 *to) {
     u64 offset = entry & ENTRY_OFFSET;
@@ -33,6 +37,13 @@ static bool read_piece(struct payload *payload, u64 entry, u64 inside, u64 lengt
 
 bool payload_read(struct payload *payload, u64 first, u64 length, u64 *words) {
     const u64 cluster_size = 1ull << payload->cluster_bits;
+    if (payload->memory != NULL) {
+        u64 bytes = divide_up(payload->bits, 64) * 8;
+        u64 there = bytes > first ? min64(bytes - first, length) : 0;
+        memcpy(words, payload->memory + first / 8, there);
+        memset((u8 *)words + there, 0, length - there);
+        return !bits_all_clear(words, length);
+    }
     void *mark = heap_mark();
     u64 entry = first >> payload->cluster_bits;
     u64 entries = min64(divide_up(first + length, cluster_size), payload->bitmap.table_entries);

@@ -19,6 +19,7 @@ struct payload {
     u32 granularity_bits;
     u64 bits; /* as many as the disk needs; what is stored behind them does not count */
     u64 clusters_read;
+    const u64 *memory; /* the bits themselves; NULL: they are read through the table */
     struct bitmap bitmap;
 };
 
@@ -28,6 +29,7 @@ struct dirty_count {
 };
 
 struct payload payload_of(const struct qcow2 *image, const struct bitmap *bitmap);
+struct payload payload_in_memory(const u64 *words, u64 bits, u32 granularity_bits);
 
 /* Reads `length` bytes from byte `first` on, both multiples of 8; false: all of them are zero for sure. */
 bool payload_read(struct payload *payload, u64 first, u64 length, u64 *words);

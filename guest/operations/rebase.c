@@ -1,0 +1,184 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Another backing file for an image (img_rebase() of qemu-img): what the old one shows otherwise than the new one is
+ * pulled up into the image first. Unlike there it is on the disk before the header names the new file.
+ */
+#include "chain/chain.h"
+#include "operations/operations.h"
+#include "operations/preparation.h"
+#include "operations/recording.h"
+#include "qcow2/writer.h"
+
+#define STEP (2 * MIB) /* looked at together */
+
+struct rebase {
+    const struct call_rebase *call;
+    struct result_rebase *result;
+    struct chain chain;     /* the image and its backing files of now */
+    struct chain new_chain; /* the new ones */
+    struct qcow2 *image;
+    u64 size;
+    u64 unit; /* bytes that are compared and written together */
+    struct refcounts refcounts;
+    struct verification verification;
+    struct writer writer;
+    struct recording recording;
+    u8 *old_bytes;
+    u8 *new_bytes;
+};
+
+static void fill_from_old(void *context, u64 offset, u64 length, struct disk *to, u64 host) {
+    struct rebase *r = context;
+    chain_copy(&r->chain, 1, offset, length, to, host);
+}
+
+static void keep_of_image(void *context, u64 offset, u64 length, struct disk *to, u64 host) {
+    struct rebase *r = context;
+    r->chain.past_end = true;
+    chain_copy(&r->chain, 0, offset, length, to, host);
+    r->chain.past_end = false;
+}
+
+static void open_rebase(struct rebase *r) {
+    const struct call_rebase *call = r->call;
+    if (call->backing_length > BACKING_NAME_MAX || call->format_length > 15 || call->shared >= call->layer_count) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+    chain_open(&r->chain, call->layers, call->layer_count, call->dry_run != 0 ? 0 : 1);
+    r->image = r->chain.layers[0].image;
+    if (r->image == NULL) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+    r->size = r->image->virtual_size;
+    r->unit = subcluster_size(r->image);
+    if (call->new_layer_count > 0 && call->relinks == 0) {
+        chain_open(&r->new_chain, call->new_layers, call->new_layer_count, 0);
+    }
+    result_disk(0);
+}
+
+/* The names that the header is to have, from here on the image's own. */
+static void rename_backing(struct rebase *r) {
+    const struct call_rebase *call = r->call;
+    r->image->backing_offset = call->backing_length; /* where it stands is decided when it is written */
+    r->image->backing_length = call->backing_length;
+    r->image->backing_name = call->backing_name;
+    r->image->backing_format = call->format_length > 0 ? call->backing_format : NULL;
+    r->image->backing_format_length = call->format_length;
+}
+
+static u64 size_of(const struct chain *chain, u32 first) {
+    return first < chain->count ? chain->layers[first].size : 0;
+}
+
+static void read_backing(struct chain *chain, u32 first, u64 offset, u64 length, u8 *to) {
+    u64 size = size_of(chain, first);
+    u64 there = size > offset ? min64(size - offset, length) : 0;
+    memset(to + there, 0, length - there);
+    if (there > 0) {
+        chain_read(chain, first, offset, there, to);
+    }
+}
+
+/* compare_buffers(): how many bytes from `at` on are all equal or all different, in units. */
+static u64 alike(const struct rebase *r, u64 at, u64 length, bool *differ) {
+    u64 done = 0;
+    while (at + done < length) {
+        u64 part = min64(r->unit, length - at - done);
+        bool now = memcmp(r->old_bytes + at + done, r->new_bytes + at + done, part) != 0;
+        if (done == 0) {
+            *differ = now;
+        } else if (now != *differ) {
+            break;
+        }
+        done += part;
+    }
+    return done;
+}
+
+static void pull_up(struct rebase *r, u64 offset, u64 length, bool zeros) {
+    *(zeros ? &r->result->zeroed_bytes : &r->result->copied_bytes) += length;
+    if (r->call->dry_run != 0) {
+        return;
+    }
+    recording_note(&r->recording, offset, length);
+    if (!zeros || !writer_zero(&r->writer, offset, length)) {
+        writer_write(&r->writer, offset, length, fill_from_old, r);
+    }
+}
+
+static void compare_and_pull(struct rebase *r, u64 offset, u64 length) {
+    u64 old_size = size_of(&r->chain, 1);
+    read_backing(&r->chain, 1, offset, length, r->old_bytes);
+    read_backing(&r->new_chain, 0, offset, length, r->new_bytes);
+    for (u64 at = 0; at < length;) {
+        bool differ = false;
+        u64 part = alike(r, at, length, &differ);
+        if (differ) {
+            pull_up(r, offset + at, part, offset + at >= old_size);
+        }
+        at += part;
+    }
+}
+
+static void pull_all(struct rebase *r) {
+    r->old_bytes = heap_take(STEP + 2 * r->unit);
+    r->new_bytes = heap_take(STEP + 2 * r->unit);
+    for (u64 offset = 0; offset < r->size;) {
+        u32 layer;
+        struct extent found = chain_at(&r->chain, 0, 1, offset, min64(STEP, r->size - offset), &layer);
+        u64 length = found.length;
+        bool wanted = found.kind == EXTENT_ABSENT;
+        if (wanted && r->call->shared > 0) {
+            found = chain_at(&r->chain, 1, r->call->shared, offset, length, &layer);
+            length = found.length;
+            wanted = found.kind != EXTENT_ABSENT;
+        }
+        if (wanted) {
+            u64 start = offset / r->unit * r->unit;
+            length = min64(round_up(offset + length, r->unit), r->size) - start;
+            offset = start;
+            compare_and_pull(r, start, length);
+        }
+        offset += length;
+        if (r->call->dry_run == 0) {
+            disk_progress(min64(offset, r->size), r->size);
+        }
+    }
+}
+
+_Noreturn void operation_rebase(void) {
+    struct rebase *r = heap_take_zeroed(sizeof(*r));
+    r->call = call_memory();
+    r->result = result_memory();
+    open_rebase(r);
+    r->result->virtual_size = r->size;
+    const bool writes = r->call->dry_run == 0;
+    const bool pulls = r->call->relinks == 0;
+    if (writes) {
+        const struct qcow2 before = *r->image;
+        rename_backing(r);
+        header_check_room(r->image, REFUSAL_BACKING_NAME_ROOM);
+        *r->image = before;
+        prepare(r->image, &r->refcounts, &r->verification);
+    }
+    if (pulls) {
+        if (writes) {
+            prepare_header(r->image);
+            recording_start(&r->recording, r->image, &r->refcounts, r->size, (u32)__builtin_ctzll(r->unit));
+            writer_open(&r->writer, &r->chain.layers[0].lookup, &r->refcounts, r->chain.count > 1, keep_of_image, r);
+        }
+        pull_all(r);
+        if (writes) {
+            writer_close(&r->writer);
+            recording_store(&r->recording);
+        }
+    }
+    if (writes) {
+        rename_backing(r);
+        header_rewrite(r->image);
+    }
+    finish(NULL, 0);
+}
