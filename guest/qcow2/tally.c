@@ -178,10 +178,11 @@ static void add_compressed(struct verifier *v, u32 weight, const struct origin *
     }
 }
 
-/* Subclusters cannot be allocated and zero at once, nor allocated in no cluster. */
-static void check_subclusters(const struct origin *origin, u64 bitmap) {
+/* Subclusters cannot be allocated and zero at once, nor allocated in no cluster. In an external data file offset 0
+ * is one. */
+static void check_subclusters(const struct qcow2 *image, const struct origin *origin, u64 bitmap) {
     u64 allocated = bitmap & 0xffffffffu;
-    bool no_cluster = (origin->entry & ENTRY_OFFSET) == 0;
+    bool no_cluster = (origin->entry & (ENTRY_OFFSET | (has_data_file(image) ? ENTRY_COPIED : 0))) == 0;
     if ((allocated & (bitmap >> 32)) != 0 || (no_cluster && allocated != 0)) {
         struct origin wrong = *origin;
         wrong.entry = bitmap;
@@ -197,7 +198,7 @@ static void add_l2_entry(struct verifier *v, u32 weight, const struct origin *or
             blame(origin, REFUSAL_RESERVED_BITS, 0, 0); /* a data file has no compressed clusters */
         }
         if (has_extended_l2(image) && bitmap != 0) {
-            check_subclusters(&(struct origin){origin->table, origin->offset, origin->index, 0}, bitmap);
+            check_subclusters(image, &(struct origin){origin->table, origin->offset, origin->index, 0}, bitmap);
         }
         add_compressed(v, weight, origin, active);
         return;
@@ -207,7 +208,7 @@ static void add_l2_entry(struct verifier *v, u32 weight, const struct origin *or
         blame(origin, REFUSAL_RESERVED_BITS, entry & ENTRY_OFFSET, 0);
     }
     if (has_extended_l2(image)) {
-        check_subclusters(origin, bitmap);
+        check_subclusters(image, origin, bitmap);
     }
     u64 offset = entry & ENTRY_OFFSET;
     if (offset == 0) {
