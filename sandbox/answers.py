@@ -34,12 +34,15 @@ LAYERS = (
 
 class Limits(t.NamedTuple):
     """What a run may use up. seconds: from the fork. exits: doorbells. bytes: read, written and copied.
-    file_growth: bytes that a disk may grow beyond the length it has at the start."""
+    file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
+    and copied, 0: as fast as it goes. flushes: whether what the guest wants on stable storage goes there."""
 
     seconds: float = 60.0
     exits: int = 2_000_000
     bytes: int = 1 << 42
     file_growth: int = 1 << 34
+    rate: int = 0
+    flushes: bool = True
 
 
 class Report(t.NamedTuple):

@@ -69,7 +69,7 @@ def plan(
     taken = {device, *appended, *(file.descriptor for file in files)}
     # 0, 1 and 2 are not taken: the machine and the processor are born there.
     vcpu = next(number for number in itertools.count(3) if number not in taken)
-    allowed = jail.rules(vcpu, files, appended, journal.disk.descriptor if journal else -1)
+    allowed = jail.rules(vcpu, files, appended, journal.disk.descriptor if journal else -1, sleeps=limits.rate > 0)
     boot.prepare()
     return Job(
         *program,
@@ -80,7 +80,7 @@ def plan(
         answer,
         os.getpid(),
         wants_progress,
-        _server(files, journal, recorder),
+        _server(files, limits, journal, recorder),
         vcpu,
         appended,
         jail.mapped_memory() + boot.ADDRESS_SPACE + jail.SPARE_MEMORY,
@@ -88,10 +88,18 @@ def plan(
     )
 
 
-def _server(files: t.Sequence[File], journal: UndoJournal | None, recorder: Recorder | None) -> t.Callable[..., Server]:
+def _server(
+    files: t.Sequence[File], limits: Limits, journal: UndoJournal | None, recorder: Recorder | None
+) -> t.Callable[..., Server]:
     """What makes the server, loaded while files can still be opened."""
     if not any(file.writable for file in files):
         return Server
+    if limits.rate or not limits.flushes:
+        from .pacing import PacedServer
+
+        return functools.partial(
+            PacedServer, rate=limits.rate, flushes=limits.flushes, journal=journal, recorder=recorder
+        )
     from .changes import ChangingServer  # most runs read, and need not load it
 
     return functools.partial(ChangingServer, journal=journal, recorder=recorder)

@@ -35,13 +35,14 @@ Standard options:
 Recognized commands (run airlock COMMAND --help for command-specific help):
 
   bitmap - List persistent bitmaps of image, or modify one
+  commit - Commit image to its backing file
   info - Display information about image
   snapshot - List or manipulate snapshots within image
 """
 )
 
 _OPTIONS = ((b"help", b"h", False), (b"version", b"V", False))
-_COMMANDS = (b"bitmap", b"info", b"snapshot")
+_COMMANDS = (b"bitmap", b"commit", b"info", b"snapshot")
 
 
 def main(arguments: t.Sequence[bytes] | None = None) -> int:
@@ -95,6 +96,10 @@ def _load(name: bytes) -> t.Callable[[t.Sequence[bytes]], None]:
         from . import cli_bitmap
 
         return cli_bitmap.run
+    if name == b"commit":
+        from . import cli_commit
+
+        return cli_commit.run
     if name == b"info":
         from . import cli_info
 

@@ -214,6 +214,10 @@ class BitmapNotFoundError(BitmapError):
     """No bitmap has this name."""
 
 
+class CommitError(RefusalError):
+    """The images are sound, but this cannot be committed."""
+
+
 def clean(text: str | bytes, limit: int = _TEXT_LIMIT) -> str:
     """The text, printable: undecodable bytes and control characters (bidirectional ones too) become U+FFFD.
 

@@ -101,22 +101,30 @@ def run_guest(
     limits: Limits | None,
     refuse: t.Callable[[t.Any], errors.AirlockError],
     read_only: bool = True,
+    changed: t.Container[int] = (0,),
+    progress: t.Callable[[int, int], None] | None = None,
 ) -> tuple[t.Any, bytes, Report]:
     """One guest: (result struct, payload, report). images: the first is what the operation is about.
 
     fields: of the call. refuse: makes the exception for a result's header with a refusal in it. read_only: the guest
-    may write to none of them; otherwise to the first. Raises ArgumentError for one that was opened for reading.
+    may write to none of them; otherwise to those whose indexes are in `changed`. progress: as of machine.run(). Raises
+    ArgumentError for one that was opened for reading.
     """
     image = images[0]
-    if not read_only and not image.disk.writable:
-        raise errors.ArgumentError(f"{errors.clean(image.path)} was opened for reading. Open it writable to change it.")
-    # The others may be open for writing as well, members of one group: this guest only reads them.
-    others = [disks.Disk(each.path, each.disk.descriptor, writable=False) for each in images[1:]]
-    files = [image.disk, *others]
+    files = []
+    for index, each in enumerate(images):
+        changes = not read_only and index in changed
+        if changes and not each.disk.writable:
+            raise errors.ArgumentError(
+                f"{errors.clean(each.path)} was opened for reading. Open it writable to change it."
+            )
+        # One may be open for writing as well and not be meant here: this guest only reads it.
+        as_it_is = read_only or changes or not each.disk.writable
+        files.append(each.disk if as_it_is else disks.Disk(each.path, each.disk.descriptor, writable=False))
     call = calls.build(operation, [disk.size for disk in files], fields)
     journal = None if read_only else image.journal
     try:
-        answer = machine.run(family, call, files, limits, journal, read_only=read_only)
+        answer = machine.run(family, call, files, limits, journal, progress=progress, read_only=read_only)
     except OSError as error:
         raise errors.HostError(
             f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. Look at its limits of "

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import time
 import typing as t
 
 from . import errors, kvm
@@ -183,9 +184,12 @@ def limit_resources(seconds: float, file_size: int, address_space: int) -> None:
             resource.setrlimit(limit, (min(soft, ceiling), ceiling))
 
 
-def rules(vcpu: int, files: t.Sequence[File], appended: t.Sequence[int], journal: int = -1) -> list[Rule]:
+def rules(
+    vcpu: int, files: t.Sequence[File], appended: t.Sequence[int], journal: int = -1, sleeps: bool = False
+) -> list[Rule]:
     """What the child may still do. vcpu: the descriptor that KVM_RUN is for. appended: what write(2) may go to: the
-    result pipe, a journal, a recorder. journal: the disk whose length is asked for, or -1."""
+    result pipe, a journal, a recorder. journal: the disk whose length is asked for, or -1. sleeps: to keep to a
+    rate."""
     chain = tuple(file.descriptor for file in files)
     writable = tuple(file.descriptor for file in files if file.writable)
     allowed = [
@@ -204,6 +208,8 @@ def rules(vcpu: int, files: t.Sequence[File], appended: t.Sequence[int], journal
     ]
     if journal >= 0:
         allowed.append(Rule("lseek", (OneOf(0, (journal,)), OneOf(1, (0,), wide=True), OneOf(2, (_SEEK_END,)))))
+    if sleeps:
+        allowed.append(Rule("clock_nanosleep", (OneOf(0, (time.CLOCK_MONOTONIC,)), OneOf(1, (0,)))))
     if writable:
         allowed += [
             Rule("pwrite64", (OneOf(0, writable),)),

@@ -60,6 +60,9 @@ _KINDS = {
 }
 
 
+_READER, _NO_READERS = 100, 200
+
+
 def lock_image(descriptor: int, path: str, writable: bool, force_share: bool = False, use: str = "qcow2") -> Lock:
     """Takes qemu's locks on an open image.
 
@@ -105,9 +108,27 @@ def hand_over(reader: int, writer: int, path: str, use: str = "qcow2") -> Lock:
     return lock
 
 
+def keep_readers_out(descriptor: int, path: str, lock: Lock) -> Lock:
+    """For an image that is locked already: nobody else may read it from here on, as long as that lock is held.
+
+    What it is for is a layer whose base changes. Raises errors.ImageInUseError, with no lock left behind, when somebody
+    reads it; ImageOpenError.
+    """
+    if not lock.active:
+        return lock
+    try:
+        if not _take(descriptor, _NO_READERS):
+            raise _in_use(descriptor, path, _NO_READERS, taking=True)
+        if _is_held(descriptor, _READER):
+            raise _in_use(descriptor, path, _READER, taking=False)
+    except OSError as error:
+        raise errors.open_error(path, error, writable=False) from error
+    return Lock((*lock.held, _NO_READERS))
+
+
 def unlock_image(descriptor: int) -> None:
     """Drops every lock that lock_image() can have taken; quiet where there are no such locks."""
-    for byte in _READ_WRITE.takes:
+    for byte in (*_READ_WRITE.takes, _NO_READERS):
         try:
             fcntl.fcntl(descriptor, _SETLK, _flock(fcntl.F_UNLCK, byte))
         except OSError:

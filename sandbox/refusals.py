@@ -19,6 +19,7 @@ CREATE = "create"
 APPLY = "apply"
 DELETE = "delete"
 BITMAP = "bitmap"
+COMMIT = "commit"
 
 # Those that are about one action of a list on a bitmap; argument f is its index.
 BITMAP_CODES = range(160, 200)
@@ -39,7 +40,7 @@ class Wording(t.NamedTuple):
     message: what is wrong and what to do next, without the image's path.
     qemu: qemu-img's own text by operation; the key OPEN holds for every operation and goes behind "Could not open
     'F': ", the others behind "Could not OPERATION snapshot 'NAME': ", BITMAP behind "Operation OPERATION on bitmap NAME
-    failed: ". An entry "LINE|REST" is two reports.
+    failed: ", COMMIT behind "Block job failed: ". An entry "LINE|REST" is two reports.
     """
 
     code: str
@@ -66,7 +67,7 @@ def _not_stored(code: str, message: str, qemu: str) -> Wording:
 
 
 def _each(text: str) -> dict[str, str]:
-    return {CREATE: text, APPLY: "Failed to load snapshot: " + text, DELETE: text}
+    return {CREATE: text, APPLY: "Failed to load snapshot: " + text, DELETE: text, COMMIT: text}
 
 
 WORDINGS: dict[int, Wording] = {
@@ -395,6 +396,32 @@ WORDINGS: dict[int, Wording] = {
     174: _bitmap(
         "bitmaps_overlap",
         "The bitmaps claim {a} clusters, and the file has {b}: some are claimed twice. " + CHECK,
+    ),
+    200: Wording(
+        "encrypted",
+        "CommitError",
+        "The image is encrypted, and keys are not taken here. Use qemu-img for this chain.",
+        {OPEN: "Parameter 'encrypt.key-secret' is required for cipher"},
+    ),
+    201: Wording(
+        "compressed_cluster",
+        "CommitError",
+        "The compressed cluster at disk offset {b_hex} (entry {a_hex}) cannot be inflated to a whole cluster: the data "
+        "is lost. Restore the image from a backup.",
+        {COMMIT: "Input/output error"},
+    ),
+    202: Wording(
+        "base_resize_not_allowed",
+        "CommitError",
+        "The base has a disk of {a} bytes, the top one of {b}. Allow it to grow (allow_resize: true; on the command "
+        "line leave out --no-resize), if nothing else stands on the base that must keep its size.",
+    ),
+    203: Wording(
+        "base_resize_v2",
+        "CommitError",
+        "The base has a disk of {a} bytes, the top one of {b}, and a version 2 image with snapshots cannot be resized. "
+        "Make it version 3 first: qemu-img amend -o compat=1.1 {image}.",
+        {COMMIT: "Operation not supported"},
     ),
 }
 

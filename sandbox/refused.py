@@ -38,9 +38,16 @@ def from_refusal(header: ResultHeader, path: str, operation: str = "open", name:
 
 
 def _error(
-    header: ResultHeader, path: str, operation: str, prefix: str, name: str, texts: t.Sequence[str] = ()
+    header: ResultHeader,
+    path: str,
+    operation: str,
+    prefix: str,
+    name: str,
+    texts: t.Sequence[str] = (),
+    written: str = " The image was written to before this; look at it with {check}.",
 ) -> AirlockError:
-    """prefix: of qemu-img's report for the operation. name: what it is about. texts: as the operator gave them."""
+    """prefix: of qemu-img's report for the operation. name: what it is about. texts: as the operator gave them.
+    written: what to say of an operation that had begun to write."""
     wording = refusals.WORDINGS.get(header.code)
     if wording is None:
         return errors.GuestProtocolError(
@@ -52,7 +59,7 @@ def _error(
     fields["message"] = wording.message.format(**fields)
     message = f"{fields['path']}: {fields['message']}"
     if header.modified:
-        message += f" The image was written to before this; look at it with {fields['check']}."
+        message += written.format(**fields)
     elif wording.kind in ("ImageWriteError", "NoSpaceError", "InconsistentImageError"):
         message += " Nothing was changed."
     kind: type[AirlockError] = getattr(errors, wording.kind)
@@ -86,6 +93,14 @@ def from_bitmap_refusal(
     else:
         prefix = f"Could not change bitmap '{names[0]}': "
     return _error(header, path, refusals.BITMAP, prefix, names[0], names)
+
+
+def from_commit_refusal(header: ResultHeader, paths: t.Sequence[str]) -> AirlockError:
+    """The exception for a commit that was refused. paths: of the disks of the call."""
+    if header.disk >= len(paths):
+        return errors.GuestProtocolError(f"The guest refused because of disk {int(header.disk)} of {len(paths)}.")
+    written = " The commit had begun. Nothing is lost, for what the top shows is the same as before: run it again."
+    return _error(header, paths[header.disk], refusals.COMMIT, "Block job failed: ", "", written=written)
 
 
 def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) -> dict[str, t.Any]:

@@ -35,6 +35,7 @@ SYSTEM_CALLS = {
     "fdatasync": 75,
     "ftruncate": 77,
     "clock_gettime": 228,
+    "clock_nanosleep": 230,
     "exit_group": 231,
     "fallocate": 285,
     "copy_file_range": 326,

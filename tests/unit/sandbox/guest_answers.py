@@ -83,6 +83,7 @@ class Guest:
         limits: machine.Limits | None,
         journal: t.Any,
         read_only: bool = False,
+        progress: t.Any = None,
     ) -> Answer:
         assert family == self.family
         self.calls.append((call, disks, limits, journal, read_only))
