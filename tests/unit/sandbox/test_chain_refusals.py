@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import re
@@ -360,19 +361,29 @@ def test_what_is_swapped_meanwhile(home: pathlib.Path, monkeypatch: pytest.Monke
     assert swapped
 
 
-def test_file_that_may_not_be_read(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The directories may be searched, the file opened, by a root for whom nothing is forbidden: so the kernel's answer
-    is made up."""
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, "backing_permission"), (errno.EIO, "backing_open_failed")])
+def test_what_the_kernel_refuses(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str) -> None:
+    """Its answer is made up: to root, nothing is forbidden."""
     top = overlay(home / "top.qcow2", b"sub/base")
     real = os.open
 
     def forbid(path: t.Any, flags: int, *arguments: t.Any, **options: t.Any) -> int:
         if path == b"sub":
-            raise PermissionError(13, "Permission denied")
+            raise OSError(number, os.strerror(number))
         return real(path, flags, *arguments, **options)
 
     monkeypatch.setattr(os, "open", forbid)
-    assert refusal(top).code == "backing_permission"
+    error = refusal(top)
+    assert error.code == code
+    assert (os.strerror(number) in error.message) == (number == errno.EIO)
+
+
+def test_image_with_an_empty_data_file_name(home: pathlib.Path) -> None:
+    path = overlay(home / "top.qcow2")
+    with open(path, "r+b") as file:
+        file.seek(79)
+        file.write(b"\x04")
+    assert refusal(path).code == "data_file_missing"
 
 
 def test_existing_and_missing_files_beyond_are_not_told_apart(home: pathlib.Path) -> None:
