@@ -243,7 +243,8 @@ def test_random_tasks(arena: Arena, run: Run, seed: int) -> None:
         qemu.must(["qemu-img", "bitmap", "--add", "-g", rng.choice(("512", "64k")), "-f", "qcow2", other, name])
     qemu.io(other, "write 0 70000", f"write {cell.size - 512} 512", *(["abort"] if rng.random() < 0.1 else []))
     carried_out = 0
-    for _task in range(8):
+    for number in range(8):
         disturb(rng, path, cell.size)
-        carried_out += one_task(run, path, looked_at(path, other, cell), draw(rng, other))
+        options = draw(rng, other) if number else {"name": rng.choice(NAMES)}
+        carried_out += one_task(run, path, looked_at(path, other, cell), options)
     assert carried_out or cell.compat == "0.10"

@@ -28,14 +28,21 @@ void harness_summary(void);
 
 static const struct result_header *header(void) { return (const struct result_header *)host->result; }
 
+static const struct input_step *current;
+
 static _Noreturn void fail(const char *what) {
     const struct result_header *result = header();
-    const struct call_header *call = (const struct call_header *)host->call;
-    fprintf(stderr, "FUZZ: %s: operation %u, refusal %u (%llu %llu %llu %llu %llu %llu), modified %u, leaked %llu\n",
-            what, call->operation, result->code, (unsigned long long)result->arguments[0],
-            (unsigned long long)result->arguments[1], (unsigned long long)result->arguments[2],
-            (unsigned long long)result->arguments[3], (unsigned long long)result->arguments[4],
-            (unsigned long long)result->arguments[5], result->modified, (unsigned long long)result->leaked_clusters);
+    fprintf(stderr, "FUZZ: %s: refusal %u (%llu %llu %llu %llu %llu %llu), modified %u, leaked %llu\n", what,
+            result->code, (unsigned long long)result->arguments[0], (unsigned long long)result->arguments[1],
+            (unsigned long long)result->arguments[2], (unsigned long long)result->arguments[3],
+            (unsigned long long)result->arguments[4], (unsigned long long)result->arguments[5], result->modified,
+            (unsigned long long)result->leaked_clusters);
+    fprintf(stderr, "FUZZ: operation %u, selector %u, text %u:", current->operation % OPERATIONS + 1,
+            current->selector % 3, current->text_length);
+    for (u32 i = 0; i < sizeof(current->text); i++) {
+        fprintf(stderr, " %u", current->text[i]);
+    }
+    fprintf(stderr, "\n");
     abort();
 }
 
@@ -229,6 +236,7 @@ static void check_bitmaps(const struct input_step *step) {
 /* False: what comes next has nothing to work on. */
 static bool run_step(const struct input_step *step, bool faulty) {
     u64 length = host->length;
+    current = step;
     memcpy(before, host->disk, length);
     u32 changes = host->changes;
     u32 operation = write_call(step);
@@ -269,7 +277,8 @@ static bool run_step(const struct input_step *step, bool faulty) {
     if (result.modified != 0) {
         /* qemu, too, forgets the cluster that a disk ends in the middle of. */
         bool resized = operation == CALL_APPLY && ((const struct result_apply *)host->result)->resized != 0;
-        check_verified(!failed, resized, result.leaked_clusters);
+        bool stale = operation == CALL_CHANGE_BITMAP && has_stale_bitmaps(before, length);
+        check_verified(!failed, resized || stale, result.leaked_clusters);
         if (operation == CALL_APPLY && result.code == REFUSAL_NONE) {
             write_call(step);
             check_applied();

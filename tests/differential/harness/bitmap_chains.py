@@ -21,7 +21,7 @@ from . import compare, qemu
 from .bitmap_divergences import DIVERGENCES
 from .bitmap_drivers import BitmapCall, BitmapDriver, BitmapResult, CliBitmaps, PythonBitmaps, QemuBitmaps
 from .bitmap_steps import BitmapChain
-from .bitmaps import Bitmap, bitmaps_of, describe, difference, extents, stale_names, tail_is_clean
+from .bitmaps import IN_USE, Bitmap, bitmaps_of, describe, difference, disk_size, extents, stale_names, tail_is_clean
 from .nbd import extents as extents_by_nbd
 from .qcow2 import Qcow2
 from .untouched import what_else_changed
@@ -63,8 +63,10 @@ STALE = re.compile(r"warning: a program lacking bitmap support modified .*\n.* t
 
 
 def masked(message: str) -> str:
-    """A message without the node names that QEMU makes up, and without its warning of stale bitmaps."""
-    return re.sub(r"#block\d+", "NODE", STALE.sub("", message))
+    """A message without the node names that QEMU makes up, for which we have the image's, and without its warning of
+    stale bitmaps."""
+    named = re.sub(r"(persistent in) '[^']*'", r"\1 'NODE'", STALE.sub("", message))
+    return re.sub(r"#block\d+", "NODE", named)
 
 
 def shortened(message: str) -> str:
@@ -209,9 +211,10 @@ class BitmapArena:
         if not change.changed:
             self.tally.events["unchanged"] += 1
         with Qcow2(ours) as image:
-            facts = [_facts(bitmap, image.size) for bitmap in found]
-            if told(change.bitmaps) != facts or change.virtual_size != image.size:
-                return f"the answer says {told(change.bitmaps)} of {change.virtual_size}, there is {facts}"
+            size = disk_size(image)
+        facts = [_facts(bitmap, size) for bitmap in found]
+        if told(change.bitmaps) != facts or change.virtual_size != size:
+            return f"the answer says {told(change.bitmaps)} of {change.virtual_size}, there is {facts}"
         return ""
 
     def _foreseen(self, foreseen: BitmapResult, got: BitmapResult, before: str, theirs: str) -> str:
@@ -245,13 +248,13 @@ class BitmapArena:
 
     def _ranges(self, ours: str) -> str:
         """Dirty ranges: as stored, as our Python face tells them, and now and then as NBD does."""
-        if not isinstance(self.driver, PythonBitmaps):
+        if not isinstance(self.driver, PythonBitmaps) or stale_names(ours):
             return ""
         from sandbox import images
         from sandbox.bitmaps import list_bitmaps
 
         with Qcow2(ours) as image:
-            entries = [entry for entry in image.bitmap_directory() if not entry.flags & 1]
+            entries = [entry for entry in image.bitmap_directory() if not entry.flags & IN_USE]
             stored = {entry.name: extents(image, entry) for entry in entries}
         through_nbd = self.tally.operations % NBD_EVERY == 0
         for name, expected in list(stored.items())[: None if through_nbd else 1]:

@@ -33,6 +33,11 @@ class Bitmap:
     dirty: tuple[tuple[int, int], ...] | None
 
 
+def disk_size(image: Qcow2) -> int:
+    """Bytes of the disk as QEMU takes them: whole sectors."""
+    return image.size // 512 * 512
+
+
 def merged(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Ordered runs (first, count), those that touch made one."""
     first = count = 0
@@ -75,7 +80,7 @@ def stored_runs(image: Qcow2, entry: BitmapEntry) -> Iterator[tuple[int, int]]:
 
 def dirty_runs(image: Qcow2, entry: BitmapEntry) -> tuple[tuple[int, int], ...]:
     """The runs of dirty bits that stand for some part of the disk."""
-    bits = -(-image.size >> entry.granularity_bits)
+    bits = -(-disk_size(image) >> entry.granularity_bits)
     return tuple((start, min(count, bits - start)) for start, count in stored_runs(image, entry) if start < bits)
 
 
@@ -83,7 +88,7 @@ def extents(image: Qcow2, entry: BitmapEntry) -> list[tuple[int, int]]:
     """The dirty ranges of the disk, (offset, length) in bytes; the last ends where the disk does."""
     shift = entry.granularity_bits
     found = [(start << shift, count << shift) for start, count in dirty_runs(image, entry)]
-    return [(start, min(length, image.size - start)) for start, length in found]
+    return [(start, min(length, disk_size(image) - start)) for start, length in found]
 
 
 def _meaning(image: Qcow2, entry: BitmapEntry) -> Bitmap:
@@ -121,7 +126,7 @@ def tail_is_clean(path: str) -> bool:
     """No bitmap has bits behind the disk's end, as QEMU leaves them."""
     with Qcow2(path) as image:
         for entry in image.bitmap_directory():
-            bits = -(-image.size >> entry.granularity_bits)
+            bits = -(-disk_size(image) >> entry.granularity_bits)
             if any(start + count > bits for start, count in stored_runs(image, entry)):
                 return False
     return True

@@ -114,9 +114,9 @@ class Check:
         return frozenset(re.findall(r"(?:ERROR|Leaked|Repairing) .*", self.text))
 
 
-def check(path: str) -> Check:
+def check(path: str, cwd: str | None = None) -> Check:
     """qemu-img check, read-only."""
-    outcome = run(["qemu-img", "check", "-f", "qcow2", path])
+    outcome = run(["qemu-img", "check", "-f", "qcow2", path], cwd=cwd)
     return Check(outcome.code, (outcome.output + outcome.errors).decode("utf-8", "replace"))
 
 

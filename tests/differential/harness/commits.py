@@ -1,0 +1,329 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Random chains, committed by qemu-img and by us.
+
+qemu-img works on a commit with several threads, so that offsets in its base can differ from run to run. It is asked to
+use io_uring, which makes it deterministic most of the time, and is run twice: where its own runs agree, ours has to
+agree to the byte, and otherwise in all that can be seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sandbox import errors
+from sandbox.bitmaps import list_bitmaps
+from sandbox.chain import open_chain
+from sandbox.commits import Commit, commit, find_base, open_base
+from sandbox.images import Image
+
+from . import qemu
+from .compare import differences
+
+MEGA = 1 << 20
+CLUSTER_SIZES = (512, 512, 1024, 2048, 4096, 4096, 8192, 16384, 32768, 65536, 65536, 65536, 131072, 524288, 2 * MEGA)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One image of a chain. options: qemu-img create -o. size: bytes. steps: qemu-io's commands, one of them may be
+    "snapshot"."""
+
+    name: str
+    format: str
+    options: str
+    size: int
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """layers: the lowest first. base: the index of the one that is committed to. drop: without emptying the top."""
+
+    seed: int
+    layers: tuple[Layer, ...]
+    base: int
+    drop: bool
+
+    @property
+    def names_base(self) -> bool:
+        """Whether -b is given."""
+        return self.base != len(self.layers) - 2
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}, base {self.base}, drop {self.drop}"]
+        for layer in self.layers:
+            lines.append(f"  {layer.name} {layer.format} {layer.size} {layer.options}")
+            lines += [f"    {step}" for step in layer.steps]
+        return "\n".join(lines)
+
+
+@dataclass
+class CommitTally:
+    """outcomes: of what was compared, by kind. features: how many chains had what."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    features: Counter[str] = field(default_factory=Counter)
+
+
+# ---- chains --------------------------------------------------------------------------------------------------------
+
+
+def make_scenario(seed: int) -> Scenario:
+    """A chain of two to five layers."""
+    rng = random.Random(seed)
+    count = rng.choice((2, 2, 2, 3, 3, 4, 5))
+    size = rng.choice((MEGA, 3 * MEGA, 4 * MEGA, 5 * MEGA + 512 * 7, 16 * MEGA, 40 * MEGA))
+    layers = []
+    for index in range(count):
+        if index == 0 and rng.random() < 0.2:
+            raw = size + rng.choice((0, 0, 0, 300, -512))
+            layers.append(Layer("l0.raw", "raw", "", raw, _steps(rng, raw // 512 * 512, 65536, "raw")))
+            continue
+        size = max(MEGA, size + rng.choice((0, 0, 0, 0, 0, MEGA, 65536 * 3 + 512, -MEGA, -512 * 9)))
+        cluster = rng.choice(CLUSTER_SIZES)
+        options = _options(rng, cluster, f"l{index}.data")
+        kind = "v2" if "compat=0.10" in options else "extended" if "extended_l2" in options else "v3"
+        kind = "data" if "data_file" in options else kind
+        steps = _steps(rng, size, cluster, kind)
+        if kind != "data" and "refcount_bits=1," not in options + "," and rng.random() < 0.25:
+            steps = (*steps, "snapshot", *_steps(rng, size, cluster, kind)[:4])
+        layers.append(Layer(f"l{index}.qcow2", "qcow2", options, size, steps))
+    base = rng.choice((count - 2, rng.randrange(count - 1)))
+    return Scenario(seed, tuple(layers), base, rng.random() < 0.15)
+
+
+def _options(rng: random.Random, cluster: int, data_file: str) -> str:
+    if rng.random() < 0.2:
+        return f"compat=0.10,cluster_size={cluster}"
+    found = [f"cluster_size={cluster}", f"refcount_bits={rng.choice((1, 2, 4, 8, 16, 16, 16, 32, 64))}"]
+    if cluster >= 16384 and rng.random() < 0.35:
+        found.append("extended_l2=on")
+    if rng.random() < 0.1:
+        found.append(f"data_file={data_file}")
+        return ",".join(found)
+    if rng.random() < 0.15:
+        found.append("lazy_refcounts=on")
+    if rng.random() < 0.4:
+        found.append(f"compression_type={rng.choice(('zlib', 'zstd'))}")
+    return ",".join(found)
+
+
+def _steps(rng: random.Random, size: int, cluster: int, kind: str) -> tuple[str, ...]:
+    """What is written, as a guest would: data, zeros, holes and compressed clusters."""
+    steps = []
+    for _unused in range(rng.randrange(14)):
+        unit = rng.choice((512, 4096, 65536, cluster, cluster))
+        offset = rng.randrange(size) // unit * unit
+        length = min(unit * rng.choice((1, 1, 2, 3, 8, 20)), size - offset, 3 * MEGA) // 512 * 512
+        verb = rng.choices(("data", "zero", "unmap", "discard", "compress"), (55, 12, 8, 10, 15))[0]
+        if length == 0:
+            continue
+        if verb == "compress" and kind not in ("data", "raw") and offset // cluster * cluster + cluster <= size:
+            steps.append(f"write -c -P {rng.randrange(1, 255)} {offset // cluster * cluster} {cluster}")
+        elif verb == "zero":
+            steps.append(f"write -z {offset} {length}")
+        elif verb == "unmap" and kind != "v2":
+            steps.append(f"write -z -u {offset} {length}")
+        elif verb == "discard":
+            steps.append(f"discard {offset} {length}")
+        else:
+            steps.append(f"write -P {rng.randrange(1, 255)} {offset} {length}")
+    return tuple(steps)
+
+
+def build(scenario: Scenario, directory: str) -> None:
+    """Makes the images, lowest first."""
+    os.makedirs(directory)
+    below: Layer | None = None
+    for layer in scenario.layers:
+        command = ["qemu-img", "create", "-q", "-f", layer.format]
+        command += ["-o", layer.options] if layer.options else []
+        command += ["-b", below.name, "-F", below.format] if below else []
+        qemu.must([*command, layer.name, str(layer.size)], cwd=directory)
+        written: list[str] = []
+        for step in (*layer.steps, ""):
+            if step and step != "snapshot":
+                written += ["-c", step]
+                continue
+            if written:
+                qemu.run(["qemu-io", "-f", layer.format, *written, layer.name], cwd=directory)
+            written = []
+            if step:
+                qemu.must(["qemu-img", "snapshot", "-c", "s", layer.name], cwd=directory)
+        below = layer
+
+
+# ---- who commits ---------------------------------------------------------------------------------------------------
+
+
+def by_qemu(scenario: Scenario, directory: str) -> qemu.Outcome:
+    """qemu-img commit, with io_uring for every file."""
+    options = []
+    prefix = ""
+    for layer in reversed(scenario.layers):
+        options += [f"{prefix}driver={layer.format}", f"{prefix}file.aio=io_uring"]
+        if not prefix:
+            options += [f"file.driver=file,file.filename={layer.name}"]
+        prefix += "backing."
+    command = ["qemu-img", "commit", *(["-d"] if scenario.drop else [])]
+    command += ["-b", scenario.layers[scenario.base].name] if scenario.names_base else []
+    return qemu.run([*command, "--image-opts", ",".join(options)], cwd=directory)
+
+
+def by_airlock(scenario: Scenario, directory: str, dry_run: bool = False, name_base: bool | None = None) -> Commit:
+    """As `airlock commit` does it. Raises AirlockError."""
+    top = os.path.join(directory, scenario.layers[-1].name)
+    names_base = scenario.names_base if name_base is None else name_base
+    with open_chain(top, writable_layers=() if dry_run else (0,)) as chain:
+        base = find_base(chain, scenario.layers[scenario.base].name.encode() if names_base else None)
+        if not dry_run:
+            open_base(chain, base)
+        empties = not scenario.drop and not names_base
+        return commit(chain, base, empties, allow_resize=True, dry_run=dry_run)
+
+
+# ---- comparing -----------------------------------------------------------------------------------------------------
+
+
+def _map(directory: str, layer: Layer) -> list[tuple[int, ...]]:
+    """What qemu-img map tells, offsets aside: (start, length, depth, ...). It opens data files where it is run."""
+    command = ["qemu-img", "map", "--output=json", "-f", layer.format, layer.name]
+    found: list[tuple[int, ...]] = []
+    for entry in json.loads(qemu.must(command, cwd=directory).output):
+        kind = tuple(int(entry.get(key, 0)) for key in ("depth", "present", "zero", "data", "compressed"))
+        if found and found[-1][2:] == kind:
+            start, length = found.pop()[:2]
+            found.append((start, length + entry["length"], *kind))
+        else:
+            found.append((entry["start"], entry["length"], *kind))
+    return found
+
+
+def _info(directory: str, layer: Layer) -> object:
+    command = ["qemu-img", "info", "--output=json", "-f", layer.format, layer.name]
+    facts = json.loads(qemu.must(command, cwd=directory).output)
+    for name in ("actual-size", "filename", "full-backing-filename", "children"):
+        facts.pop(name, None)
+    return facts
+
+
+def content(directory: str, layer: Layer) -> str:
+    """The disk as a layer shows it, as a raw file beside it."""
+    target = f"{layer.name}.content"
+    qemu.must(["qemu-img", "convert", "-f", layer.format, "-O", "raw", layer.name, target], cwd=directory)
+    return os.path.join(directory, target)
+
+
+def same_content(one: str, other: str, layer: Layer) -> bool:
+    """Whether a layer shows the same disk in two directories."""
+    return not differences(content(one, layer), content(other, layer))
+
+
+class CommitArena:
+    """A directory in which chains are made and committed."""
+
+    def __init__(self, directory: str, tally: CommitTally | None = None) -> None:
+        self.directory = directory
+        self.tally = tally or CommitTally()
+
+    def path(self, who: str, name: str = "") -> str:
+        return os.path.join(self.directory, who, name)
+
+    def make(self, scenario: Scenario, *copies: str) -> None:
+        """The chain in "made", and copies of it."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        os.makedirs(self.directory)
+        build(scenario, self.path("made"))
+        for who in copies:
+            subprocess.run(["cp", "-r", "--sparse=always", self.path("made"), self.path(who)], check=True)
+
+    def run(self, scenario: Scenario) -> list[str]:
+        """One chain, committed by both; what is wrong with ours."""
+        self.make(scenario, "qemu", "again", "ours")
+        outcome = by_qemu(scenario, self.path("qemu"))
+        by_qemu(scenario, self.path("again"))
+        self._count(scenario)
+        names = sorted(os.listdir(self.path("made")))
+        repeats = all(not differences(self.path("qemu", name), self.path("again", name)) for name in names)
+        try:
+            foreseen = by_airlock(scenario, self.path("ours"), dry_run=True)
+            done = by_airlock(scenario, self.path("ours"))
+        except errors.AirlockError as error:
+            self.tally.outcomes["refused"] += 1
+            return [] if outcome.code else [f"refused: {error.message}"]
+        if outcome.code:
+            return [f"qemu-img refused: {outcome.errors!r}"]
+        faults = self._faults(scenario, names)
+        if foreseen[:-1] != done[:-1]:
+            faults.append(f"foreseen {foreseen[:-1]}, done {done[:-1]}")
+        different = [name for name in names if differences(self.path("qemu", name), self.path("ours", name))]
+        self.tally.outcomes["to the byte" if not different else "in effect"] += 1
+        if different and repeats:
+            faults.append(f"not to the byte: {different}")
+        return faults
+
+    def _count(self, scenario: Scenario) -> None:
+        base = scenario.layers[scenario.base]
+        self.tally.features.update(
+            name
+            for name, there in (
+                (f"{len(scenario.layers)} layers", True),
+                ("raw base", base.format == "raw"),
+                ("named base", scenario.names_base),
+                ("layers below the base", scenario.base > 0),
+                ("base grows", base.size < scenario.layers[-1].size),
+                (
+                    "short layer between",
+                    any(each.size < scenario.layers[-1].size for each in scenario.layers[scenario.base + 1 : -1]),
+                ),
+                ("snapshot in the base", "snapshot" in base.steps),
+                ("snapshot in the top", "snapshot" in scenario.layers[-1].steps),
+                ("data file of the base", "data_file" in base.options),
+                ("data file above", any("data_file" in each.options for each in scenario.layers[scenario.base + 1 :])),
+                ("extended L2", any("extended_l2" in each.options for each in scenario.layers)),
+                ("zstd", any("zstd" in each.options for each in scenario.layers)),
+                ("version 2 base", "compat=0.10" in base.options),
+            )
+            if there
+        )
+
+    def _faults(self, scenario: Scenario, names: list[str]) -> list[str]:
+        """What can be seen of the result and is not as it should be."""
+        faults = []
+        base, top = scenario.layers[scenario.base], scenario.layers[-1]
+        made, theirs, ours = (self.path(who) for who in ("made", "qemu", "ours"))
+        if not same_content(made, ours, top):
+            faults.append("the top shows something else")
+        if not same_content(theirs, ours, base):
+            faults.append("the base shows something else than qemu-img's")
+        for layer in (base, top):
+            if _info(theirs, layer) != _info(ours, layer):
+                faults.append(f"qemu-img info of {layer.name} differs")
+            if layer.format == "raw":
+                continue  # its map is that of the file system
+            if _map(theirs, layer) != _map(ours, layer):
+                faults.append(f"qemu-img map of {layer.name} differs")
+            complaints = [qemu.check(os.path.join(who, layer.name), who).complaints for who in (made, ours)]
+            if complaints[1] - complaints[0]:
+                faults.append(f"qemu-img check of {layer.name}: {sorted(complaints[1])}")
+        for name in names:
+            if name.split(".")[0] == base.name.split(".")[0] or name.endswith(".data"):
+                continue
+            if differences(self.path("qemu", name), self.path("ours", name)):
+                faults.append(f"{name} is not as qemu-img leaves it")
+        return faults
+
+
+def bitmap_counts(path: str) -> dict[bytes, int | None]:
+    """Dirty bytes of each bitmap of an image."""
+    with Image.open(path) as image:
+        return {bitmap.name: bitmap.dirty_bytes for bitmap in list_bitmaps(image).bitmaps}
