@@ -131,5 +131,4 @@ void chain_copy(struct chain *chain, u32 first, u64 offset, u64 length, struct d
         host += found.length;
         length -= found.length;
     }
-    disk_run();
 }

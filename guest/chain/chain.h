@@ -35,7 +35,7 @@ void chain_open(struct chain *chain, const struct chain_layer *layers, u32 count
  * that has anything there, and in *layer which one that is (end: none). */
 struct extent chain_at(struct chain *chain, u32 first, u32 end, u64 offset, u64 length, u32 *layer);
 
-/* Copies what the layers from `first` on show to a place on another disk. */
+/* Queues copies of what the layers from `first` on show to a place on another disk. */
 void chain_copy(struct chain *chain, u32 first, u64 offset, u64 length, struct disk *to, u64 host);
 
 /* Reads it into memory. */

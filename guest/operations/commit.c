@@ -43,7 +43,6 @@ static void fill_with_zeros(void *context, u64 offset, u64 length, struct disk *
     (void)context;
     (void)offset;
     disk_queue_zero(to, host, length);
-    disk_run();
 }
 
 static void keep_of_base(void *context, u64 offset, u64 length, struct disk *to, u64 host) {

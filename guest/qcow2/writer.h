@@ -15,7 +15,8 @@
 
 #define WRITER_REQUEST_MAX (16 * MIB)
 
-/* Puts `length` bytes of the disk, from `offset` on, at `host` of the disk that holds the clusters. */
+/* Puts `length` bytes of the disk, from `offset` on, at `host` of the disk that holds the clusters; it may queue
+ * that. */
 typedef void writer_fill(void *context, u64 offset, u64 length, struct disk *to, u64 host);
 
 struct writer {
