@@ -12,12 +12,15 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.differential.harness import qemu
 from tests.differential.harness.chains import Arena, Tally
 from tests.differential.harness.drivers import DRIVERS, Driver
+from tests.differential.harness.hostile_bitmaps import with_bitmaps
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +35,20 @@ def arena(driver: Driver) -> Iterator[Arena]:
     directory = tempfile.mkdtemp(prefix="airlock-test-", dir=parent)
     yield Arena(directory, driver, Tally())
     shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def sound_bitmaps(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """sound_bitmaps(options): an image with three bitmaps and a snapshot, made once; to be copied."""
+    directory: Path = tmp_path_factory.mktemp("bitmaps")
+    made: dict[str, str] = {}
+
+    def get(options: str) -> str:
+        if options not in made:
+            path = str(directory / f"{len(made)}.qcow2")
+            with_bitmaps(path, options)
+            qemu.snapshot(path, "-c", "s1")
+            made[options] = path
+        return made[options]
+
+    return get

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -38,34 +39,38 @@ def severity(path: str) -> int:
     return {0: 0, 3: 0, 2: 1}.get(qemu.check(path).code, 2)
 
 
-def damaged_image(arena: Arena, name: str) -> tuple[str, str, str]:
-    """A hostile image, a copy of it, and a sound image."""
-    path, before, other = (
-        os.path.join(arena.directory, name) for name in ("ours.qcow2", "before.qcow2", "other.qcow2")
-    )
-    with_bitmaps(path, ROWS[name].options)
-    qemu.snapshot(path, "-c", "s1")
-    qemu.copy(path, other)
-    with Patch(path) as patch:
-        ROWS[name].lie(patch)
-    qemu.copy(path, before)
-    return path, before, other
+Damage = Callable[[str], tuple[str, str, str]]
+
+
+@pytest.fixture
+def damaged_image(arena: Arena, sound_bitmaps: Callable[[str], str]) -> Damage:
+    """damaged_image(row): a hostile image, a copy of it, and a sound image."""
+
+    def make(row: str) -> tuple[str, str, str]:
+        path, before, other = (os.path.join(arena.directory, f"{name}.qcow2") for name in ("ours", "before", "other"))
+        sound = sound_bitmaps(ROWS[row].options)
+        qemu.copy(sound, path)
+        qemu.copy(sound, other)
+        with Patch(path) as patch:
+            ROWS[row].lie(patch)
+        qemu.copy(path, before)
+        return path, before, other
+
+    return make
 
 
 @pytest.mark.parametrize("verb", sorted(ALL))
 @pytest.mark.parametrize("name", ROWS)
-def test_known_lies(arena: Arena, name: str, verb: str) -> None:
+def test_known_lies(damaged_image: Damage, sound_bitmaps: Callable[[str], str], name: str, verb: str) -> None:
     row = ROWS[name]
-    path, before, other = damaged_image(arena, name)
-    sound = os.path.join(arena.directory, "sound.qcow2")
-    qemu.copy(other, sound)
+    path, before, other = damaged_image(name)
     error = operate_on_bitmaps(path, verb, other)
     if error is not None:
         check_refusal(error)
         assert verb not in row.allowed, f"{verb} was refused: {error}"
     if error is not None or verb not in CHANGES:
         assert differences(path, before) == []
-        assert error is None or differences(other, sound) == []
+        assert error is None or differences(other, sound_bitmaps(row.options)) == []
     else:
         assert severity(path) <= severity(before)
         assert what_else_changed(before, path, NAMED.get(verb, b"b0")) == ""
@@ -75,9 +80,9 @@ def test_known_lies(arena: Arena, name: str, verb: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["10,000 bitmaps on 64 GiB", "65,535 bitmaps, one table", "table of 2^27 entries"])
-def test_what_claims_much_costs_little(arena: Arena, name: str) -> None:
+def test_what_claims_much_costs_little(damaged_image: Damage, name: str) -> None:
     """Of qemu-img info the first wants 160 GB."""
-    path, _unused, _unused = damaged_image(arena, name)
+    path, _unused, _unused = damaged_image(name)
     with images.Image.open(path) as image:
         try:
             report = list_bitmaps(image, limits=LIMITS).report
@@ -100,10 +105,10 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_but_sound(arena: Arena, name: str) -> None:
+def test_odd_but_sound(arena: Arena, damaged_image: Damage, name: str) -> None:
     """What other writers may leave is worked with as qemu-img does."""
     lists = BitmapArena(arena.directory, PythonBitmaps(), BitmapTally())
-    path, before, _unused = damaged_image(arena, name)
+    path, before, _unused = damaged_image(name)
     for kind, *source in ODD[name]:
         for target in (b"b0", b"frozen"):
             qemu.copy(before, path)
@@ -112,9 +117,9 @@ def test_odd_but_sound(arena: Arena, name: str) -> None:
             assert report == "", f"{kind} {source} on {target!r}: {report}"
 
 
-def test_two_of_one_name_are_removed_together(arena: Arena) -> None:
+def test_two_of_one_name_are_removed_together(damaged_image: Damage) -> None:
     """QEMU cannot open the image before; afterwards it finds it clean."""
-    path, before, _unused = damaged_image(arena, "two of one name")
+    path, before, _unused = damaged_image("two of one name")
     assert severity(before) == 2
     assert operate_on_bitmaps(path, "remove", path) is None
     assert [bitmap.name for bitmap in bitmaps_of(path)] == [b"frozen"]
@@ -182,9 +187,9 @@ def test_random_damage(arena: Arena, seed: int) -> None:
             assert what_else_changed(before, ours, name) == "", told
 
 
-def test_a_name_ends_at_its_first_nul(arena: Arena) -> None:
+def test_a_name_ends_at_its_first_nul(damaged_image: Damage) -> None:
     """As QEMU reads it; and by that name the bitmap can be removed."""
-    path, _unused, _unused = damaged_image(arena, "name with a NUL")
+    path, _unused, _unused = damaged_image("name with a NUL")
     with images.Image.open(path) as image:
         names = [bitmap.name for bitmap in list_bitmaps(image, limits=LIMITS).bitmaps]
     assert names == [b"a second one", b"frozen", b"b0"]

@@ -4,13 +4,14 @@
 
 """Random chains, committed by qemu-img and by us.
 
-qemu-img works on a commit with several threads, so that offsets in its base can differ from run to run. It is asked to
-use io_uring, which makes it deterministic most of the time, and is run twice: where its own runs agree, ours has to
-agree to the byte, and otherwise in all that can be seen.
+qemu-img has several operations in flight, so that it is chance which of them gets which cluster of the base: the bases
+are compared in all that can be seen. The other files have to be as qemu-img leaves them, to the byte. Where only one
+operation can be in flight (one_at_a_time), that holds for the base as well.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -29,6 +30,7 @@ from . import qemu
 from .compare import differences
 
 MEGA = 1 << 20
+ONE_OPERATION_RATE = "640k"  # a chunk of 64 KiB takes a slice of time
 CLUSTER_SIZES = (512, 512, 1024, 2048, 4096, 4096, 8192, 16384, 32768, 65536, 65536, 65536, 131072, 524288, 2 * MEGA)
 
 
@@ -52,6 +54,7 @@ class Scenario:
     layers: tuple[Layer, ...]
     base: int
     drop: bool
+    one_at_a_time: bool = False
 
     @property
     def names_base(self) -> bool:
@@ -99,6 +102,27 @@ def make_scenario(seed: int) -> Scenario:
         layers.append(Layer(f"l{index}.qcow2", "qcow2", options, size, steps))
     base = rng.choice((count - 2, rng.randrange(count - 1)))
     return Scenario(seed, tuple(layers), base, rng.random() < 0.15)
+
+
+def make_slow_scenario(seed: int) -> Scenario:
+    """One in which qemu-img never has two operations in flight: what is committed lies far apart."""
+    rng = random.Random(seed)
+    size = 32 * MEGA
+    kind = rng.choice(("raw", "", "", ""))
+    base = Layer("l0.raw", "raw", "", size, ()) if kind else None
+    if base is None:
+        cluster = rng.choice(CLUSTER_SIZES)
+        width = rng.choice((1, 2, 16, 64))
+        options = f"cluster_size={cluster},refcount_bits={width}"
+        steps = _steps(rng, size, cluster, "v3")
+        base = Layer("l0.qcow2", "qcow2", options, size, tuple(step for step in steps if "-c" not in step))
+        if width > 1 and rng.random() < 0.5:
+            base = dataclasses.replace(base, steps=(*base.steps, "snapshot", "write -P 9 12M 200k"))
+    steps = ()
+    for place in rng.sample(range(8), rng.randrange(1, 7)):
+        verb = rng.choice(("write -P 77", "write -P 78", "write -z"))
+        steps += (f"{verb} {place * 4}M 64k",)
+    return Scenario(seed, (base, Layer("l1.qcow2", "qcow2", "cluster_size=64k", size, steps)), 0, False, True)
 
 
 def _options(rng: random.Random, cluster: int, data_file: str) -> str:
@@ -170,12 +194,12 @@ def by_qemu(scenario: Scenario, directory: str) -> qemu.Outcome:
     options = []
     prefix = ""
     for layer in reversed(scenario.layers):
-        options += [f"{prefix}driver={layer.format}", f"{prefix}file.aio=io_uring"]
-        if not prefix:
-            options += [f"file.driver=file,file.filename={layer.name}"]
+        options += [f"{prefix}driver={layer.format}", f"{prefix}file.driver=file", f"{prefix}file.aio=io_uring"]
+        options += [f"{prefix}file.filename={layer.name}"]
         prefix += "backing."
     command = ["qemu-img", "commit", *(["-d"] if scenario.drop else [])]
     command += ["-b", scenario.layers[scenario.base].name] if scenario.names_base else []
+    command += ["-r", ONE_OPERATION_RATE] if scenario.one_at_a_time else []
     return qemu.run([*command, "--image-opts", ",".join(options)], cwd=directory)
 
 
@@ -194,12 +218,17 @@ def by_airlock(scenario: Scenario, directory: str, dry_run: bool = False, name_b
 # ---- comparing -----------------------------------------------------------------------------------------------------
 
 
-def _map(directory: str, layer: Layer) -> list[tuple[int, ...]]:
-    """What qemu-img map tells, offsets aside: (start, length, depth, ...). It opens data files where it is run."""
+def _map(directory: str, scenario: Scenario, layer: Layer) -> list[tuple[int, ...]]:
+    """What qemu-img map tells, offsets and holes of the files aside: (start, length, depth, ...). It opens data files
+    where it is run."""
+    lower = scenario.layers[: scenario.layers.index(layer) + 1][::-1]
     command = ["qemu-img", "map", "--output=json", "-f", layer.format, layer.name]
     found: list[tuple[int, ...]] = []
     for entry in json.loads(qemu.must(command, cwd=directory).output):
-        kind = tuple(int(entry.get(key, 0)) for key in ("depth", "present", "zero", "data", "compressed"))
+        kind: tuple[int, ...] = (entry["depth"],)
+        if lower[entry["depth"]].format == "qcow2":
+            zero = entry["zero"] and not entry["data"]
+            kind += (entry["present"], zero, entry["data"], entry.get("compressed", False))
         if found and found[-1][2:] == kind:
             start, length = found.pop()[:2]
             found.append((start, length + entry["length"], *kind))
@@ -248,28 +277,40 @@ class CommitArena:
 
     def run(self, scenario: Scenario) -> list[str]:
         """One chain, committed by both; what is wrong with ours."""
-        self.make(scenario, "qemu", "again", "ours")
+        try:
+            self.make(scenario, "qemu", "ours")
+        except RuntimeError:
+            self.tally.outcomes["not made"] += 1  # refcounts of one bit are too narrow for some writes
+            return []
         outcome = by_qemu(scenario, self.path("qemu"))
-        by_qemu(scenario, self.path("again"))
         self._count(scenario)
-        names = sorted(os.listdir(self.path("made")))
-        repeats = all(not differences(self.path("qemu", name), self.path("again", name)) for name in names)
         try:
             foreseen = by_airlock(scenario, self.path("ours"), dry_run=True)
             done = by_airlock(scenario, self.path("ours"))
         except errors.AirlockError as error:
-            self.tally.outcomes["refused"] += 1
+            self.tally.outcomes["refused by both" if outcome.code else "refused"] += 1
             return [] if outcome.code else [f"refused: {error.message}"]
+        faults = [] if foreseen[:-1] == done[:-1] else [f"foreseen {foreseen[:-1]}, done {done[:-1]}"]
         if outcome.code:
-            return [f"qemu-img refused: {outcome.errors!r}"]
-        faults = self._faults(scenario, names)
-        if foreseen[:-1] != done[:-1]:
-            faults.append(f"foreseen {foreseen[:-1]}, done {done[:-1]}")
+            return faults + self._refused_by_qemu(scenario, outcome)
+        names = sorted(os.listdir(self.path("made")))
+        faults += self._faults(scenario, names, emptied=done.overlay_clusters_cleared > 0)
         different = [name for name in names if differences(self.path("qemu", name), self.path("ours", name))]
         self.tally.outcomes["to the byte" if not different else "in effect"] += 1
-        if different and repeats:
+        if different and scenario.one_at_a_time:
             faults.append(f"not to the byte: {different}")
         return faults
+
+    def _refused_by_qemu(self, scenario: Scenario, outcome: qemu.Outcome) -> list[str]:
+        """Version 2 knows no zero clusters: qemu-img cannot hide what such a base's own backing file has behind the old
+        end of the base. We write zeros there."""
+        base, top = scenario.layers[scenario.base], scenario.layers[-1]
+        self.tally.outcomes["refused by qemu-img"] += 1
+        if b"Operation not supported" not in outcome.errors or "compat=0.10" not in base.options or not scenario.base:
+            return [f"qemu-img refused: {outcome.errors!r}"]
+        faults = [] if same_content(self.path("made"), self.path("ours"), top) else ["the top shows something else"]
+        checked = qemu.check(self.path("ours", base.name))
+        return faults if checked.clean else [*faults, checked.text]
 
     def _count(self, scenario: Scenario) -> None:
         base = scenario.layers[scenario.base]
@@ -296,8 +337,8 @@ class CommitArena:
             if there
         )
 
-    def _faults(self, scenario: Scenario, names: list[str]) -> list[str]:
-        """What can be seen of the result and is not as it should be."""
+    def _faults(self, scenario: Scenario, names: list[str], emptied: bool) -> list[str]:
+        """What can be seen of the result and is not as it should be. emptied: whether we had to empty the top."""
         faults = []
         base, top = scenario.layers[scenario.base], scenario.layers[-1]
         made, theirs, ours = (self.path(who) for who in ("made", "qemu", "ours"))
@@ -310,14 +351,16 @@ class CommitArena:
                 faults.append(f"qemu-img info of {layer.name} differs")
             if layer.format == "raw":
                 continue  # its map is that of the file system
-            if _map(theirs, layer) != _map(ours, layer):
+            if _map(theirs, scenario, layer) != _map(ours, scenario, layer):
                 faults.append(f"qemu-img map of {layer.name} differs")
             complaints = [qemu.check(os.path.join(who, layer.name), who).complaints for who in (made, ours)]
             if complaints[1] - complaints[0]:
                 faults.append(f"qemu-img check of {layer.name}: {sorted(complaints[1])}")
         for name in names:
-            if name.split(".")[0] == base.name.split(".")[0] or name.endswith(".data"):
+            if name.split(".")[0] == base.name.split(".")[0] or name.endswith((".data", ".content")):
                 continue
+            if name == top.name and not emptied:
+                continue  # qemu-img empties again what is empty, we do not
             if differences(self.path("qemu", name), self.path("ours", name)):
                 faults.append(f"{name} is not as qemu-img leaves it")
         return faults

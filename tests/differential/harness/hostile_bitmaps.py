@@ -398,4 +398,23 @@ def twins(patch: Patch, index: int = 1, name: bytes = b"b0") -> None:
     directory_of(kept)(patch)
 
 
+def _one_cluster_of_bits(patch: Patch) -> None:
+    """A thousand bitmaps with a table each, and one cluster of bits that is all dirty."""
+    with patch.image() as image:
+        data = data_of(image, 0)
+    patch.write(data, b"\xff" * CLUSTER)
+    tables = patch.append(b"".join(struct.pack(">Q", data).ljust(CLUSTER, b"\0") for _unused in range(1000)))
+    names = (entry_bytes(b"%04d" % i, tables + i * CLUSTER, 1, 2, 9) for i in range(1000))
+    directory_of(list(names))(patch)
+
+
+def _one_table(patch: Patch) -> None:
+    """Ten thousand bitmaps of a disk of 64 GiB with one table, which says that all is dirty: 20 TB of bits."""
+    table = patch.append(struct.pack(">Q", ONES) * 4096)
+    directory_of([entry_bytes(b"%05d" % i, table, 4096, 2, 9) for i in range(10000)])(patch)
+    patch.header(size=64 << 30)
+
+
+ROWS["1,000 bitmaps, one cluster of bits"] = Row(_one_cluster_of_bits)
+ROWS["10,000 bitmaps, one table of all ones"] = Row(_one_table)
 ROWS["two of one name"] = Row(twins, USES, frozenset({"list", "remove"}))
