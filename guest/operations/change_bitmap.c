@@ -53,7 +53,6 @@ static u32 count_afterwards(const struct change *c) {
 
 static void verify_before_writing(struct change *c) {
     prepare(&c->image, &c->refcounts, &c->verification);
-    extension_check_room(&c->image, count_afterwards(c));
     refcounts_reserve(&c->refcounts);
     c->content.refcounts = &c->refcounts;
 }
@@ -213,6 +212,9 @@ _Noreturn void operation_change_bitmap(void) {
     open_change(c);
     const bool touches = bitmap_plan_touches_bits(&c->plan);
     bool changed = bitmap_plan_changes_set(&c->plan) || bitmap_plan_changes_recording(&c->plan);
+    if (bitmap_plan_changes_set(&c->plan)) {
+        extension_check_room(&c->image, count_afterwards(c));
+    }
     if (writes && (changed || touches)) {
         verify_before_writing(c);
     }

@@ -241,6 +241,14 @@ static u64 clusters_of_top(struct commit *c) {
     return count;
 }
 
+static void empty_top(struct commit *c, struct refcounts *refcounts) {
+    struct layer *top = &c->chain.layers[0];
+    const struct call_header *call = call_memory();
+    struct disk data = {.index = top->lookup.data_disk, .size = call->disk_size[top->lookup.data_disk]};
+    prepare_header(top->image);
+    image_empty(top->image, refcounts, has_data_file(top->image) ? &data : NULL);
+}
+
 _Noreturn void operation_empty(void) {
     const struct call_empty *call = call_memory();
     struct result_empty *result = result_memory();
@@ -253,8 +261,7 @@ _Noreturn void operation_empty(void) {
     }
     prepare(top, &c->refcounts, &c->verification);
     result->cleared_clusters = clusters_of_top(c);
-    prepare_header(top);
-    image_empty(top, &c->refcounts);
+    empty_top(c, &c->refcounts);
     finish(NULL, 0);
 }
 
@@ -289,8 +296,7 @@ _Noreturn void operation_commit(void) {
     result->virtual_size = c->size;
     result->cleared_clusters = empties ? clusters_of_top(c) : 0;
     if (writes && empties && result->cleared_clusters > 0) {
-        prepare_header(top);
-        image_empty(top, &top_refcounts);
+        empty_top(c, &top_refcounts);
     }
     finish(NULL, 0);
 }

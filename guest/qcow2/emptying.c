@@ -82,10 +82,10 @@ static void start_anew(struct qcow2 *image, const struct refcounts *refcounts) {
     disk_flush(&image->disk);
 }
 
-void image_empty(struct qcow2 *image, struct refcounts *refcounts) {
+void image_empty(struct qcow2 *image, struct refcounts *refcounts, struct disk *data) {
     if (can_start_anew(image, refcounts)) {
         start_anew(image, refcounts);
     } else {
-        discard_disk(image, refcounts);
+        discard_disk(image, refcounts, data);
     }
 }

@@ -11,7 +11,7 @@
 
 #include "qcow2/refcounts.h"
 
-/* The image must have been verified, its L1 table loaded. */
-void image_empty(struct qcow2 *image, struct refcounts *refcounts);
+/* The image must have been verified, its L1 table loaded. data: its external data file, NULL: it has none. */
+void image_empty(struct qcow2 *image, struct refcounts *refcounts, struct disk *data);
 
 #endif

@@ -35,9 +35,16 @@ void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
     refcounts_free(refcounts, old_offset, old_bytes, false);
 }
 
-static void free_data(struct qcow2 *image, struct refcounts *refcounts, u64 entry) {
+/* qcow2_free_any_cluster(). data: the external data file, NULL: there is none. */
+static void free_data(struct qcow2 *image, struct refcounts *refcounts, struct disk *data, u64 entry) {
     u64 offset = entry & ENTRY_OFFSET;
     u64 length = image->cluster_size;
+    if (data != NULL) {
+        if ((entry & (ENTRY_OFFSET | ENTRY_COPIED)) != 0) {
+            disk_queue_discard(data, offset, length);
+        }
+        return;
+    }
     switch (cluster_type(image, entry)) {
     case CLUSTER_COMPRESSED:
         compressed_range(image, entry, &offset, &length);
@@ -79,7 +86,8 @@ static void own_l2(struct qcow2 *image, struct refcounts *refcounts, u64 index, 
 }
 
 /* discard_in_l2_slice() for the guest clusters from `first` to `end`, of one L2 table; room for two at `table`. */
-static void drop_clusters(struct qcow2 *image, struct refcounts *refcounts, u64 first, u64 end, u8 *table) {
+static void drop_clusters(struct qcow2 *image, struct refcounts *refcounts, struct disk *data, u64 first, u64 end,
+                          u8 *table) {
     u64 per_table = l2_entries(image);
     u64 index = first / per_table;
     u32 step = l2_entry_size(image);
@@ -93,7 +101,7 @@ static void drop_clusters(struct qcow2 *image, struct refcounts *refcounts, u64 
         disk_flush(&image->disk);
     }
     for (u64 i = 0; i < end - first; i++) {
-        free_data(image, refcounts, load64(entries + i * step));
+        free_data(image, refcounts, data, load64(entries + i * step));
     }
 }
 
@@ -135,7 +143,7 @@ static void shrink_mapping(struct qcow2 *image, struct refcounts *refcounts, u64
     u64 end = clusters_of(image, old_size);
     for (u64 first = clusters_of(image, image->virtual_size); first < end;) {
         u64 next = min64((first / per_table + 1) * per_table, end);
-        drop_clusters(image, refcounts, first, next, table);
+        drop_clusters(image, refcounts, NULL, first, next, table);
         first = next;
     }
     for (u64 i = image->l1_entries; i-- > entries;) {
@@ -148,12 +156,12 @@ static void shrink_mapping(struct qcow2 *image, struct refcounts *refcounts, u64
     write_back_and_discard(image, refcounts);
 }
 
-void discard_disk(struct qcow2 *image, struct refcounts *refcounts) {
+void discard_disk(struct qcow2 *image, struct refcounts *refcounts, struct disk *data) {
     u64 per_table = l2_entries(image);
     u64 end = clusters_of(image, image->virtual_size);
     u8 *table = heap_take(2 * image->cluster_size);
     for (u64 first = 0; first < end; first += per_table) {
-        drop_clusters(image, refcounts, first, min64(first + per_table, end), table);
+        drop_clusters(image, refcounts, data, first, min64(first + per_table, end), table);
     }
     write_back_and_discard(image, refcounts);
 }

@@ -409,6 +409,10 @@ void verify(struct qcow2 *image, struct refcounts *refcounts, struct verificatio
     if (!pass(&v, false)) {
         pass(&v, true);
     }
+    if (image->stale.is_whole && !verification->stale_are_whole) {
+        image->stale.is_whole = false; /* none of them counts, not even those that could have been theirs */
+        pass(&v, verification->wide_counters);
+    }
     if (verification->first_free == NOTHING) {
         verification->first_free = refcounts_end(refcounts);
     }

@@ -137,6 +137,9 @@ static void free_entry(struct writer *w, u64 entry, bool punch) {
     if ((entry & ENTRY_COMPRESSED) != 0) {
         compressed_range(image, entry, &offset, &length);
     } else if (has_data_file(image)) {
+        if (punch) {
+            disk_queue_discard(&w->data, offset, length);
+        }
         return;
     }
     if (offset != 0) {
