@@ -10,7 +10,7 @@ import pytest
 from sandbox import errors, refusals, refused
 
 PATHS = ["a.qcow2", "dir/b\udcff.qcow2"]
-VERBS = ["add", "merge"]
+VERBS = ("add", "merge")
 CODES = sorted(set(refusals.WORDINGS) & set(refusals.BITMAP_CODES))
 WORST = (1 << 64) - 1
 
@@ -20,7 +20,7 @@ def refusal(
     arguments: tuple[int, ...] = (),
     text: bytes = b"",
     disk: int = 0,
-    verbs: list[str] = VERBS,
+    verbs: tuple[str, ...] = VERBS,
     names: tuple[str, ...] = ("b0", "src"),
     modified: int = 0,
 ) -> errors.AirlockError:
