@@ -70,7 +70,7 @@ def test_what_is_wrong_with_the_image_is_no_failure_of_an_action() -> None:
     arguments = (10, 0x30000, 7, 0x50000, 0x50000, 1)
     assert refusal(81, arguments).qemu_message.startswith("Could not change bitmap 'b0': Entry 7 of the bitmap table")
     assert refusal(81, arguments, disk=1).qemu_message.startswith("Could not open 'dir/b\udcff.qcow2': Entry 7 of the")
-    reading = refusal(81, arguments, verbs=["list"], names=("",))
+    reading = refusal(81, arguments, verbs=("list",), names=("",))
     assert reading.qemu_message.startswith("Could not open 'a.qcow2': Entry 7 of the bitmap table")
     assert refusal(5, modified=1).modified is True
 
