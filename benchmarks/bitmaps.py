@@ -209,10 +209,10 @@ def claiming(directory: pathlib.Path, repeats: int) -> Claims:
     try:
         measure.run(["qemu-img", "create", "-q", "-f", "qcow2", path, "64G"])
         measure.run(["qemu-img", "bitmap", "--add", path, "one"])
-        _claim(image)
+        claim(image)
         command = [large_image.AIRLOCK, "bitmap", "--list", path]
         work: dict[str, t.Callable[[], object]] = {
-            "Python call": functools.partial(_listed, path),
+            "Python call": functools.partial(listed, path),
             "airlock bitmap --list": functools.partial(_ended, command),
         }
         turns = {name: functools.partial(measure.seconds_of, job) for name, job in work.items()}
@@ -222,7 +222,7 @@ def claiming(directory: pathlib.Path, repeats: int) -> Claims:
         image.unlink(missing_ok=True)
 
 
-def _claim(image: pathlib.Path) -> None:
+def claim(image: pathlib.Path) -> None:
     """Appends a directory in which 10,000 bitmaps have one table, of which every entry says that all is dirty."""
     with open(image, "r+b") as file:
         table = -(-image.stat().st_size // 65536) * 65536
@@ -237,7 +237,7 @@ def _claim(image: pathlib.Path) -> None:
         os.pwrite(file.fileno(), struct.pack(">IIQQ", CLAIMED, 0, len(directory), table + 65536), place + 8)
 
 
-def _listed(path: str) -> None:
+def listed(path: str) -> None:
     """Either answer will do."""
     with operations.Image.open(path) as image:
         try:

@@ -12,7 +12,8 @@ import sys
 
 import pytest
 
-from benchmarks import floor, large_image, measure, run
+from benchmarks import bitmaps, floor, large_image, measure, run
+from sandbox import operations
 
 SIZE = 64 << 20  # of the sparse files, bytes
 
@@ -96,3 +97,36 @@ def test_a_table_is_aligned() -> None:
         "| long name |   1 |",
         "| x         | 234 |",
     ]
+
+
+def test_bitmaps_that_have_bits_in_every_cluster(tmp_path: pathlib.Path) -> None:
+    image = tmp_path / "image"
+    bitmaps.make_image(image, "1G")
+    measure.run(["qemu-img", "check", "-q", str(image)])
+    with operations.Image.open(str(image)) as opened:
+        found = operations.list_bitmaps(opened).bitmaps
+    bits = (1 << 30) // bitmaps.GRANULARITY
+    assert [(b.name, b.granularity, b.recording) for b in found] == [
+        (name, bitmaps.GRANULARITY, False) for name in (b"even", b"odd", b"sparse")
+    ]
+    # One bit in 512 bytes of the sparse one's first cluster.
+    assert [b.dirty_count for b in found] == [bits // 2, bits // 2, 65536 // 512]
+
+
+def test_steps_on_bitmaps_end_where_they_began(tmp_path: pathlib.Path) -> None:
+    """And lead to the same as qemu-img's."""
+    assert "check clean" in bitmaps.equal(tmp_path, "256M")
+    assert list(tmp_path.iterdir()) == []
+    assert bitmaps.STEPS[0].title == "add"
+    assert bitmaps.STEPS[-1].title == "remove"
+
+
+def test_a_file_that_claims_ten_thousand_bitmaps_is_answered(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "image"
+    measure.run(["qemu-img", "create", "-q", "-f", "qcow2", str(path), "64G"])
+    measure.run(["qemu-img", "bitmap", "--add", str(path), "one"])
+    bitmaps.claim(path)
+    assert path.stat().st_size < 1 << 20
+    bitmaps.listed(str(path))
+    memory = measure.peak_memory([bitmaps.large_image.AIRLOCK, "bitmap", "--list", str(path)], may_fail=True)
+    assert memory.each_apart < 160 << 20
