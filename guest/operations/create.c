@@ -5,6 +5,25 @@
 #include "operations/operations.h"
 #include "operations/preparation.h"
 
+/* The entry of the new snapshot, behind those that there are; its L1 table has no place yet. */
+static struct snapshot *new_entry(struct qcow2 *image, const struct call_create *call, struct result_create *result) {
+    if (image->snapshots == NULL) {
+        image->snapshots = heap_take(sizeof(struct snapshot));
+    }
+    result->id_length = snapshots_next_id(image, result->id);
+    struct snapshot *created = &image->snapshots[image->snapshot_count];
+    *created = (struct snapshot){.l1_entries = image->l1_entries,
+                                 .disk_size = image->virtual_size,
+                                 .date_seconds = call->date_seconds,
+                                 .date_nanoseconds = call->date_nanoseconds,
+                                 .extra_size = 24,
+                                 .id = result->id,
+                                 .id_length = (u16)result->id_length,
+                                 .name = call->name,
+                                 .name_length = (u16)call->name_length};
+    return created;
+}
+
 /* qcow2_snapshot_create(). Until the header names the new table the image is as it was but for
  * refcounts that are too high and flags that say less than they could. */
 _Noreturn void operation_create(void) {
@@ -23,20 +42,7 @@ _Noreturn void operation_create(void) {
     if (call->name_length > SNAPSHOT_NAME_MAX) {
         refuse_plain(REFUSAL_BAD_CALL);
     }
-    if (image.snapshots == NULL) {
-        image.snapshots = heap_take(sizeof(struct snapshot));
-    }
-    result->id_length = snapshots_next_id(&image, result->id);
-    struct snapshot *created = &image.snapshots[image.snapshot_count];
-    *created = (struct snapshot){.l1_entries = image.l1_entries,
-                                 .disk_size = image.virtual_size,
-                                 .date_seconds = call->date_seconds,
-                                 .date_nanoseconds = call->date_nanoseconds,
-                                 .extra_size = 24,
-                                 .id = result->id,
-                                 .id_length = (u16)result->id_length,
-                                 .name = call->name,
-                                 .name_length = (u16)call->name_length};
+    struct snapshot *created = new_entry(&image, call, result);
     u64 table_size = snapshots_table_size(image.snapshots, image.snapshot_count + 1);
     if (table_size > SNAPSHOT_TABLE_BYTES_MAX) {
         refuse_plain(REFUSAL_SNAPSHOT_TABLE_FULL);
