@@ -98,6 +98,7 @@ integration: copy $(FULL_ENVIRONMENT) | packages-test
 	@$(call in_copy,ansible-test integration --local --python $(python_version) --color no)
 
 molecule: build $(FULL_ENVIRONMENT) | packages-test ## the roles and playbooks, on three hosts that are all this one
+	@molecule destroy --scenario-name default > build/molecule.log 2>&1 # of a run that was killed
 	@molecule test --all
 
 fuzz: $(FULL_ENVIRONMENT) | packages-test ## the guest under sanitizers, for FUZZ_SECONDS (600)

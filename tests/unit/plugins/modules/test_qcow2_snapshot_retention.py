@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 import typing as t
 
 import pytest
@@ -203,6 +205,13 @@ def test_a_task_without_retention_does_not_speak_of_it(run: Run, script: Script)
     script.expect("open", "a", True, False).expect("list_snapshots", "a", gives=script.listed(script.snapshot(1, b"s")))
     script.expect("close", "a")
     assert "removed" not in run(path="a", name="s")["images"][0]
+
+
+def test_a_task_without_retention_does_not_load_it(collection_tree: None) -> None:
+    code = f"import sys, {PLUGINS}.modules.qcow2_snapshot; print([name for name in sys.modules if 'retention' in name])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env={"PYTHONPATH": sys.path[0]}, check=True, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
 
 
 # Whether the deletion that fails says that it wrote: image b was written to before it in any case.
