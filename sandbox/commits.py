@@ -114,7 +114,7 @@ def commit(
     if not 0 < base < len(chain.layers):
         raise errors.ArgumentError(f"There is no layer {base} below the top of this chain.", "base_not_found")
     everything, rows = _disks(chain)
-    changed = _changed(chain, rows, base, empties)
+    layers = (0, base) if empties and chain.top.format == "qcow2" else (base,)
     fields = {
         "layer_count": len(rows),
         "base": base,
@@ -132,7 +132,7 @@ def commit(
         limits or commit_limits(chain),
         refuse,
         read_only=dry_run,
-        changed=changed,
+        changed=_changed(rows, layers),
         progress=progress,
     )
     try:
@@ -149,6 +149,28 @@ def commit(
         result.virtual_size,
         report,
     )
+
+
+def empty(chain: Chain, limits: Limits | None = None) -> int:
+    """The top holds nothing afterwards: what the layers below show is what it shows. The clusters that it held.
+
+    For after a commit(empties=False). limits: as of commit(). Raises ArgumentError, RefusalError.
+    """
+    everything, rows = _disks(chain)
+    refuse = functools.partial(_refusal, [each.path for each in everything])
+    result, payload, _report = images.run_guest(
+        everything,
+        _FAMILY,
+        "empty",
+        {"layer": rows[0]},
+        limits or commit_limits(chain),
+        refuse,
+        read_only=False,
+        changed=_changed(rows, (0,)),
+    )
+    if payload:
+        raise errors.GuestProtocolError("The guest's answer about an emptied image contradicts itself.")
+    return int(result.cleared_clusters)
 
 
 def commit_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flushes: bool = True) -> Limits:
@@ -182,9 +204,8 @@ def _disks(chain: Chain) -> tuple[list[Image], list[dict[str, int]]]:
     return everything, rows
 
 
-def _changed(chain: Chain, rows: t.Sequence[t.Mapping[str, int]], base: int, empties: bool) -> set[int]:
-    """The disks that the guest may write to."""
-    layers = [base, 0] if empties and chain.top.format == "qcow2" else [base]
+def _changed(rows: t.Sequence[t.Mapping[str, int]], layers: t.Sequence[int]) -> set[int]:
+    """The disks of these layers, to which the guest may write then."""
     return {disk for layer in layers for disk in (rows[layer]["disk"], rows[layer]["data_disk"] or layer)}
 
 

@@ -21,10 +21,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from sandbox import errors
-from sandbox.bitmaps import list_bitmaps
 from sandbox.chain import open_chain
 from sandbox.commits import Commit, commit, find_base, open_base
-from sandbox.images import Image
 
 from . import qemu
 from .compare import differences
@@ -288,6 +286,11 @@ class CommitArena:
             foreseen = by_airlock(scenario, self.path("ours"), dry_run=True)
             done = by_airlock(scenario, self.path("ours"))
         except errors.AirlockError as error:
+            if error.code == "shared_cluster" and self._has_compressed(scenario):
+                # qemu's block layer goes on filling a cluster with compressed data after it has been freed and taken
+                # for something else.
+                self.tally.outcomes["broken by qemu-io"] += 1
+                return []
             self.tally.outcomes["refused by both" if outcome.code else "refused"] += 1
             return [] if outcome.code else [f"refused: {error.message}"]
         faults = [] if foreseen[:-1] == done[:-1] else [f"foreseen {foreseen[:-1]}, done {done[:-1]}"]
@@ -311,6 +314,9 @@ class CommitArena:
         faults = [] if same_content(self.path("made"), self.path("ours"), top) else ["the top shows something else"]
         checked = qemu.check(self.path("ours", base.name))
         return faults if checked.clean else [*faults, checked.text]
+
+    def _has_compressed(self, scenario: Scenario) -> bool:
+        return any("write -c" in step for layer in scenario.layers for step in layer.steps)
 
     def _count(self, scenario: Scenario) -> None:
         base = scenario.layers[scenario.base]
@@ -366,7 +372,3 @@ class CommitArena:
         return faults
 
 
-def bitmap_counts(path: str) -> dict[bytes, int | None]:
-    """Dirty bytes of each bitmap of an image."""
-    with Image.open(path) as image:
-        return {bitmap.name: bitmap.dirty_bytes for bitmap in list_bitmaps(image).bitmaps}
