@@ -105,6 +105,8 @@ class Qcow2:
             self.header.update(
                 incompatible_features=0, compatible_features=0, autoclear_features=0, refcount_order=4, header_length=72
             )
+        if self.header["header_length"] <= 104:
+            self.header["compression_type"] = 0  # an extension may stand there
         self.cluster_bits = min(max(self.header["cluster_bits"], 9), 30)
         self.cluster_size = 1 << self.cluster_bits
         self.size = self.header["size"]
