@@ -18,7 +18,8 @@ enum call_operation {
     CALL_CHANGE_BITMAP,
     CALL_COMMIT, /* what the layers above the base hold goes into the base */
     CALL_EMPTY,  /* an image holds nothing any more: after a commit */
-    CALL_REBASE  /* another backing file, or none */
+    CALL_REBASE, /* another backing file, or none */
+    CALL_OVERLAY /* a new image in an empty file */
 };
 
 enum call_limits {
@@ -175,6 +176,16 @@ struct call_rebase {
     uint8_t backing_format[16];
 };
 
+struct call_overlay {
+    struct call_header header;
+    uint64_t virtual_size; /* bytes, a multiple of 512 */
+    uint32_t cluster_bits; /* log2 of bytes */
+    uint16_t backing_length;
+    uint16_t format_length;
+    uint8_t backing_name[1024];
+    uint8_t backing_format[16];
+};
+
 /* Common to every result. code 0 is success; otherwise a refusal (refusals.h says what the arguments
  * mean). */
 struct result_header {
@@ -323,6 +334,11 @@ struct result_rebase {
     uint64_t virtual_size;
     uint64_t copied_bytes; /* of the disk: held by the image now, because the new backing file has other data */
     uint64_t zeroed_bytes; /* likewise, as zeros */
+};
+
+struct result_overlay {
+    struct result_header header;
+    uint64_t file_size;
 };
 
 #endif

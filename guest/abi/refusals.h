@@ -99,7 +99,8 @@ enum refusal {
     REFUSAL_COMPRESSED_CLUSTER = 201, /* a L2 entry, b offset: it does not inflate to a cluster */
     REFUSAL_BASE_RESIZE = 202,        /* a bytes of the base, b of the top: growing was not allowed */
     REFUSAL_BASE_RESIZE_V2 = 203,     /* the same, and it has snapshots */
-    REFUSAL_BACKING_NAME_ROOM = 204   /* no room for the backing file's name in the first cluster */
+    REFUSAL_BACKING_NAME_ROOM = 204,  /* no room for the backing file's name in the first cluster */
+    REFUSAL_FILE_NOT_EMPTY = 205      /* a bytes: a new image wants an empty file */
 };
 
 /* The tables that a refusal can point at. */

@@ -14,6 +14,8 @@ _Noreturn void operation_run(u32 operation) {
         operation_empty();
     case CALL_REBASE:
         operation_rebase();
+    case CALL_OVERLAY:
+        operation_overlay();
     default:
         refuse_plain(REFUSAL_BAD_CALL);
     }

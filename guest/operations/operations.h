@@ -23,5 +23,6 @@ _Noreturn void operation_change_bitmap(void);
 _Noreturn void operation_commit(void);
 _Noreturn void operation_empty(void);
 _Noreturn void operation_rebase(void);
+_Noreturn void operation_overlay(void);
 
 #endif

@@ -395,6 +395,22 @@ static u8 *compose(struct qcow2 *image, enum refusal when_full) {
     return writer.start;
 }
 
+void header_begin(struct qcow2 *image, u32 disk, u32 cluster_bits) {
+    const struct call_header *call = call_memory();
+    *image = (struct qcow2){.disk = {.index = disk, .size = call->disk_size[disk]},
+                            .version = 3,
+                            .cluster_bits = cluster_bits,
+                            .cluster_size = 1ull << cluster_bits,
+                            .refcount_order = 4,
+                            .header_length = HEADER_BYTES};
+    image->header = heap_take_zeroed(image->cluster_size);
+    image->header_loaded = image->cluster_size;
+    store32(image->header, QCOW2_MAGIC);
+    store32(image->header + AT_VERSION, image->version);
+    store32(image->header + AT_CLUSTER_BITS, cluster_bits);
+    store32(image->header + AT_REFCOUNT_ORDER, image->refcount_order);
+}
+
 void header_rewrite(struct qcow2 *image) {
     void *mark = heap_mark();
     disk_write(&image->disk, 0, compose(image, REFUSAL_EXTENSION_LARGE), image->cluster_size);

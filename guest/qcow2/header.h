@@ -26,6 +26,9 @@ void header_rewrite(struct qcow2 *image);
 /* Refuses so when there is no room for what it would write. */
 void header_check_room(struct qcow2 *image, enum refusal when_full);
 
+/* What header_rewrite() needs of an image that is not there yet: version 3, clusters of 1 << cluster_bits bytes. */
+void header_begin(struct qcow2 *image, u32 disk, u32 cluster_bits);
+
 /* Patches of fields in place. */
 void header_write_snapshots(struct qcow2 *image);
 void header_write_l1(struct qcow2 *image);

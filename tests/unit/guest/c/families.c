@@ -18,7 +18,7 @@ _Noreturn void operation_run(u32 operation) {
     if (operation == CALL_BITMAPS || operation == CALL_CHANGE_BITMAP) {
         run_bitmaps(operation);
     }
-    if (operation == CALL_COMMIT || operation == CALL_EMPTY || operation == CALL_REBASE) {
+    if (operation >= CALL_COMMIT && operation <= CALL_OVERLAY) {
         run_chains(operation);
     }
     run_snapshots(operation);

@@ -1,0 +1,62 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * A new image that holds nothing: what qcow2_co_create() leaves, with 16-bit refcounts. The header comes last, so
+ * what a crash leaves is no image.
+ */
+#include "operations/operations.h"
+#include "qcow2/header.h"
+#include "qcow2/refcounts.h"
+
+#define CLUSTERS_IN_FRONT 3 /* header, refcount table, refcount block; the L1 table follows */
+
+static void write_tables(struct qcow2 *image) {
+    const u64 cluster = image->cluster_size;
+    const u64 l1_bytes = 8ull * image->l1_entries;
+    const u64 clusters = CLUSTERS_IN_FRONT + clusters_of(image, l1_bytes);
+    u8 *table = heap_take_zeroed(cluster);
+    u8 *block = heap_take_zeroed(cluster);
+    store64(table, 2 * cluster);
+    for (u64 i = 0; i < clusters; i++) {
+        block_set(block, image->refcount_order, i, 1);
+    }
+    disk_write(&image->disk, cluster, table, cluster);
+    disk_write(&image->disk, 2 * cluster, block, cluster);
+    disk_write(&image->disk, CLUSTERS_IN_FRONT * cluster, heap_take_zeroed(l1_bytes), l1_bytes);
+    disk_flush(&image->disk);
+}
+
+_Noreturn void operation_overlay(void) {
+    const struct call_overlay *call = call_memory();
+    struct result_overlay *result = result_memory();
+    struct qcow2 image;
+    if (call->cluster_bits < 9 || call->cluster_bits > 21 || call->virtual_size % 512 != 0 ||
+        call->backing_length > BACKING_NAME_MAX || call->format_length > 15) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+    header_begin(&image, 0, call->cluster_bits);
+    if (image.disk.size != 0) {
+        refuse(REFUSAL_FILE_NOT_EMPTY, image.disk.size, 0, 0, 0, 0, 0);
+    }
+    u64 entries = l1_entries_for(&image, call->virtual_size);
+    u64 clusters = CLUSTERS_IN_FRONT + clusters_of(&image, 8 * entries);
+    if (call->virtual_size > INT64_MAX || entries > L1_BYTES_MAX / 8 || clusters > image.cluster_size / 2) {
+        refuse(REFUSAL_VIRTUAL_SIZE, call->virtual_size, 0, 0, 0, 0, 0);
+    }
+    image.virtual_size = call->virtual_size;
+    image.l1_entries = (u32)entries;
+    image.l1_offset = entries > 0 ? CLUSTERS_IN_FRONT * image.cluster_size : 0;
+    image.refcount_table_offset = image.cluster_size;
+    image.refcount_table_clusters = 1;
+    image.backing_offset = call->backing_length; /* where it stands is decided when it is written */
+    image.backing_length = call->backing_length;
+    image.backing_name = call->backing_name;
+    image.backing_format = call->format_length > 0 ? call->backing_format : NULL;
+    image.backing_format_length = call->format_length;
+    header_check_room(&image, REFUSAL_BACKING_NAME_ROOM);
+    write_tables(&image);
+    header_rewrite(&image);
+    result->file_size = image.disk.size;
+    finish(NULL, 0);
+}
