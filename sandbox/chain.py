@@ -127,13 +127,17 @@ def open_chain(
     depth_limit: int = LAYERS_MAX,
     force_share: bool = False,
     limits: Limits | None = None,
+    top_format: str = "qcow2",
+    taken: t.Iterable[Image] = (),
 ) -> Chain:
-    """All layers below a qcow2 image, and that image itself.
+    """All layers below an image, and that image itself.
 
     top: a path, or an image that is open already; closing the chain leaves that open. backing_format: one of FORMATS,
     for layers that do not record what they stand on. allowed_roots: directories, files and block devices that names
     may lead to besides the directory of the image that has them. writable_layers: depths of those to open for writing.
     depth_limit: layers. force_share: as in Image.open(). limits: of each guest; the seconds are for all together.
+    top_format: one of FORMATS; "raw" only for an image that is open. taken: files that no name may lead to, for they
+    are to stand on this chain.
 
     Raises ChainError for what docs/chain.md says, ArgumentError, ImageOpenError, ImageInUseError, RefusalError.
     """
@@ -145,19 +149,24 @@ def open_chain(
         if not isinstance(top, Image):
             top = stack.enter_context(Image.open(top, 0 in writable_layers, force_share))
         policy = stack.enter_context(Policy(allowed_roots))
-        walker = _Opener(stack, policy, writable_layers, force_share, limits or Limits())
-        layers = walker.layers(top, backing_format, depth_limit)
+        walker = _Opener(stack, policy, writable_layers, force_share, limits or Limits(), taken)
+        layers = walker.layers(top, top_format, backing_format, depth_limit)
         return Chain(layers, walker.reports, stack.pop_all(), force_share)
 
 
 def drawing(chain: Chain) -> str:
-    """The chain in one line, base first: "base.raw <- a.qcow2 <- top.qcow2". Printable.
+    """The chain in one line, base first: "base.raw <- a.qcow2 <- top.qcow2". Printable."""
+    return draw([layer.path for layer in chain.layers])
+
+
+def draw(paths: t.Sequence[str]) -> str:
+    """Layers in one line, from those of the paths that are given top first. Printable.
 
     Names of files; whole paths where two layers have the same name.
     """
-    names = [os.path.basename(layer.path) for layer in chain.layers]
+    names = [os.path.basename(path) for path in paths]
     if len(set(names)) < len(names):
-        names = [layer.path for layer in chain.layers]
+        names = list(paths)
     return " <- ".join(errors.clean(name, errors.PATH_LIMIT) for name in reversed(names))
 
 
@@ -171,6 +180,7 @@ class _Opener:
         writable_layers: t.Container[int],
         force_share: bool,
         limits: Limits,
+        taken: t.Iterable[Image],
     ) -> None:
         self.reports: list[Report] = []
         self._stack = stack
@@ -179,13 +189,13 @@ class _Opener:
         self._force_share = force_share
         self._limits = limits
         self._deadline = time.monotonic() + limits.seconds
-        self._seen: set[Key] = set()
+        self._seen: set[Key] = {file_key(os.fstat(image.disk.descriptor)) for image in taken}
 
-    def layers(self, top: Image, backing_format: str | None, depth_limit: int) -> list[Layer]:
+    def layers(self, top: Image, top_format: str, backing_format: str | None, depth_limit: int) -> list[Layer]:
         """From the top to the base."""
         self._seen.add(file_key(os.fstat(top.disk.descriptor)))
         home = self._policy.home_of(top.path)
-        layers = [self._layer(top, "qcow2", 0, home)]
+        layers = [self._layer(top, top_format, 0, home)]
         while layers[-1].backing_name:
             above = layers[-1]
             reference = Reference(above.backing_name, "backing", above.path)

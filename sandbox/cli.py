@@ -37,12 +37,13 @@ Recognized commands (run airlock COMMAND --help for command-specific help):
   bitmap - List persistent bitmaps of image, or modify one
   commit - Commit image to its backing file
   info - Display information about image
+  rebase - Change backing file of the image
   snapshot - List or manipulate snapshots within image
 """
 )
 
 _OPTIONS = ((b"help", b"h", False), (b"version", b"V", False))
-_COMMANDS = (b"bitmap", b"commit", b"info", b"snapshot")
+_COMMANDS = (b"bitmap", b"commit", b"info", b"rebase", b"snapshot")
 
 
 def main(arguments: t.Sequence[bytes] | None = None) -> int:
@@ -104,6 +105,10 @@ def _load(name: bytes) -> t.Callable[[t.Sequence[bytes]], None]:
         from . import cli_info
 
         return cli_info.run
+    if name == b"rebase":
+        from . import cli_rebase
+
+        return cli_rebase.run
     from . import cli_snapshot
 
     return cli_snapshot.run

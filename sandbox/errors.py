@@ -218,6 +218,10 @@ class CommitError(RefusalError):
     """The images are sound, but this cannot be committed."""
 
 
+class RebaseError(RefusalError):
+    """The images are sound, but this one cannot have that backing file."""
+
+
 def clean(text: str | bytes, limit: int = _TEXT_LIMIT) -> str:
     """The text, printable: undecodable bytes and control characters (bidirectional ones too) become U+FFFD.
 

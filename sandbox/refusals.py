@@ -20,6 +20,7 @@ APPLY = "apply"
 DELETE = "delete"
 BITMAP = "bitmap"
 COMMIT = "commit"
+REBASE = "rebase"
 
 # Those that are about one action of a list on a bitmap; argument f is its index.
 BITMAP_CODES = range(160, 200)
@@ -40,7 +41,8 @@ class Wording(t.NamedTuple):
     message: what is wrong and what to do next, without the image's path.
     qemu: qemu-img's own text by operation; the key OPEN holds for every operation and goes behind "Could not open
     'F': ", the others behind "Could not OPERATION snapshot 'NAME': ", BITMAP behind "Operation OPERATION on bitmap NAME
-    failed: ", COMMIT behind "Block job failed: ". An entry "LINE|REST" is two reports.
+    failed: ", COMMIT behind "Block job failed: ", REBASE behind "Could not change the backing file to 'NAME': ". An
+    entry "LINE|REST" is two reports.
     """
 
     code: str
@@ -67,7 +69,7 @@ def _not_stored(code: str, message: str, qemu: str) -> Wording:
 
 
 def _each(text: str) -> dict[str, str]:
-    return {CREATE: text, APPLY: "Failed to load snapshot: " + text, DELETE: text, COMMIT: text}
+    return {CREATE: text, APPLY: "Failed to load snapshot: " + text, DELETE: text, COMMIT: text, REBASE: text}
 
 
 WORDINGS: dict[int, Wording] = {
@@ -422,6 +424,12 @@ WORDINGS: dict[int, Wording] = {
         "The base has a disk of {a} bytes, the top one of {b}, and a version 2 image with snapshots cannot be resized. "
         "Make it version 3 first: qemu-img amend -o compat=1.1 {image}.",
         {COMMIT: "Operation not supported"},
+    ),
+    204: Wording(
+        "backing_name_room",
+        "RebaseError",
+        "There is no room in the first cluster for the name {name}. Name the backing file by a shorter path.",
+        {REBASE: "No space left in the file header"},
     ),
 }
 

@@ -103,6 +103,15 @@ def from_commit_refusal(header: ResultHeader, paths: t.Sequence[str]) -> Airlock
     return _error(header, paths[header.disk], refusals.COMMIT, "Block job failed: ", "", written=written)
 
 
+def from_rebase_refusal(header: ResultHeader, paths: t.Sequence[str], name: str) -> AirlockError:
+    """The exception for a rebase that was refused. paths: of the disks of the call. name: the new backing file's."""
+    if header.disk >= len(paths):
+        return errors.GuestProtocolError(f"The guest refused because of disk {int(header.disk)} of {len(paths)}.")
+    prefix = f"Could not change the backing file to '{name}': "
+    written = " The rebase had begun. Nothing is lost, for the image shows the same as before: run it again."
+    return _error(header, paths[header.disk], refusals.REBASE, prefix, name, written=written)
+
+
 def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) -> dict[str, t.Any]:
     """What the texts in refusals.py can quote. texts: those that stand in qemu-img's reports as they were given."""
     arguments = [int(value) for value in header.arguments]

@@ -1,0 +1,312 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Another backing file for an image, or none.
+
+    with open_chain("top.qcow2", writable_layers=(0,)) as chain, open_backing(chain, b"base.qcow2", "qcow2") as backing:
+        rebase(chain, backing)
+
+What the image shows stays the same: where the new chain has other data than the old one, the image gets the old before
+its header names the new. An interrupted rebase is done again. relink() changes the name alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import typing as t
+
+from . import commits, disks, errors, images, kvm, locks
+from .chain import FORMATS, open_chain
+from .images import Image, Limits, Report
+from .references import file_key
+
+if t.TYPE_CHECKING:
+    from . import _guest_chain  # noqa: F401  so it travels with this
+    from .chain import Chain, Layer
+
+NAME_MAX = 1023  # bytes of a backing file's name
+FORMAT_MAX = 15  # bytes of its format's
+
+_FAMILY = "chain"
+_FORMATS = {"qcow2": "LAYER_QCOW2", "raw": "LAYER_RAW"}
+
+
+class Rebase(t.NamedTuple):
+    """bytes_copied, bytes_zeroed: of the disk, that the image holds now, as data and as zeros, because the new backing
+    file has something else there. virtual_size: bytes. Of a dry run: what would be."""
+
+    bytes_copied: int
+    bytes_zeroed: int
+    virtual_size: int
+    report: Report
+
+
+class NewBacking:
+    """What an image is to stand on, open and locked until close().
+
+    name: as it is to be recorded. format: one of FORMATS. layers: that file and what it stands on, from the top down.
+    shared: the depth of the file in the chain of now, 0 when it is none of that.
+    """
+
+    def __init__(
+        self, name: bytes, format_name: str, layers: t.Sequence[Layer], shared: int, stack: contextlib.ExitStack
+    ) -> None:
+        self.name = name
+        self.format = format_name
+        self.layers = tuple(layers)
+        self.shared = shared
+        self._stack = stack
+
+    def close(self) -> None:
+        """Drops the locks, but not those of the chain of now."""
+        self._stack.close()
+
+    def __enter__(self) -> NewBacking:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def open_backing(
+    chain: Chain,
+    name: bytes,
+    format_name: str,
+    *,
+    backing_format: str | None = None,
+    allowed_roots: t.Sequence[str | bytes] = (),
+    force_share: bool = False,
+    limits: Limits | None = None,
+) -> NewBacking:
+    """The file that the top of a chain is to stand on, and the chain below it.
+
+    name: as it is to be recorded: a relative one starts from the directory of the top. The operator chose it, so it may
+    lead anywhere; names that stand in the files are judged as in open_chain(), which the options are for. format_name:
+    one of FORMATS. Raises ArgumentError, what open_chain() raises; for a file that is the top itself, or stands on it,
+    too.
+    """
+    top = chain.top
+    _check_form(name)
+    path = os.path.join(os.path.dirname(top.path), os.fsdecode(name))
+    own = [top.image, *([top.data_file] if top.data_file else [])]
+    with contextlib.ExitStack() as stack, _as_new_backing(path, name):
+        disk = stack.enter_context(disks.open_disk(path, writable=False))
+        check_name(name, format_name)
+        if format_name not in FORMATS:
+            raise errors.ArgumentError(
+                f"The format of the new backing file is '{errors.clean(format_name, 32)}'. It can be qcow2 or raw.",
+                "unknown_format",
+            )
+        key = file_key(os.fstat(disk.descriptor))
+        if key in map(_key, own):
+            raise _loop(top.path, name)
+        for layer in chain.layers[1:]:
+            if _key(layer.image) == key and layer.format == format_name:
+                return NewBacking(name, format_name, chain.layers[layer.depth :], layer.depth, contextlib.ExitStack())
+        lock = locks.lock_image(disk.descriptor, path, False, force_share, format_name)
+        below = open_chain(
+            Image(path, disk, lock),
+            backing_format=backing_format,
+            allowed_roots=allowed_roots,
+            force_share=force_share,
+            limits=limits,
+            top_format=format_name,
+            taken=own,
+        )
+        stack.callback(below.close)
+        return NewBacking(name, format_name, below.layers, 0, stack.pop_all())
+
+
+def rebase(
+    chain: Chain,
+    backing: NewBacking | None,
+    dry_run: bool = False,
+    limits: Limits | None = None,
+    progress: t.Callable[[int, int], None] | None = None,
+) -> Rebase:
+    """The top of the chain stands on another file, or on none, and shows the same as before.
+
+    dry_run: says what would be and writes nothing; the top may be open for reading only. limits: None for none but
+    time's; see rebase_limits(). progress: is told (done, total) bytes of the disk.
+    Raises ArgumentError, RefusalError. The image shows the same as before then, `modified` or not.
+    """
+    new_layers = backing.layers if backing else ()
+    everything, rows, new_rows = _disks(chain.layers, new_layers)
+    fields = {
+        "layer_count": len(rows),
+        "new_layer_count": len(new_rows),
+        "shared": backing.shared if backing else 0,
+        "layers": rows,
+        "new_layers": new_rows,
+        **_names(backing.name if backing else b"", backing.format if backing else ""),
+    }
+    changed = {rows[0]["disk"], rows[0]["data_disk"]}
+    limits = limits or rebase_limits(chain)
+    name = backing.name if backing else b""
+    return _run(everything, fields, changed, name, chain.top.virtual_size, dry_run, limits, progress)
+
+
+def relink(
+    image: Image, name: bytes, format_name: str = "", dry_run: bool = False, limits: Limits | None = None
+) -> Rebase:
+    """The header of an image names another backing file, b"" for none; nothing else changes, and nothing is opened.
+
+    What the image shows is another thing afterwards, unless the new file has what the old one had. format_name: any
+    that is to be recorded; a name needs one. Raises ArgumentError, RefusalError; for the image itself, too.
+    """
+    check_name(name, format_name)
+    with contextlib.suppress(OSError, ValueError):
+        there = os.stat(os.path.join(os.path.dirname(os.fsencode(image.path)), name))
+        if name and file_key(there) == _key(image):
+            raise _loop(image.path, name)
+    ffi, _library = kvm.bindings()
+    row = {"format": ffi.integer_const("LAYER_QCOW2"), "disk": 0, "data_disk": 0}
+    fields = {"layer_count": 1, "relinks": 1, "layers": [row], **_names(name, format_name if name else "")}
+    return _run([image], fields, {0}, name, None, dry_run, limits, None)
+
+
+def check_name(name: bytes, format_name: str) -> None:
+    """Raises ArgumentError for a name that no header can have, or one without a format."""
+    shown = os.fsdecode(name)
+    if len(name) > NAME_MAX or b"\0" in name:
+        raise errors.ArgumentError(
+            f"The name of the new backing file has more than {NAME_MAX} bytes, or a NUL. Name it by a shorter path.",
+            "backing_name_long",
+            [f"Could not change the backing file to '{shown}': Invalid argument"],
+        )
+    if name and not format_name:
+        raise errors.ArgumentError(
+            "The new backing file needs its format recorded, for a format is never guessed. State qcow2 or raw.",
+            "backing_format_missing",
+            [f"Could not change the backing file to '{shown}': backing format must be specified"],
+        )
+    if len(format_name) > FORMAT_MAX:
+        raise errors.ArgumentError(
+            f"No format has a name of more than {FORMAT_MAX} bytes: '{errors.clean(format_name, 64)}'.",
+            "unknown_format",
+            [f"Invalid format name: '{format_name}'"],
+        )
+
+
+def rebase_limits(chain: Chain, seconds: float | None = None, flushes: bool = True) -> Limits:
+    """What a rebase may use up; as commits.commit_limits()."""
+    return commits.commit_limits(chain, seconds, flushes=flushes)
+
+
+def _check_form(name: bytes) -> None:
+    """Raises ArgumentError for a name that QEMU takes for something else than a file."""
+    if b":" in name.split(b"/", 1)[0] or not name:
+        raise errors.ArgumentError(
+            f"'{errors.clean(name)}' is a protocol to QEMU, or nothing at all, and no file's name. Write a name with a "
+            "colon with ./ in front.",
+            "backing_protocol",
+        )
+
+
+def _loop(path: str, name: bytes) -> errors.ArgumentError:
+    return errors.ArgumentError(
+        f"'{errors.clean(name)}' is {errors.clean(path, errors.PATH_LIMIT)} itself, or its data file: an image cannot "
+        "stand on itself. Name another backing file.",
+        "backing_loop",
+    )
+
+
+@contextlib.contextmanager
+def _as_new_backing(path: str, name: bytes) -> t.Iterator[None]:
+    """Gives what goes wrong with the new backing file the words of qemu-img."""
+    try:
+        yield
+    except errors.AirlockError as error:
+        own = f"Could not open '{path}': "
+        prefix = f"Could not open new backing file '{os.fsdecode(name)}': "
+        error.qemu_reports = tuple(
+            prefix + report[len(own) :] if report.startswith(own) else report for report in error.qemu_reports
+        )
+        raise
+
+
+def _key(image: Image) -> tuple[int, int]:
+    return file_key(os.fstat(image.disk.descriptor))
+
+
+def _names(name: bytes, format_name: str) -> dict[str, t.Any]:
+    """The fields of the call that say what is recorded."""
+    recorded = os.fsencode(format_name)
+    return {
+        "backing_length": len(name),
+        "format_length": len(recorded),
+        "backing_name": name,
+        "backing_format": recorded,
+    }
+
+
+def _disks(
+    layers: t.Sequence[Layer], new_layers: t.Sequence[Layer]
+) -> tuple[list[Image], list[dict[str, int]], list[dict[str, int]]]:
+    """The files of both chains, each once, and struct chain_layer for each layer. Raises ArgumentError."""
+    ffi, library = kvm.bindings()
+    everything: list[Image] = []
+    places: dict[tuple[int, int], int] = {}
+
+    def place(image: Image) -> int:
+        key = _key(image)
+        if key not in places:
+            places[key] = len(everything)
+            everything.append(image)
+        return places[key]
+
+    def row(layer: Layer) -> dict[str, int]:
+        return {
+            "format": ffi.integer_const(_FORMATS[layer.format]),
+            "disk": place(layer.image),
+            "data_disk": place(layer.data_file) if layer.data_file else 0,
+        }
+
+    rows, new_rows = [row(layer) for layer in layers], [row(layer) for layer in new_layers]
+    if len(everything) > library.DISKS_MAX:
+        raise errors.ArgumentError(
+            f"The two chains have {len(everything)} files, more than the {library.DISKS_MAX} that a guest can be "
+            "given. Shorten one of them first.",
+            "too_many_files",
+        )
+    return everything, rows, new_rows
+
+
+def _run(
+    everything: t.Sequence[Image],
+    fields: t.Mapping[str, t.Any],
+    changed: t.Container[int],
+    name: bytes,
+    size: int | None,
+    dry_run: bool,
+    limits: Limits | None,
+    progress: t.Callable[[int, int], None] | None,
+) -> Rebase:
+    """size: of the image's disk, None: not known."""
+    refuse = functools.partial(_refusal, [each.path for each in everything], os.fsdecode(name))
+    result, payload, report = images.run_guest(
+        everything,
+        _FAMILY,
+        "rebase",
+        {**fields, "dry_run": int(dry_run)},
+        limits,
+        refuse,
+        read_only=dry_run,
+        changed=changed,
+        progress=progress,
+    )
+    held = result.copied_bytes + result.zeroed_bytes
+    if payload or held > result.virtual_size or (size is not None and result.virtual_size != size):
+        error = errors.GuestProtocolError("The guest's answer about a rebase contradicts itself.")
+        error.modified = bool(result.header.modified)
+        raise error
+    return Rebase(result.copied_bytes, result.zeroed_bytes, result.virtual_size, report)
+
+
+def _refusal(paths: t.Sequence[str], name: str, header: t.Any) -> errors.AirlockError:
+    """paths: of the disks."""
+    from . import refused  # words, and most runs need none
+
+    return refused.from_rebase_refusal(header, paths, name)
