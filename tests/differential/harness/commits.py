@@ -370,5 +370,3 @@ class CommitArena:
             if differences(self.path("qemu", name), self.path("ours", name)):
                 faults.append(f"{name} is not as qemu-img leaves it")
         return faults
-
-

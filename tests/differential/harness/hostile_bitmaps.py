@@ -277,8 +277,11 @@ TARGETS: dict[str, Callable[[Qcow2], int]] = {
     "a free cluster": lambda image: -(-image.length // CLUSTER) * CLUSTER - CLUSTER,
     "a place behind the end": lambda _unused: 1 << 45,
     "the last offset": lambda _unused: (1 << 56) - CLUSTER,
+    "the end of all numbers": lambda _unused: (1 << 64) - CLUSTER,
     "half a cluster": lambda image: data_of(image, 0) + 512,
 }
+
+NOWHERE = ("a place behind the end", "the last offset", "the end of all numbers", "half a cluster")
 
 
 def _freed(patch: Patch) -> None:
@@ -296,11 +299,11 @@ ROWS: dict[str, Row] = {
     **{
         f"the directory is {name}": Row(after(_freed, directory_at(make)))
         for name, make in TARGETS.items()
-        if name not in ("the directory", "the header", "a place behind the end", "the last offset", "half a cluster")
+        if name not in ("the directory", "the header", *NOWHERE)
     },
     **{
         f"{name} is taken for the directory": Row(directory_at(TARGETS[name], with_content=False))
-        for name in ("the header", "the L1 table", "guest data", "a refcount block", "a place behind the end")
+        for name in ("the header", "the L1 table", "guest data", "a refcount block", *NOWHERE)
     },
     "bits of two bitmaps, counted twice": Row(
         after(table_entry(lambda image: data_of(image, 1)), counted(lambda image: data_of(image, 1), 2))
@@ -376,6 +379,14 @@ ROWS: dict[str, Row] = {
         stale(directory_at(TARGETS["the last offset"], with_content=False)),
         USES | {"enable"},
         frozenset({"list", "add"}),
+    ),
+    "stale, table at the end of all numbers": Row(
+        stale(table_at(TARGETS["the end of all numbers"])),
+        USES | {"enable"},
+        frozenset({"list", "add", "remove", "remove the last"}),
+    ),
+    "in use, table at the end of all numbers": Row(
+        after(entry_field(12, b"\0\0\0\3"), table_at(TARGETS["the end of all numbers"]))
     ),
     "stale, extension of nonsense": Row(
         stale(extension_field(0, b"\xff" * 24)), USES | {"enable"}, frozenset({"list", "add"})
