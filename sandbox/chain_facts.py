@@ -36,10 +36,10 @@ def read_chain(
     with open_chain(
         image, backing_format=backing_format, allowed_roots=allowed_roots, force_share=force_share, limits=limits
     ) as chain:
-        return ChainFacts([_layer_facts(layer) for layer in chain.layers], drawing(chain), _sum(chain.reports))
+        return ChainFacts([layer_facts(layer) for layer in chain.layers], drawing(chain), _sum(chain.reports))
 
 
-def _layer_facts(layer: Layer) -> dict[str, t.Any]:
+def layer_facts(layer: Layer) -> dict[str, t.Any]:
     """Sizes in bytes. Names of files are None where there is none."""
     return {
         "path": errors.clean(layer.path, _PATH_MAX),

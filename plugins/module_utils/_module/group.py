@@ -37,7 +37,13 @@ class OpenImage:
         return answer
 
 
-def sandbox_summary(subjects: t.Sequence[OpenImage]) -> dict[str, t.Any]:
+class Reported(t.Protocol):
+    """Whatever guests have worked on."""
+
+    reports: list[images.Report]
+
+
+def sandbox_summary(subjects: t.Sequence[Reported]) -> dict[str, t.Any]:
     """RETURN's `sandbox`: what all guests of the task were confined by, and what they cost together."""
     reports = [report for subject in subjects for report in subject.reports]
     return {

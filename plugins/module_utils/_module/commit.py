@@ -1,0 +1,187 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The flow of qcow2_commit: look at the chain, decide, commit, settle the overlay's bitmaps, empty or remove it."""
+
+from __future__ import annotations
+
+import os
+import time
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..sandbox import chain_facts, commits, errors
+from ..sandbox.chain import Chain, Layer, drawing, open_chain
+from ..sandbox.images import Limits, Report
+from . import commit_bitmaps
+from .commit_wanted import Wanted
+from .group import LEAST_SECONDS, sandbox_summary
+from .progress_file import ProgressFile
+
+
+class Clock:
+    """The time that is left for the task, and the reports of its guests."""
+
+    def __init__(self, seconds: int) -> None:
+        self.reports: list[Report] = []
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        return max(self._end - time.monotonic(), LEAST_SECONDS)
+
+
+class Task:
+    """One commit, planned on the open chain."""
+
+    def __init__(self, chain: Chain, wanted: Wanted, clock: Clock) -> None:
+        self.chain = chain
+        self.wanted = wanted
+        self.clock = clock
+        self.base = commits.find_base(chain, wanted.base)
+        # Layers between would show through an empty top.
+        self.empties = self.base == 1 and not wanted.drop
+        self.planned: commits.Commit = commits.commit(
+            chain, self.base, self.empties, wanted.allow_resize, dry_run=True, limits=self.limits()
+        )
+        clock.reports.append(self.planned.report)
+        self.commits = bool(self.planned.bytes_committed or self.planned.bytes_zeroed or self.planned.resized)
+        self.changed = self.commits or wanted.drop
+        self.bitmaps = commit_bitmaps.Plan(self, clock) if self.changed else None
+        self.before = drawing(chain)
+
+    def limits(self, rate: int = 0) -> Limits:
+        return commits.commit_limits(self.chain, self.clock.left(), rate)
+
+    @property
+    def base_layer(self) -> Layer:
+        return self.chain.layers[self.base]
+
+    def carry_out(self) -> None:
+        """Does what there is to do. Interrupted at any moment, it can be done again."""
+        if self.commits:
+            commits.open_base(self.chain, self.base)
+            later = self.bitmaps is not None and self.bitmaps.any
+            with ProgressFile(self.wanted.progress_file) as progress:
+                done = commits.commit(
+                    self.chain,
+                    self.base,
+                    self.empties and not later,
+                    self.wanted.allow_resize,
+                    limits=self.limits(self.wanted.rate),
+                    progress=progress.step if self.wanted.progress_file else None,
+                )
+            self.clock.reports.append(done.report)
+            if self.bitmaps is not None:
+                self.bitmaps.carry_out()
+            if self.empties and later:
+                done = done._replace(overlay_clusters_cleared=commits.empty(self.chain, self.limits()))
+            self.planned = done
+        if self.wanted.drop:
+            remove(self.chain.top)
+
+    def layers(self) -> list[dict[str, t.Any]]:
+        """RETURN's `chain`: as it is now, or would be."""
+        found = [chain_facts.layer_facts(layer) for layer in self.chain.layers]
+        if self.planned.resized:
+            found[self.base]["virtual_size"] = self.planned.virtual_size
+        if not self.wanted.drop:
+            return found
+        return [{**facts, "depth": facts["depth"] - 1} for facts in found[1:]]
+
+
+def commit_flow(module: AnsibleModule) -> dict[str, t.Any]:
+    """Carries out the task; returns what RETURN of qcow2_commit says. Raises errors.AirlockError."""
+    wanted = Wanted(module.params)
+    if wanted.drop and wanted.is_gone():
+        return _gone(wanted)
+    clock = Clock(wanted.timeout)
+    writable = () if module.check_mode else (0,)
+    with open_chain(
+        wanted.path,
+        backing_format=wanted.backing_format,
+        allowed_roots=wanted.allowed_roots,
+        writable_layers=writable,
+        limits=Limits(seconds=clock.left()),
+    ) as chain:
+        clock.reports += chain.reports
+        if wanted.drop:
+            wanted.check_removable(chain.top)
+        task = Task(chain, wanted, clock)
+        if task.changed and not module.check_mode:
+            task.carry_out()
+        return _result(module, task)
+
+
+def _result(module: AnsibleModule, task: Task) -> dict[str, t.Any]:
+    done = task.planned
+    layers = task.layers()
+    after = task.before.rpartition(" <- ")[0] if task.wanted.drop else task.before
+    result: dict[str, t.Any] = {
+        "changed": task.changed,
+        "overlay": task.wanted.path,
+        "overlay_format": task.chain.top.format,
+        "base": errors.clean(task.base_layer.path, errors.PATH_LIMIT),
+        "base_format": task.base_layer.format,
+        "bytes_committed": done.bytes_committed,
+        "bytes_zeroed": done.bytes_zeroed,
+        "clusters_committed": done.clusters_committed,
+        "overlay_clusters_cleared": done.overlay_clusters_cleared,
+        "base_resized": done.resized,
+        "bitmaps": task.bitmaps.names if task.bitmaps else [],
+        "dropped": task.wanted.drop,
+        "chain": layers,
+        "chain_drawing": after,
+        "sandbox": sandbox_summary([task.clock]),
+    }
+    if module._diff:
+        result["diff"] = {
+            "before_header": task.wanted.path,
+            "after_header": task.wanted.path,
+            "before": _diff_text(task.before, task.base_layer.virtual_size, done if task.commits else None),
+            "after": _diff_text(after, layers[task.base - int(task.wanted.drop)]["virtual_size"], None),
+        }
+    return result
+
+
+def _diff_text(chain: str, base_size: int, held: commits.Commit | None) -> str:
+    """One side of the diff. held: what is still to be committed."""
+    bytes_held = held.bytes_committed + held.bytes_zeroed if held else 0
+    return f"chain: {chain}\ndisk size of the base: {base_size} bytes\nnot in the base yet: {bytes_held} bytes\n"
+
+
+def _gone(wanted: Wanted) -> dict[str, t.Any]:
+    """The result when the overlay was removed by an earlier run."""
+    return {
+        "changed": False,
+        "overlay": wanted.path,
+        "overlay_format": None,
+        "base": None,
+        "base_format": None,
+        "bytes_committed": 0,
+        "bytes_zeroed": 0,
+        "clusters_committed": 0,
+        "overlay_clusters_cleared": 0,
+        "base_resized": False,
+        "bitmaps": [],
+        "dropped": True,
+        "chain": [],
+        "chain_drawing": "",
+        "sandbox": sandbox_summary([]),
+    }
+
+
+def remove(layer: Layer) -> None:
+    """Removes the file of an open and locked image, the very one. Raises ImageOpenError, ArgumentError."""
+    path = os.path.realpath(layer.path)
+    try:
+        status = os.stat(path)
+        if (status.st_dev, status.st_ino) != layer.identity:
+            raise errors.ArgumentError(
+                f"{errors.clean(path, errors.PATH_LIMIT)} has become another file while it was committed. It was not "
+                "removed; look at both.",
+                "overlay_replaced",
+            )
+        os.unlink(path)
+    except OSError as error:
+        raise errors.open_error(path, error, writable=True) from error

@@ -1,0 +1,67 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a task of qcow2_commit asks for: its options, checked before any image is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+import typing as t
+
+from ..sandbox import errors
+from ..sandbox.chain import Layer
+
+_RATE = re.compile(r"([0-9]+) *(?:([kmgt])(?:ib)?|b)?(?:/s)?", re.ASCII | re.IGNORECASE)
+_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class Wanted:
+    """What the task asks for. base None: the layer below the overlay. rate: bytes a second, 0: not limited."""
+
+    def __init__(self, params: t.Mapping[str, t.Any]) -> None:
+        self.path: str = params["path"]
+        self.base = None if params["base"] is None else os.fsencode(params["base"])
+        self.drop: bool = params["drop"]
+        self.allow_resize: bool = params["allow_resize"]
+        self.bitmaps: str = params["bitmaps"]
+        self.backing_format: str | None = params["backing_format"]
+        self.allowed_roots: list[str] = params["allowed_roots"]
+        self.rate = parse_rate(params["rate_limit"])
+        self.progress_file: str | None = params["progress_file"]
+        self.timeout: int = params["timeout"]
+        if self.timeout < 1:
+            raise errors.ArgumentError(f"timeout is {self.timeout} seconds. It must be at least 1.", "bad_timeout")
+        if self.progress_file is not None and not os.path.isdir(os.path.dirname(self.progress_file) or "."):
+            raise errors.ArgumentError(
+                f"There is no directory for progress_file {errors.quote(self.progress_file)}. Make it first.",
+                "bad_progress_file",
+            )
+
+    def is_gone(self) -> bool:
+        """Whether the overlay is not there, and its directory is: an earlier run can have removed it."""
+        return not os.path.lexists(self.path) and os.path.isdir(os.path.dirname(self.path) or ".")
+
+    def check_removable(self, overlay: Layer) -> None:
+        """Raises ArgumentError for what is no file, and for an overlay whose data is in another file."""
+        if overlay.image.disk.is_block:
+            raise errors.ArgumentError(
+                f"{errors.clean(self.path, errors.PATH_LIMIT)} is a block device, which cannot be removed. Leave drop "
+                "out.",
+                "drop_block_device",
+            )
+
+
+def parse_rate(value: str | None) -> int:
+    """Bytes a second; 0 when it was not given. Raises ArgumentError."""
+    if value is None:
+        return 0
+    match = _RATE.fullmatch(value.strip())
+    rate = int(match[1][:24]) * _FACTORS[(match[2] or "").lower()] if match else 0
+    if not 0 < rate < 1 << 63:
+        raise errors.ArgumentError(
+            f"rate_limit is '{errors.clean(value, 80)}'. It must be a number of bytes a second above 0, such as "
+            "52428800, 50M or 50MiB.",
+            "bad_rate_limit",
+        )
+    return rate
