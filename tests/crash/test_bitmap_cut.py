@@ -100,7 +100,7 @@ def _stale(path: str) -> None:
 
 
 def _in_use(path: str) -> None:
-    qemu.io(path, "write -P 5 0 4k", "abort")
+    qemu.crash(path, "write -P 5 0 4k")
 
 
 def _all_ones(path: str) -> None:

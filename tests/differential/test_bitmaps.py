@@ -103,7 +103,7 @@ def test_apply_is_refused(arena: Arena) -> None:
 def test_bitmaps_in_use_stay(arena: Arena) -> None:
     """An inconsistent bitmap (its writer crashed) is kept as it is by create and delete."""
     with_bitmaps(arena.disk)
-    qemu.io(arena.disk, "write -P 5 0 4k", "abort")
+    qemu.crash(arena.disk, "write -P 5 0 4k")
     facts = bitmap_facts(arena.disk)
     assert any("in-use" in json.dumps(fact) for fact in facts)
     owned = bitmap_bytes(arena.disk)

@@ -41,7 +41,7 @@ class Other:
         qemu.create(path, self.cell.size, self.cell.options(directory))
         for name, granularity in self.bitmaps:
             qemu.must(["qemu-img", "bitmap", "--add", "-g", str(granularity), "-f", "qcow2", path, name])
-        qemu.io(path, *self.io, *(["abort"] if self.broken else []))
+        (qemu.crash if self.broken else qemu.io)(path, *self.io)
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class BitmapStep:
         if self.other:
             self.other.make(os.path.join(os.path.dirname(path), OTHER))
         elif self.crash:
-            qemu.io(path, *self.crash, "flush", "abort")
+            qemu.crash(path, *self.crash, "flush")
         elif self.stale:
             with Patch(path) as patch:
                 patch.header(autoclear_features=0)

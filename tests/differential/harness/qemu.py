@@ -92,6 +92,14 @@ def io(path: str, *commands: str) -> Outcome:
     return run([*arguments, path])
 
 
+def crash(path: str, *commands: str) -> None:
+    """qemu-io that dies after `commands`. Without the frozen clock: faketime would leave a semaphore behind."""
+    arguments = ["qemu-io", "-f", "qcow2"]
+    for command in (*commands, "abort"):
+        arguments += ["-c", command]
+    subprocess.run([*arguments, path], check=False, stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT)
+
+
 def snapshot(path: str, flag: str, name: bytes | str, date: tuple[int, int] = DATE) -> Outcome:
     """qemu-img snapshot -c/-a/-d NAME."""
     return run(["qemu-img", "snapshot", flag, name, path], date)
