@@ -55,8 +55,10 @@ def find_base(chain: Chain, name: bytes | None = None) -> int:
     """The depth of the layer that a commit is to go to: the one below the top, or the one that is called `name`.
 
     As qemu-img -b: a relative name is looked for in the directory of each layer that stands on another, and what it
-    leads to is compared with what that layer names. Nothing is opened. Raises ArgumentError.
+    leads to is compared with what that layer names. Nothing is opened. Raises ArgumentError, and CommitError for a
+    chain with an encrypted layer.
     """
+    _check_encryption(chain)
     top = chain.top.path
     if name is None:
         if len(chain.layers) < 2:
@@ -79,6 +81,18 @@ def find_base(chain: Chain, name: bytes | None = None) -> int:
         "base_not_found",
         [f"Did not find '{shown}' in the backing chain of '{top}'"],
     )
+
+
+def _check_encryption(chain: Chain) -> None:
+    """As the guest would, but where qemu-img does. Raises CommitError."""
+    for layer in chain.layers:
+        if layer.info and layer.info.encryption:
+            from . import refused
+
+            error = refused.encrypted(layer.path)
+            prefix = f"Could not open '{chain.top.path}': " + "Could not open backing file: " * layer.depth
+            error.qemu_reports = tuple(prefix + report.partition("': ")[2] for report in error.qemu_reports)
+            raise error
 
 
 def open_base(chain: Chain, base: int) -> None:

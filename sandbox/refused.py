@@ -112,6 +112,11 @@ def from_rebase_refusal(header: ResultHeader, paths: t.Sequence[str], name: str)
     return _error(header, paths[header.disk], refusals.REBASE, prefix, name, written=written)
 
 
+def encrypted(path: str) -> AirlockError:
+    """The exception for an encrypted image whose data is wanted, worded as the guest's refusal."""
+    return from_commit_refusal(ResultHeader(code=200), [path])
+
+
 def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) -> dict[str, t.Any]:
     """What the texts in refusals.py can quote. texts: those that stand in qemu-img's reports as they were given."""
     arguments = [int(value) for value in header.arguments]

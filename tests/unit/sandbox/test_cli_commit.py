@@ -1,0 +1,233 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""airlock commit beside qemu-img commit: the same arguments, messages, exit codes and disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import pty
+import re
+import shutil
+import subprocess
+import typing as t
+
+import pytest
+
+from sandbox.cli_progress import bar
+
+from .bitmap_images import run
+from .command_line import Airlock, Outcome, qemu_img
+from .holding import Holder
+
+PROGRESS = re.compile(rb"    \([0-9]+\.[0-9][0-9]/100%\)\r")
+
+
+def make(directory: pathlib.Path) -> None:
+    """raw <- a <- b <- top, and images that cannot be committed."""
+    run("qemu-img", "create", "-f", "raw", "raw", "1M", directory=directory)
+    for name, below, below_format in (("a", "raw", "raw"), ("b", "a", "qcow2"), ("top", "./b", "qcow2")):
+        run("qemu-img", "create", "-f", "qcow2", "-b", below, "-F", below_format, name, "1M", directory=directory)
+    run("qemu-io", "-c", "write -P 1 0 64k", "a", directory=directory)
+    run("qemu-io", "-c", "write -P 2 64k 64k", "b", directory=directory)
+    run("qemu-io", "-c", "write -P 3 128k 64k", "top", directory=directory)
+    run("qemu-img", "create", "-f", "qcow2", "-b", "top", "-F", "qcow2", "larger", "3M", directory=directory)
+    run("qemu-io", "-c", "write -P 4 2M 64k", "larger", directory=directory)
+    run("qemu-img", "create", "-f", "qcow2", "alone", "1M", directory=directory)
+    run("qemu-img", "create", "-f", "qcow2", "-o", "compat=0.10", "v2", "1M", directory=directory)
+    run("qemu-img", "snapshot", "-c", "s", "v2", directory=directory)
+    run("qemu-img", "create", "-f", "qcow2", "-b", "v2", "-F", "qcow2", "on-v2", "2M", directory=directory)
+    locked = ("--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10")
+    run("qemu-img", "create", "-f", "qcow2", *locked, "luks", "1M", directory=directory)
+    run("qemu-img", "create", "-u", "-f", "qcow2", "-b", "luks", "-F", "qcow2", "on-luks", "1M", directory=directory)
+    (directory / "empty").touch()
+    (directory / "folder").mkdir()
+    (directory / "folder/link").symlink_to("../b")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    directory = tmp_path_factory.mktemp("template")
+    make(directory)
+    return directory
+
+
+@pytest.fixture
+def ours(template: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(template, tmp_path / "ours", symlinks=True))
+
+
+@pytest.fixture
+def theirs(template: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(template, tmp_path / "theirs", symlinks=True))
+
+
+def disks(directory: pathlib.Path) -> dict[str, bytes]:
+    """What each layer shows; and the whole file of those that are deterministic with qemu-img."""
+    found = {}
+    for name in ("raw", "a", "b", "top", "larger"):
+        image_format = "raw" if name == "raw" else "qcow2"
+        target = directory / "shown"
+        run("qemu-img", "convert", "-f", image_format, "-O", "raw", name, "shown", directory=directory)
+        found[name] = target.read_bytes()
+        if name not in ("raw", "a"):  # into a, two operations of qemu-img can be in flight
+            run("qemu-img", "check", "-q", name, directory=directory)
+            found[f"file {name}"] = (directory / name).read_bytes()
+    return found
+
+
+COMMITS = """
+top|-d top|--drop top|-b b top|-b a top|-b raw top|-b ./raw top|-b folder/../a top|-b folder/link top|-b top top
+-d -b b top|-b raw a|a|b|larger|-b a larger|-b raw larger|-d larger|-f qcow2 top|-f qcow2 raw|-f bogus top|-q top
+-t none top|-t off top|-t directsync top|-t writethrough top|-t unsafe top|-t writeback top|-t bogus top|-t bogus nope
+-r 1G top|-r 0 top|-r 1k nope|-r x top|-r -1 top|-r 1.5 top|-r 99999999999999999999 top|-t x -r x top|alone|v2|on-v2
+-d on-v2|luks|on-luks|nope|folder|-f qcow2 empty|top nope|-z|-b|-f|-t|-r|--base|--cache=none top|--rate=2M top|--format
+--base=raw top|--ba a top|--dro top|--q top|-dq top|-qd -b a top|top -d|-- -d|--bogus top|--drop=1 top|--r 1M top
+--quiet top|-dbx top|-b x top|a b
+""".replace("\n", "|").split("|")
+
+
+@pytest.mark.parametrize("line", COMMITS)
+def test_commit(line: str, airlock: Airlock, ours: pathlib.Path, theirs: pathlib.Path) -> None:
+    arguments = line.encode().split()
+    wanted = qemu_img(b"commit", *arguments, directory=theirs)
+    assert airlock(b"commit", *arguments, directory=ours) == wanted
+    assert disks(ours) == disks(theirs)
+
+
+def test_help(airlock: Airlock, template: pathlib.Path) -> None:
+    done = airlock(b"commit", b"-d", b"--help", b"-z", directory=template)
+    assert (done.code, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"Commit image to its backing file.  Usage:\n")
+
+
+@pytest.mark.parametrize(
+    "line", ["-p top", "-p -b x top", "-p on-v2", "-p -q top", "-p nope", "-p larger", "-p -t x a"]
+)
+def test_progress(line: str, airlock: Airlock, ours: pathlib.Path, theirs: pathlib.Path) -> None:
+    """qemu-img's lines come as often as it looks; all else is the same, and there is a line for 0 and one for 100."""
+    arguments = line.encode().split()
+    wanted = qemu_img(b"commit", *arguments, directory=theirs)
+    done = airlock(b"commit", *arguments, directory=ours)
+    for part in (b"(0.00/100%)", b"(100.00/100%)"):
+        assert (part in done.stdout) == (part in wanted.stdout)
+    assert done._replace(stdout=PROGRESS.sub(b"", done.stdout)) == wanted._replace(
+        stdout=PROGRESS.sub(b"", wanted.stdout)
+    )
+
+
+@pytest.mark.parametrize("options", [(), ("-r",)])
+@pytest.mark.parametrize("line", ["top", "b", "-b a top", "-b raw top", "-b raw b", "larger", "a"])
+@pytest.mark.parametrize("held", ["top", "a", "b"])
+def test_held_images(
+    line: str, held: str, options: tuple[str, ...], airlock: Airlock, ours: pathlib.Path, theirs: pathlib.Path
+) -> None:
+    """Who has a layer open, for writing or for reading, is in the way just where qemu-img says so."""
+    arguments = line.encode().split()
+    found = []
+    for directory, command in ((theirs, qemu_img), (ours, airlock)):
+        with Holder(str(directory / held), *options):
+            found.append(command(b"commit", *arguments, directory=directory))
+    assert found[1] == found[0]
+
+
+def test_the_base_may_have_to_keep_its_size(airlock: Airlock, ours: pathlib.Path, template: pathlib.Path) -> None:
+    done = airlock(b"commit", b"--no-resize", b"larger", directory=ours)
+    assert done.code == 1
+    assert b"1048576 bytes" in done.stderr
+    assert b"--no-resize" in done.stderr
+    assert disks(ours) == disks(template)
+    assert airlock(b"commit", b"--no-resize", b"top", directory=ours).code == 0
+
+
+def test_json(airlock: Airlock, ours: pathlib.Path) -> None:
+    done = airlock(b"commit", b"--output=json", b"-b", b"a", b"larger", directory=ours)
+    assert json.loads(done.stdout) == {
+        "overlay": "larger",
+        "overlay-format": "qcow2",
+        "base": "./a",
+        "base-format": "qcow2",
+        "chain": "raw <- a <- b <- top <- larger",
+        "bytes-committed": 3 << 16,
+        "bytes-zeroed": 0x1F0000,
+        "clusters-committed": 34,
+        "overlay-clusters-cleared": 0,
+        "resized": True,
+        "virtual-size": 3 << 20,
+    }
+
+
+def forget_format(path: pathlib.Path) -> None:
+    """The extension becomes one that nobody knows."""
+    image = path.read_bytes()
+    path.write_bytes(image.replace(b"\xe2\x79\x2a\xca", b"????", 1))
+
+
+def test_names_are_judged(airlock: Airlock, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    run("qemu-img", "create", "-f", "raw", "elsewhere/base", "1M", directory=tmp_path)
+    (tmp_path / "here").mkdir()
+    run(
+        "qemu-img",
+        "create",
+        "-f",
+        "qcow2",
+        "-b",
+        "../elsewhere/base",
+        "-F",
+        "raw",
+        "top",
+        "1M",
+        directory=tmp_path / "here",
+    )
+    forget_format(tmp_path / "here/top")
+    run("qemu-io", "-c", "write -P 7 0 64k", "-f", "qcow2", "here/top", directory=tmp_path)
+    plain: tuple[bytes, ...] = (b"commit", b"top")
+    for more, words in (((), b"--allowed-root"), ((b"--allowed-root", b"../elsewhere"), b"--backing-format")):
+        done = airlock(*plain, *more, directory=tmp_path / "here")
+        assert done.code == 1
+        assert words in done.stderr
+    done = airlock(*plain, *more, b"--backing-format=raw", directory=tmp_path / "here")
+    assert done == Outcome(0, b"Image committed.\n", b"")
+    assert (tmp_path / "elsewhere/base").read_bytes()[:65536] == b"\7" * 65536
+
+
+def test_a_terminal_sees_a_bar(ours: pathlib.Path) -> None:
+    controller, terminal = pty.openpty()
+    code = "import sys; from sandbox.cli import main; sys.exit(main())"
+    command = ["python3", "-c", code, "commit", "-p", "top"]
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}
+    done = subprocess.run(command, cwd=ours, stdout=terminal, env=environment, check=False)
+    os.close(terminal)
+    shown = os.read(controller, 65536)
+    os.close(controller)
+    assert done.returncode == 0
+    assert b"[" + b" " * 30 + b"]" in shown
+    assert b"[" + b"=" * 30 + b"]" in shown
+    assert shown.endswith(b"(100.00/100%)\r\r\nImage committed.\r\n")
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "seconds", "wanted"),
+    [
+        (0, 100, 0.0, "    [                              ]                              "),
+        (1 << 20, 4 << 20, 2.0, "    [=======                       ]     512 KiB/s   0:00:06 left "),
+        (1 << 30, 1 << 40, 10.0, "    [                              ]     102 MiB/s   2:50:30 left "),
+        (4 << 20, 4 << 20, 2.0, "    [==============================]       2 MiB/s   0:00:00 left "),
+    ],
+)
+def test_bar(done: int, total: int, seconds: float, wanted: str) -> None:
+    assert bar(done, total, seconds) == wanted
+
+
+def test_the_rate_is_kept_to(airlock: Airlock, ours: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits that the guest runs in have it; pacing itself is tested with a clock of its own."""
+    seen: list[t.Any] = []
+    from sandbox import commits
+
+    real = commits.commit_limits
+    monkeypatch.setattr("sandbox.cli_commit.commit_limits", lambda *a, **more: seen.append(more) or real(*a, **more))
+    assert airlock(b"commit", b"-r", b"64M", b"-t", b"unsafe", b"top", directory=ours).code == 0
+    assert seen == [{"rate": 64 << 20, "flushes": False}]
