@@ -21,6 +21,7 @@ import typing as t
 import pytest
 import yaml
 
+from sandbox.images import Image
 from tests.differential.harness import qemu
 from tests.differential.harness.bitmaps import IN_USE, bitmaps_of, extents
 from tests.differential.harness.nbd import extents as extents_by_nbd
@@ -89,8 +90,11 @@ class Disks:
     def content(self) -> list[bytes]:
         return [pathlib.Path(path).read_bytes() for path in self.paths]
 
-    def rotate(self, *, kill_at: str = "", disks: t.Sequence[str] = (), time: str = TIME) -> str:
-        """Runs the playbook; what it has printed. With kill_at it must not come to its end."""
+    def rotate(
+        self, *options: str, kill_at: str = "", groups: t.Sequence[t.Sequence[str]] = (), code: int = 0, **more: str
+    ) -> str:
+        """Runs the playbook, with more variables of the role; what it has printed. With kill_at it must not come to its
+        end."""
         inventory = self.directory / "inventory.json"
         variables = {
             "ansible_connection": "local",
@@ -98,8 +102,12 @@ class Disks:
             "bitmap_rotation_prefix": "r",
             "bitmap_rotation_periods": PERIODS,
             "bitmap_rotation_granularity": "64k",
-            "bitmap_rotation_groups": [{"name": "machine", "disks": list(disks or self.paths)}],
-            "bitmap_rotation_time": time,
+            "bitmap_rotation_groups": [
+                {"name": f"machine-{number}", "disks": list(disks)}
+                for number, disks in enumerate(groups or [self.paths])
+            ],
+            "bitmap_rotation_time": TIME,
+            **{f"bitmap_rotation_{name}": value for name, value in more.items()},
         }
         inventory.write_text(json.dumps({"all": {"hosts": {"localhost": variables}}}))
         environment = dict(
@@ -116,11 +124,11 @@ class Disks:
                 ANSIBLE_CALLBACKS_ENABLED="kill_at",
                 KILL_AT=kill_at,
             )
-        command = ["ansible-playbook", "-i", str(inventory), "airlock.images.rotate_bitmaps"]
+        command = ["ansible-playbook", "-i", str(inventory), "airlock.images.rotate_bitmaps", *options]
         done = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
-        assert done.returncode == (-signal.SIGKILL if kill_at else 0), done.stdout
+        assert done.returncode == (-signal.SIGKILL if kill_at else code), done.stdout
         return done.stdout
 
     def seen(self, path: str) -> dict[str, tuple[bool, list[int]]]:
@@ -135,7 +143,10 @@ class Disks:
             for entry in image.bitmap_directory():
                 ranges = extents(image, entry)
                 assert all(length == BIT for _offset, length in ranges)
-                found[entry.name.decode()] = (read[entry.name.decode()][0], [offset // MIB for offset, _ in ranges])
+                found[entry.name.decode()] = (
+                    read[entry.name.decode()][0],
+                    [offset // MIB for offset, _length in ranges],
+                )
         return found
 
 
@@ -210,6 +221,10 @@ def test_killed_before_and_after_all_changes(disks: Disks) -> None:
 
 
 def test_not_killed(disks: Disks) -> None:
+    before = disks.content()
+    foreseen = disks.rotate("--check")
+    assert foreseen.count("changed: [localhost] =>") == 7
+    assert disks.content() == before
     assert "Nothing older is left" not in disks.rotate()
     judge(disks)
     before = disks.content()
@@ -220,6 +235,19 @@ def test_not_killed(disks: Disks) -> None:
         expected = [(number * MIB, BIT) for number in (19, 20)]
         assert extents_by_nbd(path, WEEK.encode()) == expected
         assert told[path] == expected
+
+
+def test_a_group_that_is_in_use_does_not_keep_the_others(disks: Disks) -> None:
+    a, b = disks.paths
+    before = pathlib.Path(b).read_bytes()
+    with Image.open(b, writable=True):
+        failed = disks.rotate(groups=[[b], [a]], code=2)
+        skipped = disks.rotate(groups=[[b], [a]], in_use="skip")
+    assert "machine-1: " not in failed
+    assert f"process {os.getpid()}" in failed
+    assert "changed=0" in skipped
+    assert pathlib.Path(b).read_bytes() == before
+    assert disks.seen(a)[NEW] == (True, [])
 
 
 def qcow2_info(disks: Disks, name: str) -> dict[str, list[tuple[int, int]]]:
@@ -238,7 +266,7 @@ def qcow2_info(disks: Disks, name: str) -> dict[str, list[tuple[int, int]]]:
 
 
 def test_one_disk_of_two_was_done(disks: Disks) -> None:
-    disks.rotate(disks=disks.paths[:1])
+    disks.rotate(groups=[disks.paths[:1]])
     disks.write(30)
     disks.rotate()
     judge(disks, between={30})
@@ -266,7 +294,7 @@ def test_everything_is_lost(disks: Disks, left: str) -> None:
 
 
 def test_killed_while_a_module_works(disks: Disks) -> None:
-    for _ in range(40 if "AIRLOCK_LONG" in os.environ else 2):
+    for _time in range(40 if "AIRLOCK_LONG" in os.environ else 2):
         disks.rotate(kill_at=f"later:{random.choice([REPAIR, RECORD, STOP, MERGE, PRUNE])}:{random.uniform(0, 0.5)}")
     disks.write(30)
     disks.rotate()

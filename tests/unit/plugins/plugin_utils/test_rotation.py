@@ -385,7 +385,7 @@ def test_no_write_is_forgotten(rotation: types.ModuleType, runs: t.Any, keeps: t
     for seconds, writes, fault, choice, interruption in runs:
         now += seconds
         for life in lives:
-            for _ in range(writes):
+            for _write in range(writes):
                 life.write()
         lives[choice % len(lives)].fault(fault, choice)
         time = rotation.format_time(now)
