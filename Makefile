@@ -115,7 +115,7 @@ lint-python: build $(FULL_ENVIRONMENT)
 	@ruff format --quiet --check .
 	@mypy --no-error-summary sandbox tools benchmarks
 	@cd build/tree && MYPYPATH=$$PWD mypy --config-file $(TOP)/pyproject.toml --cache-dir $(TOP)/.mypy_cache \
-		--no-error-summary $(COLLECTION)/plugins/modules $(COLLECTION)/plugins/module_utils/_module
+		--no-error-summary $(COLLECTION)/plugins/{filter,modules,plugin_utils} $(COLLECTION)/plugins/module_utils/_module
 
 lint-c: | packages-test
 	@clang-format --dry-run -Werror $(C_SOURCES)

@@ -34,11 +34,11 @@ class RotationError(ValueError):
 
 
 class Keep(t.NamedTuple):
-    """A period and how long its bitmaps stay. count: of the last periods that have any, None: not told. age: seconds
+    """A period and how long its bitmaps stay. last: those of that many last periods, None: not told. age: seconds
     since the next bitmap took over, None: not told. With neither all stay, with both what one of them keeps."""
 
     period: str
-    count: int | None
+    last: int | None
     age: int | None
 
 
@@ -206,9 +206,9 @@ def _by_target(scheme: Scheme, period: str, there: t.Sequence[Own], stopped: t.S
 
 def _kept(keep: Keep, bitmaps: t.Sequence[Own], now: int) -> list[Own]:
     """Those of the bitmaps of one period, oldest first, that stay; always the youngest ones."""
-    if keep.count is None and keep.age is None:
+    if keep.last is None and keep.age is None:
         return list(bitmaps)
-    starts = sorted({start_of(keep.period, bitmap.time) for bitmap in bitmaps})[-(keep.count or 1) :]
+    starts = sorted({start_of(keep.period, bitmap.time) for bitmap in bitmaps})[-(keep.last or 1) :]
     ends = [bitmap.time for bitmap in bitmaps[1:]] + [now]
     return [
         bitmap
