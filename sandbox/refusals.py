@@ -413,7 +413,7 @@ WORDINGS: dict[int, Wording] = {
         {COMMIT: "Input/output error"},
     ),
     202: Wording(
-        "base_resize_not_allowed",
+        "base_resize",
         "CommitError",
         "The base has a disk of {a} bytes, the top one of {b}. Allow it to grow (allow_resize: true; on the command "
         "line leave out --no-resize), if nothing else stands on the base that must keep its size.",
@@ -430,6 +430,11 @@ WORDINGS: dict[int, Wording] = {
         "RebaseError",
         "There is no room in the first cluster for the name {name}. Name the backing file by a shorter path.",
         {REBASE: "No space left in the file header"},
+    ),
+    205: Wording(
+        "file_not_empty",
+        "RebaseError",
+        "The file that was to become a new overlay has {a} bytes already. Look what else writes in its directory.",
     ),
 }
 

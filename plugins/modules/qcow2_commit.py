@@ -62,7 +62,7 @@ options:
   allow_resize:
     description:
       - Whether a base that is smaller than the overlay grows. Otherwise the task fails with
-        RV(error_code=base_resize_not_allowed).
+        RV(error_code=base_resize).
       - A base that is larger stays as large as it is. A block device cannot grow.
     type: bool
     default: false
@@ -322,14 +322,14 @@ error_code:
       V(backing_loop), V(backing_format_missing), V(backing_format_unknown), V(chain_too_deep), V(too_many_files), and
       more of that kind, also with C(data_file) in the place of C(backing)).
     - The images (V(not_qcow2), V(truncated), V(incompatible_features), V(dirty), V(corrupt), V(encrypted),
-      V(compressed_cluster), V(base_resize_not_allowed), V(base_resize_v2), V(refcount_too_low), V(overlap),
+      V(compressed_cluster), V(base_resize), V(base_resize_v2), V(refcount_too_low), V(overlap),
       V(outside_file), V(copied_flag), and more of that kind).
     - The bitmaps (V(has_bitmaps), V(base_without_bitmaps), V(bitmap_inconsistent), V(bitmap_sizes),
       V(bitmap_version_2), and more of that kind).
     - The guest (V(time_limit), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
   returned: failure
   type: str
-  sample: base_resize_not_allowed
+  sample: base_resize
 pids:
   description: The processes that have the image open, as far as the kernel tells.
   returned: RV(error_code=in_use)
