@@ -46,8 +46,13 @@ static void open_rebase(struct rebase *r) {
     if (call->backing_length > BACKING_NAME_MAX || call->format_length > 15 || call->shared >= call->layer_count) {
         refuse_plain(REFUSAL_BAD_CALL);
     }
-    chain_open(&r->chain, call->layers, call->layer_count, call->dry_run != 0 ? 0 : 1);
-    r->image = r->chain.layers[0].image;
+    if (call->relinks != 0) { /* nothing but the header is looked at */
+        r->image = heap_take(sizeof(*r->image));
+        qcow2_open(r->image, call->layers[0].disk, call->dry_run == 0);
+    } else {
+        chain_open(&r->chain, call->layers, call->layer_count, call->dry_run != 0 ? 0 : 1);
+        r->image = r->chain.layers[0].image;
+    }
     if (r->image == NULL) {
         refuse_plain(REFUSAL_BAD_CALL);
     }

@@ -7,6 +7,9 @@
 #include "qcow2/bits.h"
 
 struct payload payload_of(const struct qcow2 *image, const struct bitmap *bitmap) {
+    if (bitmap->table_offset > image->disk.size) {
+        bitmaps_refuse(BITMAPS_TABLE, bitmap, bitmap->table_offset);
+    }
     return (struct payload){.disk = image->disk,
                             .cluster_bits = image->cluster_bits,
                             .granularity_bits = bitmap->granularity_bits,

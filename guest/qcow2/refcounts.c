@@ -35,7 +35,7 @@ void ranges_add(struct range_list *list, u64 offset, u64 length) {
 }
 
 /* An allocated cluster will be written in full or was punched in vain: it must not be punched later. */
-void ranges_remove(struct range_list *list, u64 offset, u64 length) {
+static void ranges_remove(struct range_list *list, u64 offset, u64 length) {
     for (u32 i = 0; i < list->count; i++) {
         struct range *range = &list->ranges[i];
         u64 start = max64(offset, range->offset);
@@ -171,7 +171,7 @@ u64 refcounts_get(struct refcounts *refcounts, u64 cluster) {
     return block_get(block->data, refcounts->image->refcount_order, cluster & (block_size(refcounts) - 1));
 }
 
-static void set_refcount(struct refcounts *refcounts, u64 cluster, u64 value) {
+void refcounts_put(struct refcounts *refcounts, u64 cluster, u64 value) {
     struct loaded_block *block = load_block(refcounts, (u32)(cluster >> refcounts->block_bits));
     block_set(block->data, refcounts->image->refcount_order, cluster & (block_size(refcounts) - 1), value);
     block->dirty = true;
@@ -249,7 +249,7 @@ static void grow_table(struct refcounts *refcounts, u64 cluster, u64 block_index
         }
     }
     for (u64 i = start; i < end; i++) {
-        set_refcount(refcounts, i, 1);
+        refcounts_put(refcounts, i, 1);
     }
     write_blocks(refcounts);
     refcounts->hooked_count = 0; /* all of them are in the new table */
@@ -284,7 +284,7 @@ static void make_block(struct refcounts *refcounts, u64 cluster) {
     if (index < refcounts->table_entries) {
         new_block(refcounts, (u32)index, offset);
         if (counts_itself) {
-            set_refcount(refcounts, at, 1);
+            refcounts_put(refcounts, at, 1);
         }
         if (refcounts->hooked_count == HOOKED_ROOM) {
             write_blocks(refcounts);
@@ -306,13 +306,13 @@ static bool add_reference(struct refcounts *refcounts, u64 first, u64 count) {
     for (u64 i = first; i < first + count; i++) {
         if (!has_block(refcounts, i >> refcounts->block_bits)) {
             for (u64 done = first; done < i; done++) {
-                set_refcount(refcounts, done, 0);
+                refcounts_put(refcounts, done, 0);
             }
             make_block(refcounts, i);
             refcounts->cursor = min64(refcounts->cursor, first);
             return false;
         }
-        set_refcount(refcounts, i, 1);
+        refcounts_put(refcounts, i, 1);
     }
     return true;
 }
@@ -342,16 +342,6 @@ u64 refcounts_allocate_at(struct refcounts *refcounts, u64 offset, u64 count) {
     return taken;
 }
 
-void refcounts_hold(struct refcounts *refcounts, const struct range_list *clusters, bool hold) {
-    const u32 bits = refcounts->image->cluster_bits;
-    for (u32 i = 0; i < clusters->count; i++) {
-        const struct range *range = &clusters->ranges[i];
-        for (u64 at = range->offset; at < range->offset + range->length; at += 1ull << bits) {
-            set_refcount(refcounts, at >> bits, hold);
-        }
-    }
-}
-
 bool refcounts_take(struct refcounts *refcounts, u64 first_cluster, u64 count) {
     for (u64 i = first_cluster; i < first_cluster + count; i++) {
         if (!has_block(refcounts, i >> refcounts->block_bits) || refcounts_get(refcounts, i) != 0) {
@@ -372,7 +362,7 @@ void refcounts_free(struct refcounts *refcounts, u64 offset, u64 bytes, bool pun
         if (refcount == 0) {
             refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, 0, i << image->cluster_bits, 1);
         }
-        set_refcount(refcounts, i, refcount - 1);
+        refcounts_put(refcounts, i, refcount - 1);
         if (refcount > 1) {
             continue;
         }

@@ -93,7 +93,6 @@ static inline void block_set(u8 *block, u32 order, u64 index, u64 value) {
 void ranges_open(struct range_list *list, u32 room);
 bool ranges_full(const struct range_list *list);
 void ranges_add(struct range_list *list, u64 offset, u64 length);
-void ranges_remove(struct range_list *list, u64 offset, u64 length);
 
 /* Loads the table. The entries must have been verified before anything is allocated. */
 void refcounts_open(struct refcounts *refcounts, struct qcow2 *image);
@@ -110,8 +109,8 @@ u64 refcounts_allocate(struct refcounts *refcounts, u64 bytes);
  * (qcow2_alloc_clusters_at()). */
 u64 refcounts_allocate_at(struct refcounts *refcounts, u64 offset, u64 count);
 
-/* Lets free clusters count as taken in the blocks, or no longer: neither frees nor allocates. */
-void refcounts_hold(struct refcounts *refcounts, const struct range_list *clusters, bool hold);
+/* Sets a refcount as it is: neither frees nor allocates. */
+void refcounts_put(struct refcounts *refcounts, u64 cluster, u64 value);
 
 /* Takes exactly these clusters, if they are free and have blocks that count them. */
 bool refcounts_take(struct refcounts *refcounts, u64 first_cluster, u64 count);

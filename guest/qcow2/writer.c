@@ -4,7 +4,7 @@
  */
 #include "qcow2/writer.h"
 
-#define RANGES 4096
+#define FREED_ROOM 4096
 #define NOWHERE UINT64_MAX
 #define ALL_ZERO 0xffffffff00000000ull /* of a bitmap of subclusters */
 
@@ -18,9 +18,9 @@ struct step {
 
 static struct qcow2 *image_of(const struct writer *w) { return w->lookup->image; }
 
-static bool overlaps(const struct range_list *list, u64 offset, u64 length) {
-    for (u32 i = 0; i < list->count; i++) {
-        if (list->ranges[i].offset < offset + length && offset < list->ranges[i].offset + list->ranges[i].length) {
+static bool was_freed(const struct writer *w, u64 first, u64 count) {
+    for (u32 i = 0; i < w->freed_count; i++) {
+        if (w->freed[i].cluster - first < count) {
             return true;
         }
     }
@@ -58,24 +58,39 @@ static void write_l1(struct writer *w) {
     w->l1_end = 0;
 }
 
-/* taken: clusters that were allocated just now from what is freed here, and stay so. */
-static void write_group(struct writer *w, u64 taken, u64 taken_length) {
+/* What is referred to on the disk still counts there until the tables are written that no longer do. */
+static void hold_freed(struct writer *w) {
+    for (u32 i = 0; i < w->freed_count; i++) {
+        w->freed[i].refcount = refcounts_get(w->refcounts, w->freed[i].cluster);
+    }
+    for (u32 i = 0; i < w->freed_count; i++) {
+        u64 now = refcounts_get(w->refcounts, w->freed[i].cluster);
+        refcounts_put(w->refcounts, w->freed[i].cluster, now < w->refcounts->max ? now + 1 : now);
+    }
+}
+
+static void let_go_of_freed(struct writer *w) {
+    for (u32 i = 0; i < w->freed_count; i++) {
+        refcounts_put(w->refcounts, w->freed[i].cluster, w->freed[i].refcount);
+    }
+    w->freed_count = 0;
+}
+
+static void write_group(struct writer *w) {
     struct qcow2 *image = image_of(w);
     if (w->data.index != image->disk.index) {
         disk_flush(&w->data);
     }
-    refcounts_hold(w->refcounts, &w->freed, true);
+    hold_freed(w);
     refcounts_write_back(w->refcounts);
     disk_flush(&image->disk);
     write_tables(w);
     write_l1(w);
-    ranges_remove(&w->freed, taken, taken_length);
-    refcounts_hold(w->refcounts, &w->freed, false);
+    let_go_of_freed(w);
     refcounts_discard(w->refcounts);
-    w->freed.count = 0;
 }
 
-static void leave_window(void *context) { write_group(context, 0, 0); }
+static void leave_window(void *context) { write_group(context); }
 
 void writer_open(struct writer *writer, struct lookup *lookup, struct refcounts *refcounts, bool has_backing,
                  writer_fill *keep, void *context) {
@@ -91,7 +106,7 @@ void writer_open(struct writer *writer, struct lookup *lookup, struct refcounts 
         writer->data = (struct disk){.index = lookup->data_disk, .size = call->disk_size[lookup->data_disk]};
     }
     writer->dirty = heap_take_zeroed(lookup->room * sizeof(bool));
-    ranges_open(&writer->freed, RANGES);
+    writer->freed = heap_take(FREED_ROOM * sizeof(*writer->freed));
     writer->old = heap_take(WRITER_REQUEST_MAX / 512 * sizeof(u64));
     lookup->leave = leave_window;
     lookup->leave_context = writer;
@@ -107,9 +122,8 @@ static u64 allocate(struct writer *w, u64 *count, u64 at) {
         offset = at;
         *count = refcounts_allocate_at(w->refcounts, at, *count);
     }
-    u64 length = *count << image->cluster_bits;
-    if (length > 0 && overlaps(&w->freed, offset, length)) {
-        write_group(w, offset, length);
+    if (was_freed(w, offset >> image->cluster_bits, *count)) {
+        write_group(w); /* the disk may still refer to what is there */
     }
     w->clusters_allocated += *count;
     return offset;
@@ -117,14 +131,13 @@ static u64 allocate(struct writer *w, u64 *count, u64 at) {
 
 static void free_clusters(struct writer *w, u64 offset, u64 length, bool punch) {
     struct qcow2 *image = image_of(w);
+    u64 first = offset >> image->cluster_bits;
     u64 last = (offset + length - 1) >> image->cluster_bits;
-    if (w->freed.count + 2 * (last - (offset >> image->cluster_bits) + 1) > w->freed.room) {
-        write_group(w, 0, 0);
+    if (w->freed_count + (last - first + 1) > FREED_ROOM) {
+        write_group(w);
     }
-    for (u64 cluster = offset >> image->cluster_bits; cluster <= last; cluster++) {
-        if (refcounts_get(w->refcounts, cluster) == 1) {
-            ranges_add(&w->freed, cluster << image->cluster_bits, image->cluster_size);
-        }
+    for (u64 cluster = first; cluster <= last; cluster++) {
+        w->freed[w->freed_count++].cluster = cluster;
     }
     refcounts_free(w->refcounts, offset, length, punch);
 }
@@ -405,7 +418,7 @@ bool writer_zero(struct writer *w, u64 offset, u64 length) {
 
 void writer_close(struct writer *w) {
     struct qcow2 *image = image_of(w);
-    write_group(w, 0, 0);
+    write_group(w);
     refcounts_write_back(w->refcounts);
     disk_flush(&image->disk);
     w->lookup->leave = NULL;

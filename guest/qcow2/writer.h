@@ -26,11 +26,15 @@ struct writer {
     writer_fill *keep; /* gives what the image shows now, for the rest of a cluster that gets a new place */
     void *context;     /* of keep */
     bool has_backing;
-    bool *dirty;             /* tables of the window */
-    u64 l1_first;            /* L1 entries that changed, from this one ... */
-    u64 l1_end;              /* ... to this one */
-    struct range_list freed; /* in memory, but not on the disk yet */
-    u64 *old;                /* L2 entries that the request under way has replaced */
+    bool *dirty;  /* tables of the window */
+    u64 l1_first; /* L1 entries that changed, from this one ... */
+    u64 l1_end;   /* ... to this one */
+    struct freed_cluster {
+        u64 cluster;
+        u64 refcount; /* that it is to have */
+    } * freed;        /* one reference less in memory, but not on the disk yet; a cluster can be named more than once */
+    u32 freed_count;
+    u64 *old; /* L2 entries that the request under way has replaced */
     u32 old_count;
     bool linked; /* an L2 entry was set to a cluster */
     u64 clusters_allocated;
