@@ -155,7 +155,7 @@ def disturb(rng: random.Random, path: str, size: int) -> None:
     """What happens to an image between two tasks: QEMU writes, dies, or a program without bitmaps writes."""
     writes = [f"write {rng.randrange(size // 512) * 512} {rng.choice((512, 4096, 70000))}" for _write in range(2)]
     what = rng.random()
-    qemu.io(path, *writes, *(["abort"] if what < 0.1 else []))
+    (qemu.crash if what < 0.1 else qemu.io)(path, *writes)
     if 0.1 <= what < 0.15:
         with open(path, "r+b") as file:
             file.seek(AUTOCLEAR)
@@ -241,7 +241,7 @@ def test_random_tasks(arena: Arena, run: Run, seed: int) -> None:
     qemu.create(other, cell.size)
     for name in NAMES[:2]:
         qemu.must(["qemu-img", "bitmap", "--add", "-g", rng.choice(("512", "64k")), "-f", "qcow2", other, name])
-    qemu.io(other, "write 0 70000", f"write {cell.size - 512} 512", *(["abort"] if rng.random() < 0.1 else []))
+    (qemu.crash if rng.random() < 0.1 else qemu.io)(other, "write 0 70000", f"write {cell.size - 512} 512")
     carried_out = 0
     for number in range(8):
         disturb(rng, path, cell.size)

@@ -137,7 +137,7 @@ def test_refcount_table_moves(arena: Arena) -> None:
 def test_dirty_image_is_refused(arena: Arena) -> None:
     """qemu-img repairs it first, and may rebuild the whole refcount structure. We refuse, and touch nothing."""
     qemu.create(arena.disk, "64M", "lazy_refcounts=on")
-    qemu.io(arena.disk, "write -P 1 0 128k", "abort")
+    qemu.crash(arena.disk, "write -P 1 0 128k")
     with Qcow2(arena.disk) as image:
         assert image.header["incompatible_features"] == 1
     with open(arena.disk, "rb") as file:

@@ -119,7 +119,6 @@ class _Drawing:
     broken: set[bytes] = field(default_factory=set)  # of these, in use: a list has to begin with their removal
     others: list[bytes] = field(default_factory=list)
     snapshots: int = 0
-    growing: bool = False  # most steps but lists fill the file up to where the refcount structure ends
 
     def granularity(self) -> int:
         return self.rng.choice(self.granularities) if self.rng.random() < 0.75 else 0
@@ -177,7 +176,8 @@ class _Drawing:
     def other(self) -> Other:
         """Mostly of the same size: only then bitmaps can be merged."""
         rng = self.rng
-        bits = rng.choice(CLUSTER_BITS)
+        # Tables of small clusters map no large disk.
+        bits = rng.choice([bits for bits in CLUSTER_BITS if bits >= 14 or self.cell.size < 1 << 36])
         size = self.cell.size if rng.random() < 0.9 else max(512, self.cell.size // 2 // 512 * 512)
         self.others = rng.sample(NAMES, rng.choice((1, 2, 3)))
         extended = bits >= EXTENDED_L2_MIN_BITS and rng.random() < 0.3
@@ -200,12 +200,31 @@ class _Drawing:
                 commands.append(f"write -z {start} {length}")
         return tuple(commands)
 
+    def dirty_other(self) -> Other:
+        """All of whose disk is dirty: a merge from it takes more clusters than there are holes."""
+        self.others = [NAMES[0]]
+        return Other(Cell(size=self.cell.size), ((NAMES[0], 512),), (f"write -z 0 {self.cell.size}",))
+
+    def growing_step(self) -> BitmapStep:
+        """Bitmaps at the edge of what the refcount structure holds."""
+        rng, kind = self.rng, self.rng.random()
+        if kind < 0.4:
+            # Somewhere else each time: what is there already does not make the file longer.
+            place = rng.randrange(self.cell.size) // 512 * 512
+            return BitmapStep(step=Step(fill=Fill(rng.random() < 0.5, rng.choice((0, 0, 1, 1, 2, 3, 5, 8)), place)))
+        if kind > 0.9:
+            return self.step()
+        missing = [name for name in NAMES if name not in self.live]
+        if not missing or kind > 0.75:
+            return BitmapStep(call=self.call())
+        name = rng.choice(missing)
+        self.live.append(name)
+        return BitmapStep(call=BitmapCall(name, (("add", b""), ("merge", NAMES[0])), 512, OTHER))
+
     def step(self) -> BitmapStep:
         rng, kind = self.rng, self.rng.random()
         if kind < 0.5:
             return BitmapStep(call=self.call())
-        if self.growing and kind < 0.75:
-            return BitmapStep(step=Step(fill=Fill(rng.random() < 0.5, rng.choice((0, 0, 1, 1, 2, 3, 5, 8)), 0)))
         if kind < 0.78:
             return BitmapStep(step=Step(io=self.writes()))
         if kind < 0.84:
@@ -235,8 +254,8 @@ def make_bitmap_chain(seed: int, cell: Cell | None = None) -> BitmapChain:
         drawn = replace(drawn, compat="1.1", refcount_bits=rng.choice(REFCOUNT_BITS))
     growing = rng.random() < 0.2
     if growing:
-        bits, width = rng.choice(((9, 64), (9, 64), (9, 32), (10, 64), (12, 64)))
-        drawn = Cell(cluster_bits=bits, refcount_bits=width, size=rng.randrange(4 * MEGA, 32 * MEGA) // 512 * 512)
+        bits, width = rng.choice(((9, 64), (9, 64), (9, 32), (10, 64), (11, 64)))
+        drawn = Cell(cluster_bits=bits, refcount_bits=width, size=rng.randrange(64 * MEGA, 200 * MEGA) // 512 * 512)
     elif rng.random() < 0.1:
         drawn = replace(drawn, size=rng.randrange(1, 64) * 512 if rng.random() < 0.5 else 64 * KILO)
     elif rng.random() < 0.06:
@@ -244,5 +263,8 @@ def make_bitmap_chain(seed: int, cell: Cell | None = None) -> BitmapChain:
     cell = cell or drawn
     spots = [0, cell.size // 2, *(rng.randrange(cell.size) for _unused in range(3))]
     granularities = [g for g in GRANULARITIES if cell.size // g <= BITS_MAX]
-    drawing = _Drawing(rng, cell, Drawing(rng, cell, spots), granularities, growing=growing)
+    drawing = _Drawing(rng, cell, Drawing(rng, cell, spots), granularities)
+    if growing and cell.size < 1 << 28:
+        first = BitmapStep(other=drawing.dirty_other())
+        return BitmapChain(seed, cell, [first, *(drawing.growing_step() for _unused in range(rng.randrange(8, 24)))])
     return BitmapChain(seed, cell, [drawing.step() for _unused in range(rng.randrange(8, 24))])
