@@ -62,6 +62,11 @@ class Layer:
         return self.image.disk.identity
 
     @property
+    def key(self) -> Key:
+        """Tells files apart, see references.file_key()."""
+        return file_key(os.fstat(self.image.disk.descriptor))
+
+    @property
     def backing_name(self) -> bytes:
         """As it stands in the image; b"" in a base."""
         return self.info.backing_name if self.info else b""
@@ -95,6 +100,13 @@ class Chain:
     def base(self) -> Layer:
         """The last layer, the top itself when it stands alone."""
         return self.layers[-1]
+
+    def of(self, layers: t.Sequence[Layer]) -> Chain:
+        """Layers that are open already as a chain of their own, from the top to the base; closing it closes nothing."""
+        own = [
+            Layer(layer.image, layer.format, depth, layer.info, layer.data_file) for depth, layer in enumerate(layers)
+        ]
+        return Chain(own, (), contextlib.ExitStack(), self._force_share)
 
     def make_writable(self, layer: Layer) -> None:
         """Opens a layer, and its data file, for writing as well; a writer's locks replace the reader's without a gap.
@@ -154,20 +166,31 @@ def open_chain(
         return Chain(layers, walker.reports, stack.pop_all(), force_share)
 
 
+def open_raw(path: str, force_share: bool = False) -> Image:
+    """A raw image that the operator named, locked for reading as one. Raises as Image.open()."""
+    disk = disks.open_disk(path, writable=False)
+    try:
+        return Image(path, disk, locks.lock_image(disk.descriptor, path, False, force_share, "raw"))
+    except BaseException:
+        disk.close()
+        raise
+
+
 def drawing(chain: Chain) -> str:
     """The chain in one line, base first: "base.raw <- a.qcow2 <- top.qcow2". Printable."""
     return draw([layer.path for layer in chain.layers])
 
 
-def draw(paths: t.Sequence[str]) -> str:
-    """Layers in one line, from those of the paths that are given top first. Printable.
+def draw(paths: t.Sequence[str], marks: t.Mapping[str, str] | None = None) -> str:
+    """Layers in one line, from those of the paths that are given top first. Printable. marks: what to put behind some.
 
     Names of files; whole paths where two layers have the same name.
     """
     names = [os.path.basename(path) for path in paths]
     if len(set(names)) < len(names):
         names = list(paths)
-    return " <- ".join(errors.clean(name, errors.PATH_LIMIT) for name in reversed(names))
+    shown = [errors.clean(name, errors.PATH_LIMIT) + (marks or {}).get(path, "") for name, path in zip(names, paths)]
+    return " <- ".join(reversed(shown))
 
 
 class _Opener:

@@ -20,7 +20,8 @@ import typing as t
 from . import commits, disks, errors, images, kvm, locks
 from .chain import FORMATS, open_chain
 from .images import Image, Limits, Report
-from .references import file_key
+from .reference_rules import Reference
+from .references import Key, Policy, file_key
 
 if t.TYPE_CHECKING:
     from . import _guest_chain  # noqa: F401  so it travels with this
@@ -47,17 +48,25 @@ class NewBacking:
     """What an image is to stand on, open and locked until close().
 
     name: as it is to be recorded. format: one of FORMATS. layers: that file and what it stands on, from the top down.
-    shared: the depth of the file in the chain of now, 0 when it is none of that.
+    shared: the depth of the file in the chain of now, 0 when it is none of that. reports: of the guests that read them.
     """
 
     def __init__(
-        self, name: bytes, format_name: str, layers: t.Sequence[Layer], shared: int, stack: contextlib.ExitStack
+        self,
+        name: bytes,
+        format_name: str,
+        layers: t.Sequence[Layer],
+        shared: int,
+        stack: contextlib.ExitStack | None = None,
+        reports: t.Sequence[Report] = (),
     ) -> None:
+        """stack: what close() closes."""
         self.name = name
         self.format = format_name
         self.layers = tuple(layers)
         self.shared = shared
-        self._stack = stack
+        self.reports = tuple(reports)
+        self._stack = stack or contextlib.ExitStack()
 
     def close(self) -> None:
         """Drops the locks, but not those of the chain of now."""
@@ -104,7 +113,7 @@ def open_backing(
             raise _loop(top.path, name)
         for layer in chain.layers[1:]:
             if _key(layer.image) == key and layer.format == format_name:
-                return NewBacking(name, format_name, chain.layers[layer.depth :], layer.depth, contextlib.ExitStack())
+                return NewBacking(name, format_name, chain.layers[layer.depth :], layer.depth)
         lock = locks.lock_image(disk.descriptor, path, False, force_share, format_name)
         below = open_chain(
             Image(path, disk, lock),
@@ -116,7 +125,7 @@ def open_backing(
             taken=own,
         )
         stack.callback(below.close)
-        return NewBacking(name, format_name, below.layers, 0, stack.pop_all())
+        return NewBacking(name, format_name, below.layers, 0, stack.pop_all(), below.reports)
 
 
 def rebase(
@@ -190,6 +199,25 @@ def check_name(name: bytes, format_name: str) -> None:
         )
 
 
+def key_of_path(path: str | bytes) -> Key:
+    """What Layer.key is of a file that the operator named. Raises ImageOpenError."""
+    try:
+        return file_key(os.stat(path))
+    except (OSError, ValueError) as error:
+        reason = error if isinstance(error, OSError) else FileNotFoundError(2, "a NUL")
+        raise errors.open_error(os.fsdecode(path), reason, writable=False) from error
+
+
+def leads_to(name: bytes, path: str, allowed_roots: t.Sequence[str | bytes] = ()) -> Key:
+    """The file that a name will lead to once the image `path` has it recorded, by the policy of open_chain(): what
+    Layer.key is. Raises ChainError, ArgumentError, ImageOpenError."""
+    with Policy(allowed_roots) as policy:
+        home = policy.home_of(path)
+        found = policy.find(Reference(name, "backing", path), home)
+        os.close(found.handle)
+        return found.key
+
+
 def rebase_limits(chain: Chain, seconds: float | None = None, flushes: bool = True) -> Limits:
     """What a rebase may use up; as commits.commit_limits()."""
     return commits.commit_limits(chain, seconds, flushes=flushes)
@@ -227,7 +255,7 @@ def _as_new_backing(path: str, name: bytes) -> t.Iterator[None]:
         raise
 
 
-def _key(image: Image) -> tuple[int, int]:
+def _key(image: Image) -> Key:
     return file_key(os.fstat(image.disk.descriptor))
 
 
@@ -248,7 +276,7 @@ def _disks(
     """The files of both chains, each once, and struct chain_layer for each layer. Raises ArgumentError."""
     ffi, library = kvm.bindings()
     everything: list[Image] = []
-    places: dict[tuple[int, int], int] = {}
+    places: dict[Key, int] = {}
 
     def place(image: Image) -> int:
         key = _key(image)

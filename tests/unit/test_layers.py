@@ -31,6 +31,7 @@ FACE = {
     "images",
     "info",
     "listing",
+    "overlays",
     "rebases",
     "snapshot_changes",
     "snapshot_facts",

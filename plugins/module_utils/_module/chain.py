@@ -1,0 +1,213 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The flow of qcow2_chain: look at the chain, find the way to the one that is wanted, and go it from the base up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..sandbox import chain_facts, commits, errors, overlays, rebases
+from ..sandbox.chain import Chain, Layer, draw, open_chain, open_raw
+from ..sandbox.images import Limits
+from .chain_plan import COMMIT, NONE, Joint, Plan, on_layers
+from .chain_siblings import find_siblings
+from .chain_wanted import Wanted
+from .commit import Clock, remove
+from .group import sandbox_summary
+
+
+class Task:
+    """One chain, planned. created: layers that are to be there, from the lowest up."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.wanted = plan.wanted
+        self.created = self.wanted.layers[: self.wanted.missing][::-1]
+        self.changed = plan.changes or bool(self.created)
+        self.steps = self._steps()
+        self.before = self._drawing([layer.path for layer in plan.chain.layers])
+        self.after = self._drawing(self.wanted.layers)
+        # From here on the names that were given; an overlay is created with these.
+        self.names = self._new_names()
+
+    def _steps(self) -> list[dict[str, t.Any]]:
+        """RETURN's `plan`."""
+        found = []
+        for joint in reversed(self.plan.joints):
+            if joint.action != NONE:
+                lower = joint.lower
+                found.append(_step(joint.action, joint.upper.path, lower and lower.path, joint))
+        below = self.wanted.existing[0] if self.wanted.existing else ""
+        for path in self.created:
+            found.append(_step("create", path, below))
+            below = path
+        if self.wanted.drop:
+            gone = [layer for joint in self.plan.joints for layer in joint.between]
+            found += [_step("remove", layer.path, None) for layer in gone]
+        return found
+
+    def _drawing(self, paths: t.Sequence[str]) -> str:
+        """The chain in one line: * is written to, + is created, - is no part of the chain any more."""
+        written = {joint.upper.path for joint in self.plan.joints if joint.action != NONE}
+        written |= {joint.lower.path for joint in self.plan.joints if joint.action == COMMIT and joint.lower}
+        kept = {layer.key for joint in self.plan.joints for layer in joint.stack[:1]}
+        marks = {layer.path: "-" for layer in self.plan.chain.layers if layer.key not in kept}
+        marks.update(dict.fromkeys(written, "*"))
+        marks.update(dict.fromkeys(self.created, "+"))
+        own = {os.path.realpath(layer.path): layer.path for layer in self.plan.chain.layers}
+        return draw(paths, {path: marks.get(own.get(os.path.realpath(path), path), "") for path in paths})
+
+    def _new_names(self) -> list[bytes]:
+        names = []
+        below = self.wanted.existing[0]
+        for path in self.created:
+            names.append(self.plan.name_for_new(path, below))
+            below = path
+        return names
+
+    def carry_out(self) -> None:
+        """From the base up. What the layers that stay show is the same at every moment."""
+        layers: list[Layer] = []
+        for joint, name in reversed(list(zip(self.plan.joints, self.plan.names))):
+            self._carry_out(joint, name, layers)
+            layers = [joint.upper, *layers]
+        size, format_name = layers[0].virtual_size, layers[0].format
+        for path, name in zip(self.created, self.names):
+            limits = Limits(seconds=self.plan.clock.left())
+            self.plan.clock.reports.append(overlays.create_overlay(path, size, name, format_name, limits=limits))
+            format_name = "qcow2"
+        if self.wanted.drop:
+            for joint in self.plan.joints:
+                for layer in joint.between:
+                    remove(layer)
+
+    def _carry_out(self, joint: Joint, name: bytes, layers: t.Sequence[Layer]) -> None:
+        """layers: what the joint's layer is to stand on."""
+        clock, chain = self.plan.clock, self.plan.chain
+        if joint.action == NONE:
+            return
+        format_name = layers[0].format if layers else ""
+        if joint.action == COMMIT:
+            view = chain.of([*joint.between, *layers])
+            depth = len(joint.between)
+            commits.open_base(view, depth)
+            chain.make_writable(joint.upper)
+            limits = commits.commit_limits(view, clock.left())
+            committed = commits.commit(view, depth, False, self.wanted.allow_resize, limits=limits)
+            clock.reports.append(committed.report)
+            done = rebases.relink(joint.upper.image, name, format_name, limits=Limits(seconds=clock.left()))
+        else:
+            # What the layer shows through does not change below it, wherever this has come to.
+            kept = bool(joint.between) and not joint.backing
+            view = chain.of([joint.upper, *joint.between, *layers] if kept else joint.stack)
+            chain.make_writable(joint.upper)
+            backing = on_layers(name, layers, len(joint.between) + 1 if kept else 0) if layers else None
+            done = rebases.rebase(view, backing, limits=rebases.rebase_limits(view, clock.left()))
+        clock.reports.append(done.report)
+
+
+def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
+    """Carries out the task; returns what RETURN of qcow2_chain says. Raises errors.AirlockError."""
+    wanted = Wanted(module.params)
+    clock = Clock(wanted.timeout)
+    with contextlib.ExitStack() as stack:
+        chain = stack.enter_context(_open(wanted, clock))
+        clock.reports += chain.reports
+        plan = Plan(chain, wanted, clock, stack)
+        plan.decide(find_siblings(wanted, plan.own_files(), clock))
+        task = Task(plan)
+        done = task.changed and not module.check_mode
+        if done:
+            task.carry_out()
+        found = [] if done else _foreseen(task)
+    if done:
+        found = _read(wanted, clock)
+    result: dict[str, t.Any] = {
+        "changed": task.changed,
+        "plan": task.steps,
+        "chain": found,
+        "chain_drawing": draw([facts["path"] for facts in found]),
+        "sandbox": sandbox_summary([clock]),
+    }
+    if module._diff:
+        result["diff"] = {
+            "before_header": wanted.layers[0],
+            "after_header": wanted.layers[0],
+            "before": f"{task.before}\n",
+            "after": f"{task.after}\n",
+        }
+    return result
+
+
+@contextlib.contextmanager
+def _open(wanted: Wanted, clock: Clock) -> t.Iterator[Chain]:
+    """The chain of the highest layer that is there. Raises as open_chain()."""
+    path = wanted.existing[0]
+    # Nothing but a base can be raw.
+    is_raw = wanted.backing_format == "raw" and wanted.missing == len(wanted.layers) - 1 > 0
+    with contextlib.ExitStack() as stack:
+        chain = open_chain(
+            stack.enter_context(open_raw(path)) if is_raw else path,
+            backing_format=wanted.backing_format,
+            allowed_roots=wanted.allowed_roots,
+            limits=Limits(seconds=clock.left()),
+            top_format="raw" if is_raw else "qcow2",
+        )
+        yield stack.enter_context(chain)
+
+
+def _foreseen(task: Task) -> list[dict[str, t.Any]]:
+    """The chain when all is done, as far as it is known before."""
+    found = []
+    below: dict[str, t.Any] | None = None
+    for joint, name in reversed(list(zip(task.plan.joints, task.plan.names))):
+        facts = {
+            **chain_facts.layer_facts(joint.upper),
+            "backing_file": errors.clean(name, 1024) if name else None,
+            "backing_format": below["format"] if below else None,
+        }
+        found.append(facts)
+        below = facts
+    for path, name in zip(task.created, task.names):
+        facts = {
+            "path": errors.clean(path, 4096),
+            "format": "qcow2",
+            "virtual_size": below["virtual_size"] if below else 0,
+            "file_size": None,
+            "backing_file": errors.clean(name, 1024),
+            "backing_format": below["format"] if below else None,
+            "data_file": None,
+        }
+        found.append(facts)
+        below = facts
+    return [{**facts, "depth": depth} for depth, facts in enumerate(reversed(found))]
+
+
+def _read(wanted: Wanted, clock: Clock) -> list[dict[str, t.Any]]:
+    """The chain as it is now."""
+    with open_chain(
+        wanted.layers[0],
+        backing_format=wanted.backing_format,
+        allowed_roots=wanted.allowed_roots,
+        limits=Limits(seconds=clock.left()),
+    ) as chain:
+        clock.reports += chain.reports
+        return [chain_facts.layer_facts(layer) for layer in chain.layers]
+
+
+def _step(action: str, layer: str, onto: str | None, joint: Joint | None = None) -> dict[str, t.Any]:
+    """One entry of RETURN's `plan`."""
+    limit = errors.PATH_LIMIT
+    return {
+        "action": action,
+        "layer": errors.clean(layer, limit),
+        "onto": errors.clean(onto, limit) if onto else None,
+        "bytes": joint.bytes if joint else 0,
+        "reason": joint.reason if joint else None,
+        "gone": [errors.clean(each.path, limit) for each in joint.between] if joint else [],
+    }

@@ -1,0 +1,269 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the chain as it is to the chain as it shall be: one joint for each layer that is named and is there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import typing as t
+
+from ..sandbox import commits, errors, rebases
+from ..sandbox.chain import Chain, Layer
+from ..sandbox.images import Limits
+from ..sandbox.rebases import NewBacking
+from .chain_siblings import Sibling
+from .chain_wanted import Wanted
+from .commit import Clock
+
+Key = tuple[int, int]
+
+NONE, COMMIT, PULL, REBASE, DETACH = "none", "commit", "pull", "rebase", "detach"
+
+
+class Joint:
+    """A layer, and what it is to stand on.
+
+    stack: the layer and what it stands on now, from it down. lower: what it is to stand on, None for nothing. depth: of
+    that in the stack, 0 when it is not in there. backing: what was opened for it then. action, bytes, reason: what is
+    to be done, how many bytes that writes, and why so.
+    """
+
+    def __init__(self, stack: t.Sequence[Layer], depth: int, backing: NewBacking | None) -> None:
+        self.stack = list(stack)
+        self.depth = depth
+        self.backing = backing
+        self.action = NONE
+        self.bytes = 0
+        self.reason = ""
+
+    @property
+    def upper(self) -> Layer:
+        return self.stack[0]
+
+    @property
+    def lower(self) -> Layer | None:
+        if self.backing:
+            return self.backing.layers[0]
+        return self.stack[self.depth] if self.depth else None
+
+    @property
+    def between(self) -> list[Layer]:
+        """The layers that the chain has no more."""
+        return self.stack[1 : self.depth] if self.depth else []
+
+
+class Plan:
+    """joints: from the top down. The last one's layer is the base."""
+
+    def __init__(self, chain: Chain, wanted: Wanted, clock: Clock, stack: contextlib.ExitStack) -> None:
+        """Opens what the chain does not have yet, onto the stack. Raises AirlockError where there is no way."""
+        self.chain = chain
+        self.wanted = wanted
+        self.clock = clock
+        self.joints = self._find_joints(stack)
+        self.siblings: list[Sibling] = []
+        self.names = [self._name(joint) for joint in self.joints]
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to do, but for layers to create."""
+        return any(joint.action != NONE for joint in self.joints)
+
+    def own_files(self) -> dict[Key, str]:
+        """All files of the chain as it is and as it shall be."""
+        layers = [
+            *self.chain.layers,
+            *(each for joint in self.joints if joint.backing for each in joint.backing.layers),
+        ]
+        return {layer.key: layer.path for layer in layers}
+
+    def decide(self, siblings: t.Sequence[Sibling]) -> None:
+        """Says for each joint what is to be done there. Raises AirlockError where nothing can be."""
+        self.siblings = list(siblings)
+        for joint in self.joints:
+            if joint.backing:
+                self._pulls(joint, REBASE, "the chain did not have that file")
+            elif joint.between:
+                self._choose(joint)
+            elif joint.lower is None and len(joint.stack) > 1:
+                self._pulls(joint, DETACH, "flatten")
+        if self.wanted.drop:
+            for joint in self.joints:
+                self._check_drop(joint)
+
+    def _find_joints(self, stack: contextlib.ExitStack) -> list[Joint]:
+        layers = list(self.chain.layers)
+        joints = []
+        for path in self.wanted.existing[1:]:
+            depth = _depth_of(path, layers)
+            if depth:
+                joints.append(Joint(layers, depth, None))
+                layers = layers[depth:]
+                continue
+            backing = stack.enter_context(self._open(layers, path))
+            self.clock.reports += backing.reports
+            joints.append(Joint(layers, 0, backing))
+            layers = list(backing.layers)
+        if len(layers) > 1 and not self.wanted.flatten:
+            raise errors.ArgumentError(
+                f"{errors.quote(layers[0].path)} stands on {errors.quote(layers[1].path)}, which layers does not name. "
+                "Name it, or set flatten to have all that shows from below pulled up.",
+                "base_has_backing",
+            )
+        return [*joints, Joint(layers, 0, None)]
+
+    def _open(self, layers: t.Sequence[Layer], path: str) -> NewBacking:
+        """A file that is no part of the chain yet. Raises AirlockError."""
+        lowest = path == self.wanted.layers[-1]
+        format_name = self.wanted.backing_format if lowest else "qcow2"
+        if format_name is None:
+            raise errors.ArgumentError(
+                f"{errors.quote(path)} is no part of the chain yet. State its format with backing_format, for a format "
+                "is never guessed.",
+                "backing_format_missing",
+            )
+        upper = layers[0]
+        name = _recorded_name(upper.path, path)
+        self._check_name(upper.path, name, rebases.key_of_path(path))
+        return rebases.open_backing(
+            self.chain.of(layers),
+            name,
+            format_name,
+            backing_format=self.wanted.backing_format,
+            allowed_roots=self.wanted.allowed_roots,
+            limits=Limits(seconds=self.clock.left()),
+        )
+
+    def _name(self, joint: Joint) -> bytes:
+        """What the header of the joint's layer is to have recorded. Raises ChainError for what could not be opened."""
+        if joint.backing:
+            return joint.backing.name
+        if not joint.between or joint.lower is None:
+            return joint.upper.backing_name if joint.lower else b""
+        above = joint.stack[joint.depth - 1]
+        if os.path.realpath(os.path.dirname(above.path)) == os.path.realpath(os.path.dirname(joint.upper.path)):
+            return above.backing_name
+        name = _recorded_name(joint.upper.path, joint.lower.path)
+        self._check_name(joint.upper.path, name, joint.lower.key)
+        return name
+
+    def name_for_new(self, path: str, below: str) -> bytes:
+        """What a layer that is created is to have recorded. Raises ChainError for what could not be opened."""
+        name = _recorded_name(path, below)
+        if os.path.exists(below):
+            self._check_name(path, name, rebases.key_of_path(below))
+        return name
+
+    def _check_name(self, path: str, name: bytes, key: Key) -> None:
+        """The next run goes by what is recorded: it has to find the same file, by its policy."""
+        if rebases.leads_to(name, path, self.wanted.allowed_roots) != key:
+            raise errors.ArgumentError(
+                f"The name '{errors.clean(name)}' in {errors.quote(path)} would lead to another file than the one that "
+                "is meant. Name the layers by paths without symbolic links.",
+                "backing_name_ambiguous",
+            )
+
+    def _choose(self, joint: Joint) -> None:
+        """Committed down or pulled up, as the task says, or as moves less data."""
+        method = self.wanted.method
+        obstacle = self._obstacle(joint)
+        if method == COMMIT:
+            if obstacle:
+                raise obstacle
+            self._set(joint, COMMIT, self._commit_bytes(joint), "method is commit")
+            return
+        down = None
+        if method == "auto" and not obstacle:
+            try:
+                down = self._commit_bytes(joint)
+            except errors.CommitError as error:
+                obstacle = error
+        up = self._pull_bytes(joint)
+        if down is not None and down < up:
+            self._set(joint, COMMIT, down, f"a commit writes {down} bytes, pulling up {up}")
+        elif method == PULL:
+            self._set(joint, PULL, up, "method is pull")
+        elif down is None:
+            self._set(joint, PULL, up, f"a commit cannot be done: {obstacle.message if obstacle else ''}")
+        else:
+            self._set(joint, PULL, up, f"pulling up writes {up} bytes, a commit {down}")
+
+    def _pulls(self, joint: Joint, action: str, reason: str) -> None:
+        self._set(joint, action, self._pull_bytes(joint), reason)
+
+    @staticmethod
+    def _set(joint: Joint, action: str, count: int, reason: str) -> None:
+        joint.action, joint.bytes, joint.reason = action, count, reason
+
+    def _commit_bytes(self, joint: Joint) -> int:
+        """Bytes that a commit writes. Raises CommitError, RefusalError."""
+        view = self.chain.of(joint.stack[1 : joint.depth + 1])
+        limits = commits.commit_limits(view, self.clock.left())
+        done = commits.commit(view, joint.depth - 1, False, self.wanted.allow_resize, dry_run=True, limits=limits)
+        self.clock.reports.append(done.report)
+        return done.bytes_committed
+
+    def _pull_bytes(self, joint: Joint) -> int:
+        view = self.chain.of(joint.stack)
+        backing = joint.backing or on_layers(b"", joint.stack[joint.depth :], joint.depth)
+        limits = rebases.rebase_limits(view, self.clock.left())
+        done = rebases.rebase(view, backing if joint.lower else None, dry_run=True, limits=limits)
+        self.clock.reports.append(done.report)
+        return done.bytes_copied
+
+    def _obstacle(self, joint: Joint) -> errors.AirlockError | None:
+        """What forbids to change what the lower layer shows."""
+        return self._used([*joint.between[1:], *([joint.lower] if joint.lower else [])], joint.upper)
+
+    def _used(self, layers: t.Sequence[Layer], upper: Layer) -> errors.AirlockError | None:
+        """The refusal when another overlay stands on one of the layers, and not by way of `upper`."""
+        for sibling in self.siblings:
+            for layer in layers:
+                if layer.key in sibling.below and upper.key not in sibling.below:
+                    return errors.ArgumentError(
+                        f"{errors.quote(sibling.path)} stands on {errors.quote(layer.path)}, and would show something "
+                        "else if that changed, or nothing. Set method to pull, which changes no file that another one "
+                        "stands on, and leave drop out.",
+                        "has_siblings",
+                    )
+        return None
+
+    def _check_drop(self, joint: Joint) -> None:
+        """Raises ArgumentError for a file that is not to be removed."""
+        used = self._used(joint.between, joint.upper)
+        if used:
+            raise used
+        for layer in joint.between:
+            path = errors.quote(layer.path)
+            if layer.info and (layer.info.snapshots or layer.info.bitmap_count):
+                raise errors.ArgumentError(
+                    f"{path} has {len(layer.info.snapshots)} snapshots and {layer.info.bitmap_count} bitmaps, which "
+                    "would go with it. Delete them first (qcow2_snapshot, qcow2_bitmap), or leave drop out.",
+                    "drop_loses",
+                )
+            if layer.image.disk.is_block:
+                raise errors.ArgumentError(
+                    f"{path} is a block device, which cannot be removed. Leave drop out.", "drop_block_device"
+                )
+
+
+def on_layers(name: bytes, layers: t.Sequence[Layer], shared: int) -> NewBacking:
+    """Layers that are open already, as what another one is to stand on."""
+    return NewBacking(name, layers[0].format if layers else "", layers, shared)
+
+
+def _depth_of(path: str, layers: t.Sequence[Layer]) -> int:
+    """Where below the first of the layers that file is, 0: nowhere."""
+    key = rebases.key_of_path(path)
+    return next((depth for depth, layer in enumerate(layers) if depth and layer.key == key), 0)
+
+
+def _recorded_name(path: str, below: str) -> bytes:
+    """How a file is called in an overlay of it: by its name alone where both are in one directory."""
+    home, place = (os.path.dirname(os.path.abspath(each)) for each in (path, below))
+    if home != place and os.path.realpath(home) != os.path.realpath(place):
+        return os.fsencode(os.path.abspath(below))
+    name = os.path.basename(below)
+    return os.fsencode(f"./{name}" if ":" in name else name)
