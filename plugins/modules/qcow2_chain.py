@@ -225,7 +225,8 @@ plan:
       sample:
         - /var/lib/libvirt/images/web.monday.qcow2
     bytes:
-      description: How many bytes of the disk are written, as counted before. Zeros that take no room are not among them.
+      description:
+        - How many bytes of the disk are written, as counted before. Zeros that take no room are not among them.
       type: int
       returned: success
       sample: 1048576

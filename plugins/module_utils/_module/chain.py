@@ -41,7 +41,7 @@ class Task:
         for joint in reversed(self.plan.joints):
             if joint.action != NONE:
                 lower = joint.lower
-                found.append(_step(joint.action, joint.upper.path, lower and lower.path, joint))
+                found.append(_step(joint.action, joint.upper.path, lower.path if lower else None, joint))
         below = self.wanted.existing[0] if self.wanted.existing else ""
         for path in self.created:
             found.append(_step("create", path, below))
