@@ -97,8 +97,9 @@ pytest: build cli $(FULL_ENVIRONMENT) | packages-test
 integration: copy $(FULL_ENVIRONMENT) | packages-test
 	@$(call in_copy,ansible-test integration --local --python $(python_version) --color no)
 
+# First what a run that was killed may have left.
 molecule: build $(FULL_ENVIRONMENT) | packages-test ## the roles and playbooks, on three hosts that are all this one
-	@molecule destroy --scenario-name default > build/molecule.log 2>&1 # of a run that was killed
+	@molecule destroy --scenario-name default > build/molecule.log 2>&1 || { cat build/molecule.log; exit 1; }
 	@molecule test --all
 
 fuzz: $(FULL_ENVIRONMENT) | packages-test ## the guest under sanitizers, for FUZZ_SECONDS (600)
