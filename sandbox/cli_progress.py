@@ -41,11 +41,11 @@ class Progress:
             self._print(done, total)
 
     def _print(self, done: int, total: int) -> None:
-        line = bar(done, total, time.monotonic() - self._started) if self._bar else "    "
+        line = gauge(done, total, time.monotonic() - self._started) if self._bar else "    "
         say(f"{line}({_percent(done, total):.2f}/100%)\r".encode())
 
 
-def bar(done: int, total: int, seconds: float) -> str:
+def gauge(done: int, total: int, seconds: float) -> str:
     """What stands in front of the percentage on a terminal, and behind what was there before: always as long.
 
     done, total: bytes. seconds: that it took.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The options that every module has, and what a managed host needs. See module_utils/_module/arguments.py."""
+    """The options that modules for a list of images have (see module_utils/_module/arguments.py), and in SANDBOX what
+    each module needs and does."""
 
     DOCUMENTATION = r"""
 options:
@@ -27,6 +28,10 @@ options:
         RV(ignore:error_code=time_limit).
     type: int
     default: 300
+"""
+
+    SANDBOX = r"""
+options: {}
 requirements:
   - Python 3.9 or newer
   - C(/dev/kvm), and the permission to open it for reading and writing

@@ -26,6 +26,7 @@ extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup
   - airlock.images._images
+  - airlock.images._images.sandbox
 attributes:
   check_mode:
     support: full

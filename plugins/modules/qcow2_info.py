@@ -22,6 +22,7 @@ extends_documentation_fragment:
   - airlock.images._attributes.actiongroup
   - airlock.images._attributes.info_module
   - airlock.images._images
+  - airlock.images._images.sandbox
 options:
   force_share:
     description:

@@ -16,7 +16,7 @@ import typing as t
 
 import pytest
 
-from sandbox.cli_progress import bar
+from sandbox.cli_progress import gauge
 
 from .bitmap_images import run
 from .command_line import Airlock, Outcome, qemu_img
@@ -218,8 +218,8 @@ def test_a_terminal_sees_a_bar(ours: pathlib.Path) -> None:
         (4 << 20, 4 << 20, 2.0, "    [==============================]       2 MiB/s   0:00:00 left "),
     ],
 )
-def test_bar(done: int, total: int, seconds: float, wanted: str) -> None:
-    assert bar(done, total, seconds) == wanted
+def test_gauge(done: int, total: int, seconds: float, wanted: str) -> None:
+    assert gauge(done, total, seconds) == wanted
 
 
 def test_the_rate_is_kept_to(airlock: Airlock, ours: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
