@@ -1,0 +1,273 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""qcow2_chain: real images and real guests, and qemu-img to say what they show."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import typing as t
+
+import pytest
+
+Run = t.Callable[..., dict[str, t.Any]]
+Task = t.Callable[..., dict[str, t.Any]]
+
+
+def run(*command: str, directory: pathlib.Path) -> None:
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+
+
+def shown(path: pathlib.Path) -> bytes:
+    """The disk as qemu-img reads it; the image has to be sound."""
+    target = path.with_suffix(".shown")
+    run("qemu-img", "check", "-f", "qcow2", path.name, directory=path.parent)
+    run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", path.name, target.name, directory=path.parent)
+    content = target.read_bytes()
+    target.unlink()
+    return content
+
+
+def overlay(directory: pathlib.Path, name: str, below: str | None, *writes: str, size: str = "4M") -> None:
+    backing = ("-b", below, "-F", "qcow2") if below else ()
+    run("qemu-img", "create", "-q", "-f", "qcow2", *backing, name, size, directory=directory)
+    for write in writes:
+        run("qemu-io", "-f", "qcow2", "-c", write, name, directory=directory)
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path) -> pathlib.Path:
+    """base <- a <- b <- top: b has most."""
+    overlay(tmp_path, "base", None, "write -P 1 0 700k")
+    overlay(tmp_path, "a", "base", "write -P 2 512k 64k")
+    overlay(tmp_path, "b", "a", "write -P 3 1M 1M", "write -z 0 64k")
+    overlay(tmp_path, "top", "b", "write -P 4 1M 900k", "write -P 5 3M 64k")
+    return tmp_path
+
+
+@pytest.fixture
+def task(run_module: Run, home: pathlib.Path) -> Task:
+    """The task in check mode, for real, and both again: the third and fourth change nothing, and the top shows the
+    same. Returns the answer of the real run, with that of check mode as `foreseen`."""
+
+    def run_task(*layers: str, **arguments: t.Any) -> dict[str, t.Any]:
+        paths = [str(home / layer) for layer in layers]
+        top = next(layer for layer in reversed(layers) if (home / layer).exists())
+        content = shown(home / top)
+        files = {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()}
+        answers = []
+        for number in range(4):
+            check = number in (0, 2)
+            answers.append(run_module("qcow2_chain", layers=paths, check=check, diff=True, **arguments))
+            assert answers[-1]["rc"] == 0, answers[-1]
+            if number == 0:
+                assert {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()} == files
+        foreseen, done, *again = answers
+        assert [foreseen["changed"], done["changed"], *(each["changed"] for each in again)] == [
+            True,
+            True,
+            False,
+            False,
+        ]
+        assert foreseen["plan"] == done["plan"]
+        assert foreseen["diff"] == done["diff"]
+        assert [each["plan"] for each in again] == [[], []]
+        assert again[1]["diff"]["before"] == again[1]["diff"]["after"]
+        for one, other in zip(foreseen["chain"], done["chain"]):
+            assert {**one, "file_size": 0} == {**other, "file_size": 0}
+        assert again[1]["chain"] == done["chain"]
+        assert [os.path.basename(each["path"]) for each in done["chain"]] == list(layers)[::-1]
+        assert shown(home / layers[-1]) == content
+        return {**done, "foreseen": foreseen}
+
+    return run_task
+
+
+@pytest.fixture
+def refused(run_module: Run, home: pathlib.Path) -> Task:
+    """A task that fails and touches nothing."""
+
+    def run_task(*layers: str, **arguments: t.Any) -> dict[str, t.Any]:
+        files = {path.name: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+        answer = run_module("qcow2_chain", layers=[str(home / layer) for layer in layers], **arguments)
+        assert answer["rc"] == 1, answer
+        assert {path.name: path.read_bytes() for path in home.rglob("*") if path.is_file()} == files
+        return answer
+
+    return run_task
+
+
+def actions(answer: dict[str, t.Any]) -> list[tuple[str, ...]]:
+    names = ((step["layer"], step["onto"] or "") for step in answer["plan"])
+    return [
+        (step["action"], os.path.basename(layer), os.path.basename(onto))
+        for step, (layer, onto) in zip(answer["plan"], names)
+    ]
+
+
+def test_the_way_that_writes_less(task: Task, home: pathlib.Path) -> None:
+    """Most of what b has is hidden by the top: it is pulled up. What a has goes down, for it is little."""
+    done = task("base", "a", "top")
+    assert actions(done) == [("pull", "top", "a")]
+    assert done["plan"][0]["gone"] == [str(home / "b")]
+    assert done["plan"][0]["bytes"] < 1 << 20
+    assert "a commit 1048576" in done["plan"][0]["reason"]
+    assert done["diff"]["before"] == "base <- a <- b- <- top*\n"
+    assert done["diff"]["after"] == "base <- a <- top*\n"
+
+
+def test_what_is_little_goes_down(task: Task, home: pathlib.Path) -> None:
+    overlay(home, "c", "base", "write -P 6 0 64k")
+    overlay(home, "d", "c", "write -z 0 4k")
+    run("qemu-io", "-c", "write -P 7 1M 200k", "d", directory=home)
+    run("qemu-io", "-c", "discard 0 4k", "d", directory=home)
+    overlay(home, "e", "d")
+    done = task("base", "d", "e", method="commit")
+    assert actions(done) == [("commit", "d", "base")]
+    assert done["plan"][0]["bytes"] == 65536
+    assert done["diff"]["before"] == "base* <- c- <- d* <- e\n"
+
+
+@pytest.mark.parametrize("method", ["auto", "commit", "pull"])
+@pytest.mark.parametrize("drop", [False, True])
+def test_several_layers_go(method: str, drop: bool, task: Task, home: pathlib.Path) -> None:
+    base, middle = shown(home / "base"), shown(home / "a")
+    done = task("base", "top", method=method, drop=drop)
+    steps = actions(done)
+    assert steps[0][0] == method or method == "auto"
+    assert steps[1:] == ([("remove", "b", ""), ("remove", "a", "")] if drop else [])
+    assert (home / "a").exists() is not drop
+    if steps[0][0] == "pull":
+        assert shown(home / "base") == base
+        assert drop or shown(home / "a") == middle
+
+
+def test_two_joints_at_once(task: Task, home: pathlib.Path) -> None:
+    overlay(home, "c", "top", "write -P 9 2M 64k")
+    overlay(home, "d", "c")
+    done = task("base", "b", "d", method="commit")
+    assert actions(done) == [("commit", "b", "base"), ("commit", "d", "b")]
+
+
+def test_new_layers(task: Task, home: pathlib.Path) -> None:
+    done = task("base", "top", "new1", "new2", method="pull")
+    assert actions(done) == [("pull", "top", "base"), ("create", "new1", "top"), ("create", "new2", "new1")]
+    assert done["diff"]["after"] == "base <- top* <- new1+ <- new2+\n"
+    assert done["chain"][0]["virtual_size"] == 4 << 20
+    other = home / "other"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "new1", "-F", "qcow2", "other", directory=home)
+    assert other.read_bytes() == (home / "new2").read_bytes()
+
+
+def test_a_new_layer_on_a_raw_base(run_module: Run, home: pathlib.Path) -> None:
+    (home / "raw").write_bytes(bytes(1 << 20))
+    layers = [str(home / "raw"), str(home / "new")]
+    done = run_module("qcow2_chain", layers=layers, backing_format="raw")
+    assert done["chain_drawing"] == "raw <- new"
+    assert done["chain"][0]["backing_format"] == "raw"
+    assert run_module("qcow2_chain", layers=layers)["changed"] is False
+
+
+def test_flatten(task: Task, refused: Task) -> None:
+    assert refused("top")["error_code"] == "base_has_backing"
+    done = task("top", flatten=True)
+    assert actions(done) == [("detach", "top", "")]
+    assert done["chain"][0]["backing_file"] is None
+
+
+def test_flatten_in_the_middle(task: Task) -> None:
+    done = task("a", "top", flatten=True, method="pull")
+    assert actions(done) == [("detach", "a", ""), ("pull", "top", "a")]
+
+
+def test_another_base(task: Task, refused: Task, home: pathlib.Path) -> None:
+    overlay(home, "release", None, "write -P 1 0 600k", "write -P 8 2M 64k")
+    assert refused("release", "a", "b", "top")["error_code"] == "backing_format_missing"
+    done = task("release", "a", "b", "top", backing_format="qcow2")
+    assert actions(done) == [("rebase", "a", "release")]
+    assert done["diff"]["before"] == "base- <- a* <- b <- top\n"
+
+
+def test_siblings(task: Task, refused: Task, home: pathlib.Path) -> None:
+    overlay(home, "sibling", "base")
+    (home / "deep").mkdir()
+    overlay(home, "deep/hidden", str(home / "a"))
+    found = refused("base", "top", method="commit", scan=True)
+    assert found["error_code"] == "has_siblings"
+    named = refused("base", "top", method="commit", siblings=[str(home / "sibling")])
+    assert f"{home}/sibling stands on {home}/base" in named["msg"]
+    dropped = refused("base", "top", method="pull", scan=True, drop=True)
+    assert f"{home}/deep/hidden stands on {home}/a" in dropped["msg"]
+    content = shown(home / "sibling"), shown(home / "deep/hidden")
+    done = task("base", "top", scan=True)
+    assert actions(done) == [("pull", "top", "base")]
+    assert "a commit cannot be done" in done["plan"][0]["reason"]
+    assert (shown(home / "sibling"), shown(home / "deep/hidden")) == content
+
+
+def test_an_overlay_of_what_stays_is_no_obstacle(task: Task, home: pathlib.Path) -> None:
+    """What stands on the upper layer of the joint goes on showing the same."""
+    overlay(home, "above", "top")
+    content = shown(home / "above")
+    task("base", "top", method="commit", scan=True, drop=True)
+    assert shown(home / "above") == content
+
+
+def test_a_base_that_would_grow(task: Task, refused: Task, home: pathlib.Path) -> None:
+    overlay(home, "large", "base", "write -P 1 5M 64k", size="6M")
+    overlay(home, "higher", "large", size="6M")
+    assert refused("base", "higher", method="commit")["error_code"] == "base_resize"
+    done = task("base", "higher", method="auto")
+    assert actions(done) == [("pull", "higher", "base")]
+
+
+def test_drop_loses_nothing(refused: Task, home: pathlib.Path) -> None:
+    run("qemu-img", "snapshot", "-c", "s", "a", directory=home)
+    assert refused("base", "top", drop=True)["error_code"] == "drop_loses"
+
+
+def test_where_names_may_lead(task: Task, refused: Task, home: pathlib.Path) -> None:
+    """A name that the next run could not open is not written."""
+    (home / "roots").mkdir()
+    os.rename(home / "base", home / "roots" / "base")
+    run("qemu-img", "rebase", "-u", "-b", "roots/base", "-F", "qcow2", "a", directory=home)
+    (home / "vm").mkdir()
+    layers = ("roots/base", "vm/new")
+    assert refused(*layers)["error_code"] == "backing_absolute"
+    assert not (home / "vm" / "new").exists()
+    done = task("a", "new", flatten=True)
+    assert done["chain"][0]["backing_file"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("layers", "arguments", "code"),
+    [
+        ((), {}, "no_layers"),
+        (("base", "top"), {"timeout": 0}, "bad_timeout"),
+        (("base", "gone", "top"), {}, "layer_not_found"),
+        (("gone", "new"), {}, "layer_not_found"),
+        (("base", "./base", "top"), {}, "duplicate_path"),
+        (("base", "b", "a"), {}, "backing_loop"),
+        (("top", "base"), {"flatten": True, "backing_format": "qcow2"}, "backing_loop"),
+        (("base", "top"), {"siblings": ["/nowhere/x"]}, "not_found"),
+        (("base", "top"), {"allowed_roots": ["/nowhere/x"]}, "bad_allowed_root"),
+    ],
+)
+def test_refused(layers: tuple[str, ...], arguments: dict[str, t.Any], code: str, refused: Task) -> None:
+    assert refused(*layers, **arguments)["error_code"] == code
+
+
+def test_in_use(refused: Task, home: pathlib.Path) -> None:
+    with subprocess.Popen(
+        ["qemu-io", "-f", "qcow2", str(home / "top")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        holder.stdin.write(b"length\n")
+        holder.stdin.flush()
+        holder.stdout.readline()
+        answer = refused("base", "top")
+        holder.stdin.close()
+    assert answer["error_code"] == "in_use"
