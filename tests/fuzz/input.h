@@ -36,9 +36,6 @@ struct input {
 /* Changes an image in place as somebody would who knows the format; returns its new length. */
 u64 mutate_image(u8 *image, u64 length, u64 room, u64 *random);
 
-/* Whether the header says that bitmaps are no longer valid: what they hold may be freed or not. */
-bool has_stale_bitmaps(u8 *image, u64 length);
-
 u64 random_below(u64 *random, u64 below);
 
 #endif

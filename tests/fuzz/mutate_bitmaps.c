@@ -126,11 +126,3 @@ void count_bitmaps(const struct layout *at) {
         }
     }
 }
-
-bool has_stale_bitmaps(u8 *image, u64 length) {
-    u64 unused = 0;
-    u32 bits = load32(image + 20);
-    struct layout at = {.image = image, .length = length, .random = &unused};
-    at.size = 1ull << (bits < 9 || bits > 21 ? 9 : bits);
-    return extension_at(&at) != 0 && (read64(&at, 88) & 1) == 0;
-}
