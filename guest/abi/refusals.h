@@ -57,9 +57,10 @@ enum refusal {
     REFUSAL_OUTSIDE_FILE = 82,
     REFUSAL_RESERVED_BITS = 83,
     REFUSAL_UNALIGNED = 84,
-    REFUSAL_COPIED_FLAG = 85,    /* f refcount; flag wrong in the entry d */
-    REFUSAL_SUBCLUSTERS = 86,    /* d the subcluster bitmap that contradicts itself */
-    REFUSAL_SHARED_CLUSTER = 87, /* two guest clusters of one mapping name the same host cluster */
+    REFUSAL_COPIED_FLAG = 85,      /* f refcount; flag wrong in the entry d */
+    REFUSAL_SUBCLUSTERS = 86,      /* d the subcluster bitmap that contradicts itself */
+    REFUSAL_SHARED_CLUSTER = 87,   /* two guest clusters of one mapping name the same host cluster */
+    REFUSAL_DATA_FILE_OFFSET = 88, /* in an external data file a cluster is elsewhere than in the disk */
 
     /* Snapshots. */
     REFUSAL_SNAPSHOT_NOT_FOUND = 120,

@@ -80,7 +80,7 @@ static const u8 *inflate_cluster(struct chain *chain, u32 layer, const struct ex
     struct qcow2 *image = chain->layers[layer].image;
     if (chain->inflated == NULL) {
         chain->inflated = heap_take(2 * MIB);
-        chain->deflated = heap_take(2 * MIB + 1024);
+        chain->deflated = heap_take(COMPRESSED_MAX);
     }
     if (chain->inflated_layer != layer || chain->inflated_entry != extent->entry) {
         result_disk(image->disk.index);

@@ -157,6 +157,7 @@ static void merge(struct bitmap_plan *plan, const struct call_change_bitmap *cal
         qcow2_open(other, wanted->source_disk, false);
         *source = find_source(plan, other, name, wanted->source_length, action);
         source->bitmap.name = name; /* the directory's copy goes */
+        payload_check_table(source);
         plan->source_count++;
         heap_release(mark);
     }

@@ -107,7 +107,7 @@ static u64 patch_of_entry(const struct change *c, u64 at, u64 *from) {
     *from = 0;
     if (place / SECTOR != (place + length - 1) / SECTOR) {
         bool recording = bitmap_plan_changes_recording(&c->plan);
-        *from = c->stores ? 0 : 12;
+        *from = c->stores ? 0 : BITMAP_ENTRY_FLAGS;
         length = c->stores ? (recording ? 0 : 8) : 4;
     }
     return length;

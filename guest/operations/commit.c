@@ -26,6 +26,7 @@ struct commit {
     struct layer *base;
     u32 base_index;
     u64 size; /* of the top, bytes */
+    u64 end;  /* of what was committed */
     u64 chunk;
     struct refcounts refcounts; /* of the base */
     struct verification verification;
@@ -74,6 +75,9 @@ static void open_commit(struct commit *c) {
     if (is_qcow2(c->base) && c->base->image->version < 3 && c->base->image->snapshot_count > 0) {
         refuse(REFUSAL_BASE_RESIZE_V2, c->base->size, c->size, 0, 0, 0, 0);
     }
+    if (is_qcow2(c->base) && l1_entries_for(c->base->image, c->size) > L1_BYTES_MAX / 8) {
+        refuse_plain(REFUSAL_L1_LARGE);
+    }
     result_disk(0);
 }
 
@@ -97,7 +101,6 @@ static void write_part(struct commit *c, u64 offset, u64 length, bool zeros) {
     if (c->call->dry_run != 0) {
         return;
     }
-    recording_note(&c->recording, offset, length);
     if (is_qcow2(c->base)) {
         writer_write(&c->writer, offset, length, zeros ? fill_with_zeros : fill_from_top, &c->chain);
     } else {
@@ -116,10 +119,10 @@ static void zero_part(struct commit *c, u64 offset, u64 length) {
     if (c->call->dry_run != 0) {
         return;
     }
-    recording_note(&c->recording, offset, length);
     if (!is_qcow2(c->base)) {
-        disk_queue_discard(&c->base->disk, offset, length);
-    } else if (!writer_zero(&c->writer, offset, length)) {
+        disk_queue_zero(&c->base->disk, offset, length);
+        disk_queue_discard(&c->base->disk, offset, length); /* gives the room back where that can be done */
+    } else if (!writer_zero(&c->writer, offset, length, true)) {
         for (u64 at = 0; at < length; at += WRITE_MAX) {
             writer_write(&c->writer, offset + at, min64(length - at, WRITE_MAX), fill_with_zeros, &c->chain);
         }
@@ -143,6 +146,10 @@ static void commit_run(struct commit *c, u64 offset, u64 end) {
         bool whole = length >= c->chunk;
         length = max64(length, c->chunk);
         u64 clipped = min64(length, c->size - offset);
+        if (c->call->dry_run == 0) {
+            recording_note(&c->recording, offset, clipped);
+        }
+        c->end = offset + clipped;
         if (!data && whole && is_aligned(c, offset, length)) {
             zero_part(c, offset, clipped);
         } else {
@@ -186,6 +193,9 @@ static void grow_base(struct commit *c) {
     } else {
         resize_mapping(base->image, &c->refcounts, c->size);
         refcounts_write_back(&c->refcounts);
+        if (has_data_file(base->image) && (base->image->autoclear & AUTOCLEAR_RAW_DATA) != 0) {
+            disk_resize(c->writer.data, c->size);
+        }
     }
     base->size = c->size;
     bool shows = c->base_index + 1 < c->chain.count && c->chain.layers[c->base_index + 1].size > old_size;
@@ -216,12 +226,15 @@ static void prepare_base(struct commit *c) {
 static void close_base(struct commit *c) {
     struct layer *base = c->base;
     if (!is_qcow2(base)) {
+        if (base->disk.size < c->end) { /* its last sector was not a whole one */
+            disk_resize(&base->disk, c->end);
+        }
         disk_flush(&base->disk);
         return;
     }
     writer_close(&c->writer);
     recording_store(&c->recording);
-    if (c->writer.linked && (base->image->compatible & 1) != 0) {
+    if (c->writer.linked && (base->image->compatible & COMPATIBLE_LAZY_REFCOUNTS) != 0) {
         header_rewrite(base->image); /* lazy refcounts: qemu has set the dirty bit, and clears it so */
     }
 }
@@ -294,6 +307,7 @@ _Noreturn void operation_commit(void) {
     u64 unit = is_qcow2(c->base) ? c->base->image->cluster_size : CHUNK_MAX;
     result->committed_clusters = divide_up(result->committed_bytes + result->zeroed_bytes, unit);
     result->virtual_size = c->size;
+    result->empties = empties;
     result->cleared_clusters = empties ? clusters_of_top(c) : 0;
     if (writes && empties && result->cleared_clusters > 0) {
         empty_top(c, &top_refcounts);

@@ -13,7 +13,7 @@ struct telling {
     struct payload payload;
     u64 disk_size;
     u64 clusters_left;
-    struct dirty_extent *extents;
+    struct dirty_extent *extents; /* room for call->extents_limit of them */
     u32 count;
     u64 end; /* bytes: all that begins before is told */
 };

@@ -109,7 +109,7 @@ static void pull_up(struct rebase *r, u64 offset, u64 length, bool zeros) {
         return;
     }
     recording_note(&r->recording, offset, length);
-    if (!zeros || !writer_zero(&r->writer, offset, length)) {
+    if (!zeros || !writer_zero(&r->writer, offset, length, false)) {
         writer_write(&r->writer, offset, length, fill_from_old, r);
     }
 }
@@ -128,12 +128,27 @@ static void compare_and_pull(struct rebase *r, u64 offset, u64 length) {
     }
 }
 
+/* Does neither chain hold anything at `offset`? *length becomes that of the part of which it was asked. */
+static bool both_empty(struct rebase *r, u64 offset, u64 *length) {
+    u32 layer;
+    struct extent old = chain_at(&r->chain, 1, r->chain.count, offset, *length, &layer);
+    bool empty = old.kind == EXTENT_ABSENT || old.kind == EXTENT_ZERO;
+    u64 both = old.length;
+    if (empty && r->new_chain.count > 0) {
+        struct extent new = chain_at(&r->new_chain, 0, r->new_chain.count, offset, both, &layer);
+        empty = new.kind == EXTENT_ABSENT || new.kind == EXTENT_ZERO;
+        both = new.length;
+    }
+    *length = empty ? both : *length;
+    return empty;
+}
+
 static void pull_all(struct rebase *r) {
     r->old_bytes = heap_take(STEP + 2 * r->unit);
     r->new_bytes = heap_take(STEP + 2 * r->unit);
     for (u64 offset = 0; offset < r->size;) {
         u32 layer;
-        struct extent found = chain_at(&r->chain, 0, 1, offset, min64(STEP, r->size - offset), &layer);
+        struct extent found = chain_at(&r->chain, 0, 1, offset, r->size - offset, &layer);
         u64 length = found.length;
         bool wanted = found.kind == EXTENT_ABSENT;
         if (wanted && r->call->shared > 0) {
@@ -141,7 +156,11 @@ static void pull_all(struct rebase *r) {
             length = found.length;
             wanted = found.kind != EXTENT_ABSENT;
         }
+        if (wanted && both_empty(r, offset, &length)) {
+            wanted = false;
+        }
         if (wanted) {
+            length = min64(length, STEP);
             u64 start = offset / r->unit * r->unit;
             length = min64(round_up(offset + length, r->unit), r->size) - start;
             offset = start;

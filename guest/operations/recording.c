@@ -24,6 +24,18 @@ static bool concerns(const struct recording *r, const struct bitmap *bitmap) {
     return records(bitmap) || (r->grows && is_usable(bitmap));
 }
 
+/* A usable bitmap that the larger disk makes too large would make the image unreadable. */
+static void check_growth(const struct qcow2 *image, u64 size) {
+    for (u32 i = 0; i < image->bitmaps.count; i++) {
+        const struct bitmap *bitmap = &image->bitmaps.bitmaps[i];
+        u64 bytes = divide_up(bitmap_bits(size, bitmap->granularity_bits), 8);
+        if (is_usable(bitmap) && bytes > BITMAP_PAYLOAD_MAX) {
+            refuse_about(REFUSAL_BITMAP_TOO_LARGE, bitmap->name, bitmap->name_length, 1ull << bitmap->granularity_bits,
+                         bytes, 0);
+        }
+    }
+}
+
 static void mark_in_use(struct recording *r) {
     struct qcow2 *image = r->image;
     struct bitmap_set *set = &image->bitmaps;
@@ -33,7 +45,7 @@ static void mark_in_use(struct recording *r) {
         if (concerns(r, bitmap)) {
             u64 at = (u64)(bitmap->name - set->directory) - BITMAP_ENTRY_FIXED;
             store32(flags + 4ull * i, bitmap->flags | BITMAP_FLAG_IN_USE);
-            disk_queue_write(&image->disk, set->directory_offset + at + 12, flags + 4ull * i, 4);
+            disk_queue_write(&image->disk, set->directory_offset + at + BITMAP_ENTRY_FLAGS, flags + 4ull * i, 4);
         }
     }
     disk_run();
@@ -49,6 +61,7 @@ void recording_start(struct recording *recording, struct qcow2 *image, struct re
     }
     bitmaps_read(image);
     recording->grows = size > image->virtual_size;
+    check_growth(image, size);
     for (u32 i = 0; i < image->bitmaps.count; i++) {
         any_records |= records(&image->bitmaps.bitmaps[i]);
         recording->active |= concerns(recording, &image->bitmaps.bitmaps[i]);

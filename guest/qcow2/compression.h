@@ -7,8 +7,10 @@
 
 #include "qcow2/format.h"
 
+#define COMPRESSED_MAX (4 * MIB) /* bytes that an entry of the largest clusters can claim */
+
 /* Reads the compressed cluster that an L2 entry names (qcow2_co_preadv_compressed()). cluster: cluster_size
- * bytes; scratch: as many and 1024 more. Refuses what does not inflate to exactly a cluster. */
+ * bytes; scratch: COMPRESSED_MAX bytes. Refuses what does not inflate to exactly a cluster. */
 void inflate_entry(struct qcow2 *image, u64 entry, u8 *cluster, u8 *scratch);
 
 #endif

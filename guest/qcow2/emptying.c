@@ -40,7 +40,7 @@ static bool is_in_place(const struct qcow2 *image, const struct refcounts *refco
            refcounts->table[0] == 2 * cluster && image->l1_offset == CLUSTERS_IN_FRONT * cluster;
 }
 
-/* In an order in which tables that are in use already say no less than they have to. */
+/* Tables that are in use already: first those blocks go that are not the first, then what it need not count. */
 static void write_tables(struct qcow2 *image) {
     const u64 cluster = image->cluster_size;
     u64 l1_bytes = (clusters_left(image) - CLUSTERS_IN_FRONT) * cluster;
@@ -50,11 +50,11 @@ static void write_tables(struct qcow2 *image) {
     for (u64 i = 0; i < clusters_left(image); i++) {
         block_set(block, image->refcount_order, i, 1);
     }
-    disk_write(&image->disk, 2 * cluster, block, cluster);
-    disk_flush(&image->disk);
     u8 *table = heap_take_zeroed(cluster);
     store64(table, 2 * cluster);
     disk_write(&image->disk, cluster, table, cluster);
+    disk_flush(&image->disk);
+    disk_write(&image->disk, 2 * cluster, block, cluster);
     disk_flush(&image->disk);
 }
 

@@ -19,6 +19,7 @@
 #define INCOMPATIBLE_COMPRESSION (1ull << 3)
 #define INCOMPATIBLE_EXTENDED_L2 (1ull << 4)
 #define INCOMPATIBLE_KNOWN 0x1full
+#define COMPATIBLE_LAZY_REFCOUNTS (1ull << 0)
 #define AUTOCLEAR_BITMAPS (1ull << 0)
 #define AUTOCLEAR_RAW_DATA (1ull << 1)
 #define AUTOCLEAR_KNOWN 0x3ull

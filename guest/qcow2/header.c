@@ -299,6 +299,9 @@ struct header_writer {
     u64 used;
     u64 size;
     enum refusal when_full;
+    u64 bitmaps;    /* where the data of their extension begins; 0: there is none */
+    u64 extensions; /* where they end */
+    u64 backing;    /* where the backing file's name begins */
 };
 
 static u8 *header_add(struct header_writer *writer, u64 length) {
@@ -350,11 +353,13 @@ static void add_extensions(struct qcow2 *image, struct header_writer *writer) {
         u8 bitmaps[BITMAPS_EXTENSION_BYTES];
         bitmaps_store_extension(&image->bitmaps, bitmaps);
         extension_add(writer, EXTENSION_BITMAPS, bitmaps, sizeof(bitmaps));
+        writer->bitmaps = writer->used - sizeof(bitmaps);
     }
     for (u32 i = image->unknown_extension_count; i-- > 0;) { /* qemu's list gives them back in reverse */
         const struct extension *unknown = &image->unknown_extensions[i];
         extension_add(writer, unknown->type, unknown->data, unknown->length);
     }
+    writer->extensions = writer->used;
     header_add(writer, 8); /* the end marker */
 }
 
@@ -367,9 +372,10 @@ static void store_tables(const struct qcow2 *image, u8 *header) {
 }
 
 /* The first cluster as qcow2_update_header() lays it out. */
-static u8 *compose(struct qcow2 *image, enum refusal when_full) {
+static struct header_writer compose(struct qcow2 *image, enum refusal when_full) {
     u64 unknown_fields = image->header_length > HEADER_BYTES ? image->header_length - HEADER_BYTES : 0;
-    struct header_writer writer = {heap_take_zeroed(image->cluster_size), 0, image->cluster_size, when_full};
+    struct header_writer writer = {
+        .start = heap_take_zeroed(image->cluster_size), .size = image->cluster_size, .when_full = when_full};
     load_header(image, image->cluster_size);
     u64 known = image->version >= 3 ? HEADER_BYTES : 72;
     u8 *header = header_add(&writer, known + unknown_fields);
@@ -388,11 +394,12 @@ static u8 *compose(struct qcow2 *image, enum refusal when_full) {
     store64(header + AT_BACKING_OFFSET, 0);
     store32(header + AT_BACKING_LENGTH, 0);
     if (image->backing_offset != 0) {
+        writer.backing = writer.used;
         store64(header + AT_BACKING_OFFSET, writer.used);
         store32(header + AT_BACKING_LENGTH, image->backing_length);
         memcpy(header_add(&writer, image->backing_length), image->backing_name, image->backing_length);
     }
-    return writer.start;
+    return writer;
 }
 
 void header_begin(struct qcow2 *image, u32 disk, u32 cluster_bits) {
@@ -413,9 +420,14 @@ void header_begin(struct qcow2 *image, u32 disk, u32 cluster_bits) {
 
 void header_rewrite(struct qcow2 *image) {
     void *mark = heap_mark();
-    disk_write(&image->disk, 0, compose(image, REFUSAL_EXTENSION_LARGE), image->cluster_size);
+    const struct header_writer composed = compose(image, REFUSAL_EXTENSION_LARGE);
+    disk_write(&image->disk, 0, composed.start, image->cluster_size);
     disk_flush(&image->disk);
     image->autoclear &= AUTOCLEAR_KNOWN;
+    image->bitmaps_extensions = composed.bitmaps != 0;
+    image->bitmaps_extension = composed.bitmaps;
+    image->extensions_end = composed.extensions;
+    image->backing_offset = composed.backing;
     heap_release(mark);
 }
 

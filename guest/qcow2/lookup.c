@@ -59,8 +59,11 @@ enum extent_kind entry_kind(const struct qcow2 *image, u64 entry, u64 bitmap, u3
 }
 
 static void check_entry(const struct qcow2 *image, u64 entry, u64 bitmap, u64 table, u64 index) {
-    if ((entry & ENTRY_COMPRESSED) != 0) {
-        return; /* its range is looked at by who inflates it */
+    if ((entry & ENTRY_COMPRESSED) != 0) { /* its range is looked at by who inflates it */
+        if (has_data_file(image)) {
+            refuse_entry(image, REFUSAL_RESERVED_BITS, TABLE_L2, table, index, entry);
+        }
+        return;
     }
     bool no_zero_flag = image->version < 3 || has_extended_l2(image);
     if ((entry & (L2_RESERVED | (no_zero_flag ? ENTRY_ZERO : 0))) != 0) {
@@ -69,7 +72,8 @@ static void check_entry(const struct qcow2 *image, u64 entry, u64 bitmap, u64 ta
     if (offset_in_cluster(image, entry & ENTRY_OFFSET) != 0) {
         refuse_entry(image, REFUSAL_UNALIGNED, TABLE_L2, table, index, entry);
     }
-    if ((bitmap & (bitmap >> 32) & 0xffffffffu) != 0) {
+    bool no_cluster = (entry & (ENTRY_OFFSET | (has_data_file(image) ? ENTRY_COPIED : 0))) == 0;
+    if ((bitmap & (bitmap >> 32) & 0xffffffffu) != 0 || (no_cluster && (bitmap & 0xffffffffu) != 0)) {
         refuse_entry(image, REFUSAL_SUBCLUSTERS, TABLE_L2, table, index, bitmap);
     }
 }
@@ -88,6 +92,9 @@ static struct extent one(const struct lookup *lookup, const u8 *table, u64 table
                            .length = size - inside % size,
                            .entry = entry};
     found.host = has_data_file(image) ? offset : (entry & ENTRY_OFFSET) + inside;
+    if (has_data_file(image) && (entry & ENTRY_OFFSET) != 0 && (entry & ENTRY_OFFSET) != offset - inside) {
+        refuse_entry(image, REFUSAL_DATA_FILE_OFFSET, TABLE_L2, table_offset, index, entry);
+    }
     if (found.kind == EXTENT_COMPRESSED) {
         found.length = image->cluster_size - inside;
     }

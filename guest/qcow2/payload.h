@@ -9,10 +9,8 @@
 
 #include "qcow2/bitmaps.h"
 
-#ifndef PAYLOAD_WINDOW
 #ifndef PAYLOAD_WINDOW           /* tests make it small */
 #define PAYLOAD_WINDOW (2 * MIB) /* bytes: the largest cluster */
-#endif
 #endif
 
 struct payload {
@@ -32,6 +30,9 @@ struct dirty_count {
 
 struct payload payload_of(const struct qcow2 *image, const struct bitmap *bitmap);
 struct payload payload_in_memory(const u64 *words, u64 bits, u32 granularity_bits);
+
+/* Refuses a table with an entry that cannot be. */
+void payload_check_table(struct payload *payload);
 
 /* Reads `length` bytes from byte `first` on, both multiples of 8; false: all of them are zero for sure. */
 bool payload_read(struct payload *payload, u64 first, u64 length, u64 *words);

@@ -9,6 +9,7 @@
 #define LOADED_BYTES (16 * MIB)
 #define HOOKED_ROOM 4096
 #define FREED_ROOM 65536
+#define HELD_ROOM 4096
 
 void ranges_open(struct range_list *list, u32 room) {
     list->ranges = heap_take(room * sizeof(struct range));
@@ -82,9 +83,55 @@ u64 refcounts_end(const struct refcounts *refcounts) {
     return entries << refcounts->block_bits;
 }
 
+static struct loaded_block *find_loaded(struct refcounts *refcounts, u32 table_index) {
+    for (u32 n = 0; n < refcounts->loaded_count; n++) {
+        u32 i = (refcounts->last + n) % refcounts->loaded_count;
+        if (refcounts->loaded[i].table_index == table_index) {
+            refcounts->last = i;
+            return &refcounts->loaded[i];
+        }
+    }
+    return NULL;
+}
+
+/* The block in memory that counts a held cluster, and the index there; NULL: it is as the disk has it. */
+static struct loaded_block *block_of_held(struct refcounts *refcounts, const struct held_cluster *held, u64 *index) {
+    *index = held->cluster & (block_size(refcounts) - 1);
+    return find_loaded(refcounts, (u32)(held->cluster >> refcounts->block_bits));
+}
+
+/* Held clusters count one more while blocks are written. */
+static void lift_held(struct refcounts *refcounts) {
+    const u32 order = refcounts->image->refcount_order;
+    u64 index;
+    for (u32 i = 0; i < refcounts->held_count; i++) {
+        const struct loaded_block *block = block_of_held(refcounts, &refcounts->held[i], &index);
+        refcounts->held[i].refcount = block != NULL ? block_get(block->data, order, index) : 0;
+    }
+    for (u32 i = 0; i < refcounts->held_count; i++) {
+        const struct loaded_block *block = block_of_held(refcounts, &refcounts->held[i], &index);
+        if (block != NULL) {
+            u64 now = block_get(block->data, order, index);
+            block_set(block->data, order, index, now < refcounts->max ? now + 1 : now);
+        }
+    }
+}
+
+static void lower_held(struct refcounts *refcounts) {
+    u64 index;
+    for (u32 i = 0; i < refcounts->held_count; i++) {
+        struct loaded_block *block = block_of_held(refcounts, &refcounts->held[i], &index);
+        if (block != NULL) {
+            block_set(block->data, refcounts->image->refcount_order, index, refcounts->held[i].refcount);
+            block->dirty = true;
+        }
+    }
+}
+
 /* Writes every changed block; no order among them is needed. */
 static void write_blocks(struct refcounts *refcounts) {
     struct qcow2 *image = refcounts->image;
+    lift_held(refcounts);
     for (u32 i = 0; i < refcounts->loaded_count; i++) {
         struct loaded_block *block = &refcounts->loaded[i];
         if (block->dirty) {
@@ -93,6 +140,7 @@ static void write_blocks(struct refcounts *refcounts) {
         }
     }
     disk_run();
+    lower_held(refcounts);
 }
 
 static void write_hooked(struct refcounts *refcounts) {
@@ -120,6 +168,9 @@ static struct loaded_block *take_place(struct refcounts *refcounts) {
             return &refcounts->loaded[refcounts->victim];
         }
     }
+    if (refcounts->held_count > 0) {
+        refcounts->relieve(refcounts->relieve_context);
+    }
     write_blocks(refcounts);
     write_hooked(refcounts);
     return &refcounts->loaded[refcounts->victim];
@@ -127,17 +178,6 @@ static struct loaded_block *take_place(struct refcounts *refcounts) {
 
 static bool has_block(const struct refcounts *refcounts, u64 table_index) {
     return table_index < refcounts->table_entries && refcounts->table[table_index] != 0;
-}
-
-static struct loaded_block *find_loaded(struct refcounts *refcounts, u32 table_index) {
-    for (u32 n = 0; n < refcounts->loaded_count; n++) {
-        u32 i = (refcounts->last + n) % refcounts->loaded_count;
-        if (refcounts->loaded[i].table_index == table_index) {
-            refcounts->last = i;
-            return &refcounts->loaded[i];
-        }
-    }
-    return NULL;
 }
 
 static struct loaded_block *load_block(struct refcounts *refcounts, u32 table_index) {
@@ -171,10 +211,38 @@ u64 refcounts_get(struct refcounts *refcounts, u64 cluster) {
     return block_get(block->data, refcounts->image->refcount_order, cluster & (block_size(refcounts) - 1));
 }
 
-void refcounts_put(struct refcounts *refcounts, u64 cluster, u64 value) {
+static void set_refcount(struct refcounts *refcounts, u64 cluster, u64 value) {
     struct loaded_block *block = load_block(refcounts, (u32)(cluster >> refcounts->block_bits));
     block_set(block->data, refcounts->image->refcount_order, cluster & (block_size(refcounts) - 1), value);
     block->dirty = true;
+}
+
+void refcounts_hold(struct refcounts *refcounts, void (*relieve)(void *context), void *context) {
+    refcounts->held = heap_take(HELD_ROOM * sizeof(*refcounts->held));
+    refcounts->relieve = relieve;
+    refcounts->relieve_context = context;
+}
+
+void refcounts_let_go(struct refcounts *refcounts) { refcounts->held_count = 0; }
+
+static void hold(struct refcounts *refcounts, u64 cluster) {
+    if (refcounts->held == NULL) {
+        return;
+    }
+    if (refcounts->held_count == HELD_ROOM) {
+        refcounts->relieve(refcounts->relieve_context);
+    }
+    refcounts->held[refcounts->held_count++].cluster = cluster;
+}
+
+/* Before clusters are taken: are they free on the disk as well? */
+static void make_free(struct refcounts *refcounts, u64 first, u64 count) {
+    for (u32 i = 0; i < refcounts->held_count; i++) {
+        if (refcounts->held[i].cluster - first < count) {
+            refcounts->relieve(refcounts->relieve_context);
+            return;
+        }
+    }
 }
 
 /* alloc_clusters_noref(): the first run of free clusters from the cursor on. */
@@ -186,6 +254,7 @@ static u64 find_free(struct refcounts *refcounts, u64 count) {
     if (count > 0 && refcounts->cursor - 1 > HOST_OFFSET_MAX >> refcounts->image->cluster_bits) {
         refuse_plain(REFUSAL_FILE_TOO_BIG);
     }
+    make_free(refcounts, first, count);
     ranges_remove(&refcounts->freed, first << refcounts->image->cluster_bits, count << refcounts->image->cluster_bits);
     return first;
 }
@@ -249,7 +318,7 @@ static void grow_table(struct refcounts *refcounts, u64 cluster, u64 block_index
         }
     }
     for (u64 i = start; i < end; i++) {
-        refcounts_put(refcounts, i, 1);
+        set_refcount(refcounts, i, 1);
     }
     write_blocks(refcounts);
     refcounts->hooked_count = 0; /* all of them are in the new table */
@@ -284,7 +353,7 @@ static void make_block(struct refcounts *refcounts, u64 cluster) {
     if (index < refcounts->table_entries) {
         new_block(refcounts, (u32)index, offset);
         if (counts_itself) {
-            refcounts_put(refcounts, at, 1);
+            set_refcount(refcounts, at, 1);
         }
         if (refcounts->hooked_count == HOOKED_ROOM) {
             write_blocks(refcounts);
@@ -306,13 +375,13 @@ static bool add_reference(struct refcounts *refcounts, u64 first, u64 count) {
     for (u64 i = first; i < first + count; i++) {
         if (!has_block(refcounts, i >> refcounts->block_bits)) {
             for (u64 done = first; done < i; done++) {
-                refcounts_put(refcounts, done, 0);
+                set_refcount(refcounts, done, 0);
             }
             make_block(refcounts, i);
             refcounts->cursor = min64(refcounts->cursor, first);
             return false;
         }
-        refcounts_put(refcounts, i, 1);
+        set_refcount(refcounts, i, 1);
     }
     return true;
 }
@@ -337,6 +406,7 @@ u64 refcounts_allocate_at(struct refcounts *refcounts, u64 offset, u64 count) {
         while (taken < count && refcounts_get(refcounts, first + taken) == 0) {
             taken++;
         }
+        make_free(refcounts, first, taken);
     } while (!add_reference(refcounts, first, taken));
     ranges_remove(&refcounts->freed, offset, taken << refcounts->image->cluster_bits);
     return taken;
@@ -362,7 +432,8 @@ void refcounts_free(struct refcounts *refcounts, u64 offset, u64 bytes, bool pun
         if (refcount == 0) {
             refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, 0, i << image->cluster_bits, 1);
         }
-        refcounts_put(refcounts, i, refcount - 1);
+        hold(refcounts, i);
+        set_refcount(refcounts, i, refcount - 1);
         if (refcount > 1) {
             continue;
         }
@@ -443,8 +514,10 @@ void refcounts_reserve(struct refcounts *refcounts) {
 void refcounts_write_back(struct refcounts *refcounts) {
     write_blocks(refcounts);
     write_hooked(refcounts);
-    refcounts->loaded_count = 0; /* who changes blocks in bulk must not meet an old copy here */
-    refcounts->last = 0;
+    if (refcounts->held_count == 0) {
+        refcounts->loaded_count = 0; /* who changes blocks in bulk must not meet an old copy here */
+        refcounts->last = 0;
+    }
 }
 
 void refcounts_discard(struct refcounts *refcounts) {

@@ -29,6 +29,11 @@ struct loaded_block { /* of refcounts */
     bool dirty;
 };
 
+struct held_cluster {
+    u64 cluster;
+    u64 refcount; /* that it is to have */
+};
+
 struct refcounts {
     struct qcow2 *image;
     u64 *table; /* offsets of the blocks; 0: none */
@@ -44,6 +49,11 @@ struct refcounts {
     u32 *hooked; /* table entries that the file does not have yet */
     u32 hooked_count;
     struct range_list freed; /* to be punched */
+    struct held_cluster
+        *held; /* one reference less in memory, but the disk may refer there still; NULL: not asked for */
+    u32 held_count;
+    void (*relieve)(void *context); /* makes the disk refer to none of them any more */
+    void *relieve_context;
 };
 
 static inline u64 block_get(const u8 *block, u32 order, u64 index) {
@@ -109,8 +119,12 @@ u64 refcounts_allocate(struct refcounts *refcounts, u64 bytes);
  * (qcow2_alloc_clusters_at()). */
 u64 refcounts_allocate_at(struct refcounts *refcounts, u64 offset, u64 count);
 
-/* Sets a refcount as it is: neither frees nor allocates. */
-void refcounts_put(struct refcounts *refcounts, u64 cluster, u64 value);
+/* From here on a cluster keeps on the disk the reference that it loses in memory, until refcounts_let_go(); it is
+ * not taken anew before `relieve` has seen to that. For who changes tables in memory. */
+void refcounts_hold(struct refcounts *refcounts, void (*relieve)(void *context), void *context);
+
+/* The tables on the disk refer to nothing any more that was freed. */
+void refcounts_let_go(struct refcounts *refcounts);
 
 /* Takes exactly these clusters, if they are free and have blocks that count them. */
 bool refcounts_take(struct refcounts *refcounts, u64 first_cluster, u64 count);

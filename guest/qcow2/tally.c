@@ -278,6 +278,11 @@ bool tally_l2(void *context, const struct table_item *item, u8 *table) {
             i += RUN - 1;
             continue;
         }
+        if (has_data_file(image) && (entry & ENTRY_OFFSET) != 0 &&
+            (entry & ENTRY_OFFSET) != (item->index * count + i) << image->cluster_bits) {
+            blame(&(struct origin){TABLE_L2, item->offset, i, entry}, REFUSAL_DATA_FILE_OFFSET, entry & ENTRY_OFFSET,
+                  0);
+        }
         if ((entry | (step == 16 ? load64(table + i * step + 8) : 0)) == 0) {
             continue;
         }

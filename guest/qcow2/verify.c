@@ -207,7 +207,12 @@ static void count_stale_cluster(struct verifier *v, u64 cluster) {
 
 static void count_stale_run(struct verifier *v, u64 offset, u64 bytes) {
     const u32 bits = v->image->cluster_bits;
-    for (u64 cluster = offset >> bits; cluster << bits < offset + bytes && v->result->stale_are_whole; cluster++) {
+    if (bytes == 0) {
+        return;
+    }
+    u64 last = (offset + bytes - 1) >> bits;
+    v->result->stale_are_whole &= offset <= v->image->disk.size;
+    for (u64 cluster = offset >> bits; cluster <= last && v->result->stale_are_whole; cluster++) {
         count_stale_cluster(v, cluster);
     }
 }
@@ -422,5 +427,7 @@ void verify(struct qcow2 *image, struct refcounts *refcounts, struct verificatio
     heap_release(mark);
     if (reads_bitmaps) {
         image->bitmaps.directory = NULL;
+        image->bitmaps.bitmaps = NULL;
+        image->bitmaps.is_whole = false;
     }
 }

@@ -4,7 +4,6 @@
  */
 #include "qcow2/writer.h"
 
-#define FREED_ROOM 4096
 #define NOWHERE UINT64_MAX
 #define ALL_ZERO 0xffffffff00000000ull /* of a bitmap of subclusters */
 
@@ -17,15 +16,6 @@ struct step {
 };
 
 static struct qcow2 *image_of(const struct writer *w) { return w->lookup->image; }
-
-static bool was_freed(const struct writer *w, u64 first, u64 count) {
-    for (u32 i = 0; i < w->freed_count; i++) {
-        if (w->freed[i].cluster - first < count) {
-            return true;
-        }
-    }
-    return false;
-}
 
 static void write_tables(struct writer *w) {
     struct qcow2 *image = image_of(w);
@@ -58,35 +48,16 @@ static void write_l1(struct writer *w) {
     w->l1_end = 0;
 }
 
-/* What is referred to on the disk still counts there until the tables are written that no longer do. */
-static void hold_freed(struct writer *w) {
-    for (u32 i = 0; i < w->freed_count; i++) {
-        w->freed[i].refcount = refcounts_get(w->refcounts, w->freed[i].cluster);
-    }
-    for (u32 i = 0; i < w->freed_count; i++) {
-        u64 now = refcounts_get(w->refcounts, w->freed[i].cluster);
-        refcounts_put(w->refcounts, w->freed[i].cluster, now < w->refcounts->max ? now + 1 : now);
-    }
-}
-
-static void let_go_of_freed(struct writer *w) {
-    for (u32 i = 0; i < w->freed_count; i++) {
-        refcounts_put(w->refcounts, w->freed[i].cluster, w->freed[i].refcount);
-    }
-    w->freed_count = 0;
-}
-
 static void write_group(struct writer *w) {
     struct qcow2 *image = image_of(w);
-    if (w->data.index != image->disk.index) {
-        disk_flush(&w->data);
+    if (w->data != &image->disk) {
+        disk_flush(w->data);
     }
-    hold_freed(w);
     refcounts_write_back(w->refcounts);
     disk_flush(&image->disk);
     write_tables(w);
     write_l1(w);
-    let_go_of_freed(w);
+    refcounts_let_go(w->refcounts);
     refcounts_discard(w->refcounts);
 }
 
@@ -96,17 +67,18 @@ void writer_open(struct writer *writer, struct lookup *lookup, struct refcounts 
                  writer_fill *keep, void *context) {
     *writer = (struct writer){.lookup = lookup,
                               .refcounts = refcounts,
-                              .data = lookup->image->disk,
+                              .data = &lookup->image->disk,
                               .keep = keep,
                               .context = context,
                               .has_backing = has_backing,
                               .l1_first = UINT64_MAX};
     if (lookup->data_disk != lookup->image->disk.index) {
         const struct call_header *call = call_memory();
-        writer->data = (struct disk){.index = lookup->data_disk, .size = call->disk_size[lookup->data_disk]};
+        writer->data_file = (struct disk){.index = lookup->data_disk, .size = call->disk_size[lookup->data_disk]};
+        writer->data = &writer->data_file;
     }
     writer->dirty = heap_take_zeroed(lookup->room * sizeof(bool));
-    writer->freed = heap_take(FREED_ROOM * sizeof(*writer->freed));
+    refcounts_hold(refcounts, leave_window, writer);
     writer->old = heap_take(WRITER_REQUEST_MAX / 512 * sizeof(u64));
     lookup->leave = leave_window;
     lookup->leave_context = writer;
@@ -122,24 +94,8 @@ static u64 allocate(struct writer *w, u64 *count, u64 at) {
         offset = at;
         *count = refcounts_allocate_at(w->refcounts, at, *count);
     }
-    if (was_freed(w, offset >> image->cluster_bits, *count)) {
-        write_group(w); /* the disk may still refer to what is there */
-    }
     w->clusters_allocated += *count;
     return offset;
-}
-
-static void free_clusters(struct writer *w, u64 offset, u64 length, bool punch) {
-    struct qcow2 *image = image_of(w);
-    u64 first = offset >> image->cluster_bits;
-    u64 last = (offset + length - 1) >> image->cluster_bits;
-    if (w->freed_count + (last - first + 1) > FREED_ROOM) {
-        write_group(w);
-    }
-    for (u64 cluster = first; cluster <= last; cluster++) {
-        w->freed[w->freed_count++].cluster = cluster;
-    }
-    refcounts_free(w->refcounts, offset, length, punch);
 }
 
 /* qcow2_free_any_cluster() */
@@ -151,12 +107,12 @@ static void free_entry(struct writer *w, u64 entry, bool punch) {
         compressed_range(image, entry, &offset, &length);
     } else if (has_data_file(image)) {
         if (punch) {
-            disk_queue_discard(&w->data, offset, length);
+            disk_queue_discard(w->data, offset, length);
         }
         return;
     }
     if (offset != 0) {
-        free_clusters(w, offset, length, punch);
+        refcounts_free(w->refcounts, offset, length, punch);
     }
 }
 
@@ -179,7 +135,7 @@ static u8 *own_table(struct writer *w, u64 cluster) {
         w->l1_end = max64(w->l1_end, index + 1);
         w->dirty[place] = true;
         if (old != 0) {
-            free_clusters(w, old, image->cluster_size, false);
+            refcounts_free(w->refcounts, old, image->cluster_size, false);
         }
     }
     return table;
@@ -338,12 +294,12 @@ void writer_write(struct writer *w, u64 offset, u64 length, writer_fill *fill, v
         u64 from = offset;
         u64 until = to;
         kept_ranges(w, table, &step, &from, &until);
-        fill(context, offset, to - offset, &w->data, step.host + (offset - base));
+        fill(context, offset, to - offset, w->data, step.host + (offset - base));
         if (from < offset) {
-            w->keep(w->context, from, offset - from, &w->data, step.host + (from - base));
+            w->keep(w->context, from, offset - from, w->data, step.host + (from - base));
         }
         if (until > to) {
-            w->keep(w->context, to, until - to, &w->data, step.host + (to - base));
+            w->keep(w->context, to, until - to, w->data, step.host + (to - base));
         }
         link(w, table, &step, from, until);
         host = step.host + (to - base);
@@ -352,14 +308,16 @@ void writer_write(struct writer *w, u64 offset, u64 length, writer_fill *fill, v
     free_old(w);
 }
 
-/* zero_in_l2_slice() for one cluster; false: it was so already. */
-static void zero_cluster(struct writer *w, u64 cluster) {
+/* zero_in_l2_slice() for one cluster. */
+static void zero_cluster(struct writer *w, u64 cluster, bool unmaps) {
     struct qcow2 *image = image_of(w);
     u8 *at = entry_at(w, own_table(w, cluster), cluster);
     u64 old = load64(at);
     u64 old_bitmap = has_extended_l2(image) ? load64(at + 8) : 0;
     bool discards = image->version < 3;
-    bool frees = (old & (ENTRY_OFFSET | ENTRY_COMPRESSED)) != 0 || (has_data_file(image) && (old & ENTRY_COPIED) != 0);
+    bool has_cluster =
+        (old & ENTRY_OFFSET) != 0 || (has_data_file(image) && (old & (ENTRY_COPIED | ENTRY_ZERO)) == ENTRY_COPIED);
+    bool frees = (old & ENTRY_COMPRESSED) != 0 || ((unmaps || discards) && has_cluster);
     u64 entry = frees ? 0 : old;
     u64 bitmap = has_extended_l2(image) ? ALL_ZERO : 0;
     entry |= has_extended_l2(image) || discards ? 0 : ENTRY_ZERO;
@@ -395,12 +353,16 @@ static bool zero_subclusters(struct writer *w, u64 offset, u64 length) {
     return true;
 }
 
-bool writer_zero(struct writer *w, u64 offset, u64 length) {
+bool writer_zero(struct writer *w, u64 offset, u64 length, bool unmaps) {
     struct qcow2 *image = image_of(w);
     const u64 cluster_size = image->cluster_size;
     u64 end = offset + length;
     if (image->version < 3 && w->has_backing) {
         return false;
+    }
+    if (has_data_file(image) && (image->autoclear & AUTOCLEAR_RAW_DATA) != 0) { /* the file alone tells it, too */
+        disk_queue_zero(w->data, offset, length);
+        disk_queue_discard(w->data, offset, length);
     }
     if (end >= image->virtual_size) {
         end = round_up(end, cluster_size);
@@ -411,7 +373,7 @@ bool writer_zero(struct writer *w, u64 offset, u64 length) {
     }
     u64 tail = max64(head_end, end & ~(cluster_size - 1));
     for (u64 at = head_end; at < tail; at += cluster_size) {
-        zero_cluster(w, at >> image->cluster_bits);
+        zero_cluster(w, at >> image->cluster_bits, unmaps);
     }
     return tail >= end || zero_subclusters(w, tail, end - tail);
 }
@@ -421,5 +383,6 @@ void writer_close(struct writer *w) {
     write_group(w);
     refcounts_write_back(w->refcounts);
     disk_flush(&image->disk);
+    w->refcounts->held = NULL;
     w->lookup->leave = NULL;
 }

@@ -22,19 +22,15 @@ typedef void writer_fill(void *context, u64 offset, u64 length, struct disk *to,
 struct writer {
     struct lookup *lookup;
     struct refcounts *refcounts;
-    struct disk data;  /* holds the clusters: the image's own file, or its external data file */
+    struct disk *data; /* holds the clusters: the image's own file, or its external data file */
+    struct disk data_file;
     writer_fill *keep; /* gives what the image shows now, for the rest of a cluster that gets a new place */
     void *context;     /* of keep */
     bool has_backing;
     bool *dirty;  /* tables of the window */
     u64 l1_first; /* L1 entries that changed, from this one ... */
     u64 l1_end;   /* ... to this one */
-    struct freed_cluster {
-        u64 cluster;
-        u64 refcount; /* that it is to have */
-    } * freed;        /* one reference less in memory, but not on the disk yet; a cluster can be named more than once */
-    u32 freed_count;
-    u64 *old; /* L2 entries that the request under way has replaced */
+    u64 *old;     /* L2 entries that the request under way has replaced */
     u32 old_count;
     bool linked; /* an L2 entry was set to a cluster */
     u64 clusters_allocated;
@@ -46,9 +42,10 @@ void writer_open(struct writer *writer, struct lookup *lookup, struct refcounts 
 /* fill: gives the new bytes. length: up to WRITER_REQUEST_MAX. */
 void writer_write(struct writer *writer, u64 offset, u64 length, writer_fill *fill, void *context);
 
-/* Makes a part of the disk read as zeros, whole (sub)clusters of it or up to its end; what was there is freed.
- * False: this image cannot (version 2 with a backing file, or half a compressed cluster); zeros have to be written. */
-bool writer_zero(struct writer *writer, u64 offset, u64 length);
+/* Makes a part of the disk read as zeros, whole (sub)clusters of it or up to its end; unmaps: what was there is
+ * freed. False: this image cannot (version 2 with a backing file, or half a compressed cluster); zeros have to be
+ * written. */
+bool writer_zero(struct writer *writer, u64 offset, u64 length, bool unmaps);
 
 /* Everything is on the disk. */
 void writer_close(struct writer *writer);

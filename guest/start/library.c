@@ -9,12 +9,17 @@
 void *malloc(size_t size);
 void *calloc(size_t count, size_t size);
 void free(void *memory);
-_Noreturn void __stack_chk_fail(void);
+_Noreturn void __stack_chk_fail(void); // NOLINT(bugprone-reserved-identifier): the compiler's name
 
 void *malloc(size_t size) { return heap_take(size); }
 
-void *calloc(size_t count, size_t size) { return heap_take_zeroed(count * size); }
+void *calloc(size_t count, size_t size) {
+    size_t bytes;
+    return heap_take_zeroed(__builtin_mul_overflow(count, size, &bytes) ? SIZE_MAX : bytes);
+}
 
 void free(void *memory) { (void)memory; }
 
-_Noreturn void __stack_chk_fail(void) { __builtin_trap(); }
+_Noreturn void __stack_chk_fail(void) { // NOLINT(bugprone-reserved-identifier)
+    __builtin_trap();
+}
