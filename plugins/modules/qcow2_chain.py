@@ -24,6 +24,7 @@ author:
 extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup
+  - airlock.images._images.sandbox
 attributes:
   check_mode:
     support: full
@@ -119,16 +120,8 @@ options:
         then, run it again with more time.
     type: int
     default: 86400
-requirements:
-  - Python 3.9 or newer
-  - C(/dev/kvm), and the permission to open it for reading and writing
-  - The cffi backend for that Python, 1.14 or newer (C(python3-cffi-backend) on Debian and Ubuntu, C(python3-cffi) on
-    Fedora and RHEL, C(cffi) on PyPI)
 notes:
-  - The images are parsed and rewritten inside small KVM guests that have no devices, no operating system and nothing
-    but the images. RV(sandbox.layers) says which layers were active.
-  - All layers are locked as QEMU locks them, from the first look to the end. A chain that a virtual machine uses is
-    refused.
+  - The locks are held from the first look to the end. A chain that a virtual machine uses is refused.
   - What a layer in the middle of several that are committed together shows is another thing afterwards. Its file stays
     unless O(drop=true), and is of no use any more.
 seealso:
