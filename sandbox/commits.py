@@ -127,6 +127,7 @@ def commit(
     """
     if not 0 < base < len(chain.layers):
         raise errors.ArgumentError(f"There is no layer {base} below the top of this chain.", "base_not_found")
+    _check_device(chain, base, allow_resize)
     everything, rows = _disks(chain)
     layers = (0, base) if empties and chain.top.format == "qcow2" else (base,)
     fields = {
@@ -216,6 +217,19 @@ def _disks(chain: Chain) -> tuple[list[Image], list[dict[str, int]]]:
             "too_many_files",
         )
     return everything, rows
+
+
+def _check_device(chain: Chain, base: int, allow_resize: bool) -> None:
+    """Raises CommitError for a raw base that cannot grow."""
+    layer = chain.layers[base]
+    is_device = layer.format == "raw" and layer.image.disk.is_block
+    if is_device and allow_resize and layer.virtual_size < chain.top.virtual_size:
+        raise errors.CommitError(
+            f"{errors.clean(layer.path, errors.PATH_LIMIT)} is a block device of {layer.virtual_size} bytes, the top "
+            f"has a disk of {chain.top.virtual_size}: it does not fit. Make the device larger.",
+            ["Block job failed: Invalid argument"],
+            "base_device_small",
+        )
 
 
 def _changed(rows: t.Sequence[t.Mapping[str, int]], layers: t.Sequence[int]) -> set[int]:

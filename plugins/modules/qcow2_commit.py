@@ -322,7 +322,7 @@ error_code:
       V(backing_loop), V(backing_format_missing), V(backing_format_unknown), V(chain_too_deep), V(too_many_files), and
       more of that kind, also with C(data_file) in the place of C(backing)).
     - The images (V(not_qcow2), V(truncated), V(incompatible_features), V(dirty), V(corrupt), V(encrypted),
-      V(compressed_cluster), V(base_resize), V(base_resize_v2), V(refcount_too_low), V(overlap),
+      V(compressed_cluster), V(base_resize), V(base_resize_v2), V(base_device_small), V(refcount_too_low), V(overlap),
       V(outside_file), V(copied_flag), and more of that kind).
     - The bitmaps (V(has_bitmaps), V(base_without_bitmaps), V(bitmap_inconsistent), V(bitmap_sizes),
       V(bitmap_version_2), and more of that kind).

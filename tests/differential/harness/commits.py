@@ -25,7 +25,9 @@ from sandbox.chain import open_chain
 from sandbox.commits import Commit, commit, find_base, open_base
 
 from . import qemu
+from .bitmaps import bitmaps
 from .compare import differences
+from .qcow2 import Qcow2
 
 MEGA = 1 << 20
 ONE_OPERATION_RATE = "640k"  # a chunk of 64 KiB takes a slice of time
@@ -34,14 +36,18 @@ CLUSTER_SIZES = (512, 512, 1024, 2048, 4096, 4096, 8192, 16384, 32768, 65536, 65
 
 @dataclass(frozen=True)
 class Layer:
-    """One image of a chain. options: qemu-img create -o. size: bytes. steps: qemu-io's commands, one of them may be
-    "snapshot"."""
+    """One image of a chain. options: qemu-img create -o. size: bytes. steps: qemu-io's commands; "snapshot" takes one,
+    "bitmap ..." has the arguments of qemu-img bitmap."""
 
     name: str
     format: str
     options: str
     size: int
     steps: tuple[str, ...]
+
+    @property
+    def has_bitmaps(self) -> bool:
+        return any(step.startswith("bitmap") for step in self.steps)
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,22 @@ def make_scenario(seed: int) -> Scenario:
             steps = (*steps, "snapshot", *_steps(rng, size, cluster, kind)[:4])
         layers.append(Layer(f"l{index}.qcow2", "qcow2", options, size, steps))
     base = rng.choice((count - 2, rng.randrange(count - 1)))
-    return Scenario(seed, tuple(layers), base, rng.random() < 0.15)
+    drop = rng.random() < 0.15
+    for index, share in ((base, 0.35), (count - 1, 0.1)):
+        if rng.random() < share and layers[index].format == "qcow2" and "compat=0.10" not in layers[index].options:
+            layers[index] = _with_bitmaps(rng, layers[index])
+    return Scenario(seed, tuple(layers), base, drop)
+
+
+def _with_bitmaps(rng: random.Random, layer: Layer) -> Layer:
+    """A few bitmaps, recording or not, made somewhere between the layer's steps."""
+    steps = list(layer.steps)
+    for number in range(rng.randrange(1, 4)):
+        at = rng.randrange(len(steps) + 1)
+        flags = rng.choice(("--add", "--add", "--add --disable"))
+        granularity = 1 << rng.randrange(9, 18)
+        steps.insert(at, f"bitmap {flags} -g {granularity} {layer.name} b{number}")
+    return dataclasses.replace(layer, steps=tuple(steps))
 
 
 def make_slow_scenario(seed: int) -> Scenario:
@@ -173,14 +194,17 @@ def build(scenario: Scenario, directory: str) -> None:
         qemu.must([*command, layer.name, str(layer.size)], cwd=directory)
         written: list[str] = []
         for step in (*layer.steps, ""):
-            if step and step != "snapshot":
+            kind = step.partition(" ")[0]
+            if kind not in ("", "snapshot", "bitmap"):
                 written += ["-c", step]
                 continue
             if written:
                 qemu.run(["qemu-io", "-f", layer.format, *written, layer.name], cwd=directory)
             written = []
-            if step:
+            if kind == "snapshot":
                 qemu.must(["qemu-img", "snapshot", "-c", "s", layer.name], cwd=directory)
+            elif kind == "bitmap":
+                qemu.must(["qemu-img", *step.split()], cwd=directory)
         below = layer
 
 
@@ -235,6 +259,12 @@ def _info(directory: str, layer: Layer) -> object:
     for name in ("actual-size", "filename", "full-backing-filename", "children"):
         facts.pop(name, None)
     return facts
+
+
+def bitmaps_of(path: str) -> list[object]:
+    """What the bitmaps of an image mean."""
+    with Qcow2(path) as image:
+        return list(bitmaps(image))
 
 
 def content(directory: str, layer: Layer) -> str:
@@ -333,6 +363,8 @@ class CommitArena:
                 ("extended L2", any("extended_l2" in each.options for each in scenario.layers)),
                 ("zstd", any("zstd" in each.options for each in scenario.layers)),
                 ("version 2 base", "compat=0.10" in base.options),
+                ("bitmaps in the base", base.has_bitmaps),
+                ("bitmaps in the top", scenario.layers[-1].has_bitmaps),
             )
             if there
         )
@@ -353,14 +385,16 @@ class CommitArena:
                 continue  # its map is that of the file system
             if _map(theirs, scenario, layer) != _map(ours, scenario, layer):
                 faults.append(f"qemu-img map of {layer.name} differs")
+            if bitmaps_of(os.path.join(theirs, layer.name)) != bitmaps_of(os.path.join(ours, layer.name)):
+                faults.append(f"the bitmaps of {layer.name} differ")
             complaints = [qemu.check(os.path.join(who, layer.name), who).complaints for who in (made, ours)]
             if complaints[1] - complaints[0]:
                 faults.append(f"qemu-img check of {layer.name}: {sorted(complaints[1])}")
         for name in names:
             if name.split(".")[0] == base.name.split(".")[0] or name.endswith((".data", ".content")):
                 continue
-            if name == top.name and not emptied:
-                continue  # qemu-img empties again what is empty, we do not
+            if name == top.name and (top.has_bitmaps or not emptied):
+                continue  # qemu-img writes bitmaps anew wherever it opens them, and empties again what is empty
             if differences(self.path("qemu", name), self.path("ours", name)):
                 faults.append(f"{name} is not as qemu-img leaves it")
         return faults

@@ -11,7 +11,7 @@ import typing as t
 
 import pytest
 
-from sandbox import commits, errors, kvm, locks, machine
+from sandbox import commits, disks, errors, kvm, locks, machine
 from sandbox.chain import Chain, open_chain
 from sandbox.rules import OFFSET_MAX
 
@@ -168,6 +168,18 @@ def test_qemu_says_of_a_failed_write(chain: Chain, guest: Guest) -> None:
     with pytest.raises(errors.NoSpaceError) as caught:
         commits.commit(chain, 1)
     assert caught.value.qemu_message == "Block job failed: No space left on device"
+
+
+def test_a_device_does_not_grow(chain: Chain, guest: Guest, directory: pathlib.Path) -> None:
+    with open(directory / "raw", "r+b") as file:
+        file.truncate(1 << 19)
+    chain.layers[3].image.disk.is_block = True
+    chain.layers[3].image.disk.__class__ = type("Device", (disks.Disk,), {"size": 1 << 19})
+    for dry_run in (True, False):
+        with pytest.raises(errors.CommitError) as caught:
+            commits.commit(chain, 3, allow_resize=True, dry_run=dry_run)
+        assert caught.value.code == "base_device_small"
+    assert guest.calls == []
 
 
 def test_empty(chain: Chain, guest: Guest) -> None:

@@ -20,7 +20,7 @@ from sandbox.seccomp import ALLOW, KILL_PROCESS, OneOf, Rule, Without
 
 VCPU, CHAIN, TARGET, JOURNAL_DISK, PIPE, RECORD = 7, 10, 11, 12, 20, 21
 FILES = [File(CHAIN, False, False, 0), File(TARGET, True, False, 1 << 30), File(JOURNAL_DISK, True, False, 1 << 30)]
-RULES = jail.rules(VCPU, FILES, [PIPE, RECORD], JOURNAL_DISK)
+RULES = jail.rules(VCPU, FILES, [PIPE, RECORD], JOURNAL_DISK, sleeps=True)
 PROGRAM = seccomp.program(RULES)
 ANY = 0xDEADBEEF
 MINUS_ONE = (1 << 64) - 1
@@ -64,6 +64,7 @@ CASES = {
     "brk": ((0,), {}),
     "madvise": ((ANY, 4096, 4), {}),
     "clock_gettime": ((1, ANY), {}),
+    "clock_nanosleep": ((1, 0, ANY, 0), {0: (0, 2, 3), 1: (1, 2)}),
     "exit_group": ((0,), {}),
 }
 WRONG = [
@@ -88,6 +89,11 @@ def test_every_rule_has_a_case():
     assert {rule.name for rule in RULES} == set(CASES)
     for rule in RULES:
         assert {condition.argument for condition in rule.conditions} == set(CASES[rule.name][1]), rule.name
+
+
+def test_who_keeps_to_no_rate_does_not_sleep():
+    names = {rule.name for rule in jail.rules(VCPU, FILES, [PIPE, RECORD], JOURNAL_DISK)}
+    assert set(CASES) - names == {"clock_nanosleep"}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -188,6 +194,7 @@ HARMLESS = {
     "mremap": (0, 0, 0, 0),
     "madvise": (0, 0, 4),
     "clock_gettime": (1, 0),
+    "clock_nanosleep": (1, 0, 0, 0),
     "write": (PIPE, 0, 0),
 }
 
