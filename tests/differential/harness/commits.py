@@ -19,6 +19,7 @@ import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 from sandbox import errors
 from sandbox.chain import open_chain
@@ -184,7 +185,7 @@ def _steps(rng: random.Random, size: int, cluster: int, kind: str) -> tuple[str,
 
 
 def build(scenario: Scenario, directory: str) -> None:
-    """Makes the images, lowest first."""
+    """Makes the images, lowest first. Raises RuntimeError when QEMU cannot, or finds that it has damaged one."""
     os.makedirs(directory)
     below: Layer | None = None
     for layer in scenario.layers:
@@ -206,6 +207,8 @@ def build(scenario: Scenario, directory: str) -> None:
             elif kind == "bitmap":
                 qemu.must(["qemu-img", *step.split()], cwd=directory)
         below = layer
+        if layer.format == "qcow2" and _info_of(directory, layer)["format-specific"]["data"].get("corrupt"):
+            raise RuntimeError(f"{layer.name} is corrupt")
 
 
 # ---- who commits ---------------------------------------------------------------------------------------------------
@@ -253,9 +256,14 @@ def _map(directory: str, scenario: Scenario, layer: Layer) -> list[tuple[int, ..
     return found
 
 
-def _info(directory: str, layer: Layer) -> object:
+def _info_of(directory: str, layer: Layer) -> dict[str, Any]:
     command = ["qemu-img", "info", "--output=json", "-f", layer.format, layer.name]
-    facts = json.loads(qemu.must(command, cwd=directory).output)
+    facts: dict[str, Any] = json.loads(qemu.must(command, cwd=directory).output)
+    return facts
+
+
+def _info(directory: str, layer: Layer) -> object:
+    facts = _info_of(directory, layer)
     for name in ("actual-size", "filename", "full-backing-filename", "children"):
         facts.pop(name, None)
     return facts
