@@ -100,6 +100,7 @@ class Task:
             limits = commits.commit_limits(view, clock.left())
             committed = commits.commit(view, depth, False, self.wanted.allow_resize, limits=limits)
             clock.reports.append(committed.report)
+        if joint.action == COMMIT and not joint.ends_early:
             done = rebases.relink(joint.upper.image, name, format_name, limits=Limits(seconds=clock.left()))
         else:
             # What the layer shows through does not change below it, wherever this has come to.
@@ -171,6 +172,8 @@ def _foreseen(task: Task) -> list[dict[str, t.Any]]:
             "backing_file": errors.clean(name, 1024) if name else None,
             "backing_format": below["format"] if below else None,
         }
+        if joint.action == COMMIT and joint.lower_size and below:
+            below["virtual_size"] = joint.lower_size
         found.append(facts)
         below = facts
     for path, name in zip(task.created, task.names):

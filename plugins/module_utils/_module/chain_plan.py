@@ -27,7 +27,7 @@ class Joint:
 
     stack: the layer and what it stands on now, from it down. lower: what it is to stand on, None for nothing. depth: of
     that in the stack, 0 when it is not in there. backing: what was opened for it then. action, bytes, reason: what is
-    to be done, how many bytes that writes, and why so.
+    to be done, how many bytes that writes, and why so. lower_size: what the lower layer's disk grows to, or 0.
     """
 
     def __init__(self, stack: t.Sequence[Layer], depth: int, backing: NewBacking | None) -> None:
@@ -37,6 +37,7 @@ class Joint:
         self.action = NONE
         self.bytes = 0
         self.reason = ""
+        self.lower_size = 0
 
     @property
     def upper(self) -> Layer:
@@ -52,6 +53,11 @@ class Joint:
     def between(self) -> list[Layer]:
         """The layers that the chain has no more."""
         return self.stack[1 : self.depth] if self.depth else []
+
+    @property
+    def ends_early(self) -> bool:
+        """Whether a layer that goes hides by its end what is below it: that is to be seen in no file's data."""
+        return any(layer.virtual_size < self.upper.virtual_size for layer in self.between)
 
 
 class Plan:
@@ -203,6 +209,7 @@ class Plan:
         limits = commits.commit_limits(view, self.clock.left())
         done = commits.commit(view, joint.depth - 1, False, self.wanted.allow_resize, dry_run=True, limits=limits)
         self.clock.reports.append(done.report)
+        joint.lower_size = done.virtual_size if done.resized else 0
         return done.bytes_committed
 
     def _pull_bytes(self, joint: Joint) -> int:

@@ -41,7 +41,6 @@ class RebaseScenario:
     kind: str
     backing: str
     backing_format: str
-    bitmap: bool
 
     @property
     def top(self) -> Layer:
@@ -51,9 +50,13 @@ class RebaseScenario:
     def relinks(self) -> bool:
         return self.kind.startswith("unsafe")
 
+    @property
+    def has_bitmaps(self) -> bool:
+        return any(step.startswith("bitmap") for step in self.top.steps)
+
     def __str__(self) -> str:
         new = "\n".join(f"  new {layer}" for layer in self.new)
-        return f"{self.chain}\n{new}\n{self.kind}: {self.backing!r} {self.backing_format} bitmap {self.bitmap}"
+        return f"{self.chain}\n{new}\n{self.kind}: {self.backing!r} {self.backing_format}"
 
 
 def make_rebase(seed: int) -> RebaseScenario:
@@ -71,9 +74,7 @@ def make_rebase(seed: int) -> RebaseScenario:
         backing = rng.choice(chain.layers[:-1])
     detaches = "detach" in kind
     name = "" if detaches else "elsewhere/base file.img" if kind == "unsafe" else backing.name
-    steps = chain.layers[-1].steps
-    bitmap = rng.random() < 0.15 and "compat=0.10" not in chain.layers[-1].options and "snapshot" not in steps
-    return RebaseScenario(chain, new, on, kind, name, "" if detaches else backing.format, bitmap)
+    return RebaseScenario(chain, new, on, kind, name, "" if detaches else backing.format)
 
 
 def _new_layers(chain: Scenario, seed: int, on: int, rng: random.Random) -> tuple[Layer, ...]:
@@ -104,9 +105,6 @@ def build_rebase(scenario: RebaseScenario, directory: str) -> None:
             if name.startswith("n"):
                 os.rename(os.path.join(beside, name), os.path.join(directory, name))
         shutil.rmtree(beside)
-    if scenario.bitmap:
-        name = scenario.top.name
-        qemu.must(["qemu-img", "bitmap", "--add", "-g", "4k", "-f", "qcow2", name, "b0"], cwd=directory)
 
 
 def by_qemu(scenario: RebaseScenario, directory: str) -> qemu.Outcome:
@@ -173,7 +171,7 @@ class RebaseArena:
     def _faults(self, scenario: RebaseScenario) -> list[str]:
         faults = []
         for name in sorted(os.listdir(self.path("made"))):
-            if name == scenario.top.name and scenario.bitmap:
+            if name == scenario.top.name and scenario.has_bitmaps:
                 one, other = (bitmaps_of(self.path(who, name)) for who in ("qemu", "ours"))
                 faults += [] if one == other else [f"bitmaps: {one} {other}"]
                 self.outcomes["in effect"] += 1

@@ -223,6 +223,23 @@ def test_a_base_that_would_grow(task: Task, refused: Task, home: pathlib.Path) -
     assert actions(done) == [("pull", "higher", "base")]
 
 
+@pytest.mark.parametrize("method", ["commit", "pull"])
+def test_a_short_layer_hides_what_is_below_its_end(method: str, task: Task, home: pathlib.Path) -> None:
+    """When it goes, that must not come to light."""
+    overlay(home, "large", None, "write -P 1 2M 4M", size="8M")
+    overlay(home, "short", "large", "write -P 2 1M 64k", size="3M")
+    overlay(home, "wide", "short", size="8M")
+    done = task("large", "wide", method=method)
+    assert actions(done) == [(method, "wide", "large")]
+
+
+def test_a_base_grows_when_it_may(task: Task, home: pathlib.Path) -> None:
+    overlay(home, "large", "base", "write -P 1 5M 64k", size="6M")
+    overlay(home, "higher", "large", size="6M")
+    done = task("base", "higher", method="commit", allow_resize=True)
+    assert [layer["virtual_size"] for layer in done["foreseen"]["chain"]] == [6 << 20, 6 << 20]
+
+
 def test_drop_loses_nothing(refused: Task, home: pathlib.Path) -> None:
     run("qemu-img", "snapshot", "-c", "s", "a", directory=home)
     assert refused("base", "top", drop=True)["error_code"] == "drop_loses"
