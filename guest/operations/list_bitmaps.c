@@ -105,8 +105,8 @@ _Noreturn void operation_list_bitmaps(void) {
                                   .disk_size = image.virtual_size,
                                   .clusters_left = clusters_of(&image, image.disk.size),
                                   .extents = heap_take(call->extents_limit * sizeof(struct dirty_extent))};
-        telling.extents = (struct dirty_extent *)(records.start + records.length);
         tell_extents(&telling);
+        memmove(records.start + records.length, telling.extents, telling.count * sizeof(struct dirty_extent));
         result->extent_count = telling.count;
         result->extents_end = telling.end;
         length += telling.count * sizeof(struct dirty_extent);

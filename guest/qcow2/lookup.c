@@ -118,7 +118,9 @@ struct extent lookup_at(struct lookup *lookup, u64 offset, u64 length) {
     struct extent found = one(lookup, table, table_offset, offset);
     while (found.kind != EXTENT_COMPRESSED && found.length < length) {
         struct extent next = one(lookup, table, table_offset, offset + found.length);
-        if (next.kind != found.kind || (found.kind == EXTENT_DATA && next.host != found.host + found.length)) {
+        bool placed = (found.entry & ENTRY_OFFSET) != 0; /* counts for zeros as well: qemu tells them apart */
+        if (next.kind != found.kind || ((next.entry & ENTRY_OFFSET) != 0) != placed ||
+            ((placed || found.kind == EXTENT_DATA) && next.host != found.host + found.length)) {
             break;
         }
         found.length += next.length;
