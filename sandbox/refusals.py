@@ -242,6 +242,10 @@ WORDINGS: dict[int, Wording] = {
         "shared_cluster",
         "{entry} ({d_hex}) maps the cluster at offset {e_hex}, which another entry of the same mapping has too.",
     ),
+    88: _broken(
+        "data_file_offset",
+        "{entry} ({d_hex}) points at offset {e_hex} of the external data file, where another part of the disk belongs.",
+    ),
     120: Wording(
         "snapshot_not_found",
         "SnapshotNotFoundError",
