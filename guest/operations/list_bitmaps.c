@@ -39,14 +39,16 @@ static const struct bitmap *find(const struct qcow2 *image, const struct call_bi
 
 /* A range, joined to the one before where that touches it; false: there is no more room. */
 static bool tell(struct telling *t, u64 offset, u64 end) {
-    struct dirty_extent *last = t->count > 0 ? &t->extents[t->count - 1] : NULL;
     if (end <= t->call->extents_start) {
         return true;
     }
     offset = max64(offset, t->call->extents_start);
-    if (last != NULL && last->offset + last->length == offset) {
-        last->length = end - last->offset;
-        return true;
+    if (t->count > 0) {
+        struct dirty_extent *last = &t->extents[t->count - 1];
+        if (last->offset + last->length == offset) {
+            last->length = end - last->offset;
+            return true;
+        }
     }
     if (t->count == t->call->extents_limit) {
         t->end = offset;
