@@ -344,7 +344,7 @@ class CommitArena:
         if b"Operation not supported" not in outcome.errors or "compat=0.10" not in base.options or not scenario.base:
             return [f"qemu-img refused: {outcome.errors!r}"]
         faults = [] if same_content(self.path("made"), self.path("ours"), top) else ["the top shows something else"]
-        checked = qemu.check(self.path("ours", base.name))
+        checked = qemu.check(self.path("ours", base.name), self.path("ours"))
         return faults if checked.clean else [*faults, checked.text]
 
     def _has_compressed(self, scenario: Scenario) -> bool:
