@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
+import time
 import typing as t
 
 from ansible.plugins.callback import CallbackBase
@@ -21,28 +23,44 @@ description:
 """
 
 
-def descendants(process: int) -> list[int]:
-    """The ids of all processes that this one has started, and of those that these have started."""
-    parents: dict[int, int] = {}
+def processes() -> dict[int, tuple[int, str]]:
+    """The parent and the state of each process that there is."""
+    found = {}
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{entry}/stat") as stat:
-                parents[int(entry)] = int(stat.read().rpartition(")")[2].split()[1])
+                state, parent = stat.read().rpartition(")")[2].split()[:2]
         except OSError:
             continue  # it has ended
-    found = [process]
+        found[int(entry)] = (int(parent), state)
+    return found
+
+
+def descendants() -> set[int]:
+    """The ids of all processes that this one has started, and of those that these have started."""
+    there = processes()
+    found = [os.getpid()]
     for one in found:
-        found += [child for child, parent in parents.items() if parent == one]
-    return found[1:]
+        found += [child for child, (parent, state) in there.items() if parent == one and state != "Z"]
+    return set(found[1:])
+
+
+def signal_all(ids: t.Iterable[int], number: int) -> None:
+    for one in ids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, number)
 
 
 def kill_all() -> None:
-    """Nobody gets to do anything more."""
-    for process in descendants(os.getpid()):
-        try:
-            os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    """Nobody gets to do anything more, and nobody holds an image any more when this process ends."""
+    stopped: set[int] = set()
+    while new := descendants() - stopped:  # who is stopped starts nobody
+        signal_all(new, signal.SIGSTOP)
+        stopped |= new
+        time.sleep(0.02)
+    signal_all(stopped, signal.SIGKILL)
+    while any(processes().get(one, (0, "Z"))[1] != "Z" for one in stopped):
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
