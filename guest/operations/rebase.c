@@ -156,7 +156,9 @@ static void pull_all(struct rebase *r) {
             length = found.length;
             wanted = found.kind != EXTENT_ABSENT;
         }
-        if (wanted && both_empty(r, offset, &length)) {
+        const bool compares = wanted;
+        const u64 end = offset + length;
+        if (compares && both_empty(r, offset, &length)) {
             wanted = false;
         }
         if (wanted) {
@@ -167,7 +169,7 @@ static void pull_all(struct rebase *r) {
             compare_and_pull(r, start, length);
         }
         offset += length;
-        if (r->call->dry_run == 0) {
+        if (compares && r->call->dry_run == 0 && (offset >= end || length == STEP)) { /* as often as qemu-img */
             disk_progress(min64(offset, r->size), r->size);
         }
     }

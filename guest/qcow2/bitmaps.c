@@ -93,7 +93,7 @@ static void store_entry(const struct bitmap *bitmap, u8 *entry) {
 /* check_dir_entry() */
 static bool acceptable(const struct qcow2 *image, const struct bitmap *bitmap, u32 type) {
     u64 payload = (u64)bitmap->table_entries * image->cluster_size;
-    bool bad = bitmap->table_entries == 0 || bitmap->table_offset == 0 || bitmap->table_offset > HOST_OFFSET_MAX ||
+    bool bad = bitmap->table_entries == 0 || bitmap->table_offset == 0 ||
                offset_in_cluster(image, bitmap->table_offset) != 0 ||
                bitmap->table_entries > BITMAP_TABLE_ENTRIES_MAX ||
                bitmap->granularity_bits > BITMAP_GRANULARITY_BITS_MAX ||
