@@ -7,7 +7,6 @@
 #include "qcow2/bits.h"
 
 #define CLUSTER_MIN 512
-#define TABLE_PART 65536 /* entries */
 
 struct making {
     struct bitmap_content *content;
@@ -127,22 +126,25 @@ void bitmap_content_make(struct bitmap_content *content) {
     }
 }
 
+struct freeing {
+    struct refcounts *refcounts;
+    const u64 *kept;
+    u64 *freed;
+};
+
+static bool free_entry(void *context, u64 index, u64 entry) {
+    const struct freeing *f = context;
+    u64 offset = entry & ENTRY_OFFSET;
+    if (offset != 0 && (f->kept == NULL || swap64(f->kept[index]) != entry)) {
+        refcounts_free(f->refcounts, offset, f->refcounts->image->cluster_size, true);
+        (*f->freed)++;
+    }
+    return true;
+}
+
 void bitmap_content_free(struct qcow2 *image, struct refcounts *refcounts, const struct bitmap *bitmap, const u64 *kept,
                          u64 *freed) {
-    void *mark = heap_mark();
-    u64 *table = heap_take(8ull * TABLE_PART);
-    for (u64 first = 0; first < bitmap->table_entries; first += TABLE_PART) {
-        u64 count = min64(bitmap->table_entries - first, TABLE_PART);
-        disk_read(&image->disk, bitmap->table_offset + 8 * first, table, 8 * count);
-        for (u64 i = 0; i < count; i++) {
-            u64 offset = swap64(table[i]) & ENTRY_OFFSET;
-            if (offset != 0 && (kept == NULL || kept[first + i] != table[i])) {
-                refcounts_free(refcounts, offset, image->cluster_size, true);
-                (*freed)++;
-            }
-        }
-    }
-    heap_release(mark);
+    bitmap_visit_table(&image->disk, bitmap, free_entry, &(struct freeing){refcounts, kept, freed});
     refcounts_free(refcounts, bitmap->table_offset, 8ull * bitmap->table_entries, false);
     *freed += clusters_of(image, 8ull * bitmap->table_entries);
 }

@@ -19,18 +19,6 @@ static const struct bitmap *original(const struct bitmap_plan *plan) {
 
 static bool is_inconsistent(const struct bitmap *bitmap) { return (bitmap->flags & BITMAP_FLAG_IN_USE) != 0; }
 
-/* How many bitmaps have the name, and the first of them. */
-static u32 find(const struct bitmap_set *set, const u8 *name, u32 length, u32 *first) {
-    u32 found = 0;
-    for (u32 i = set->count; i-- > 0;) {
-        if (bitmap_is_named(&set->bitmaps[i], name, length)) {
-            *first = i;
-            found++;
-        }
-    }
-    return found;
-}
-
 /* The directory's bytes without the bitmap, if it is removed, and with the new entry. */
 static u64 directory_size_with_new(const struct bitmap_plan *plan) {
     u64 own = bitmap_entry_size(plan->name_length);
@@ -97,7 +85,8 @@ static void need_usable(const struct bitmap_plan *plan, u32 action) {
 
 static void drop(struct bitmap_plan *plan, u32 action) {
     u32 unused;
-    if (!plan->exists && find(&plan->image->stale, plan->name, plan->name_length, &unused) > 0 && !plan->drops_stale) {
+    if (!plan->exists && bitmaps_find(&plan->image->stale, plan->name, plan->name_length, &unused) > 0 &&
+        !plan->drops_stale) {
         plan->drops_stale = true;
         return;
     }
@@ -121,7 +110,7 @@ static struct payload find_source(struct bitmap_plan *plan, struct qcow2 *image,
                                   u32 action) {
     u32 index = 0;
     bitmaps_read(image);
-    u32 found = find(&image->bitmaps, name, length, &index);
+    u32 found = bitmaps_find(&image->bitmaps, name, length, &index);
     if (found != 1) {
         refuse_about(found == 0 ? REFUSAL_BITMAP_NOT_FOUND : REFUSAL_BITMAP_AMBIGUOUS, name, length, found, 0, action);
     }
@@ -193,7 +182,7 @@ void bitmap_plan_make(struct bitmap_plan *plan, struct qcow2 *image, const struc
     *plan = (struct bitmap_plan){
         .image = image, .name = call->name, .name_length = call->name_length, .original = NO_BITMAP};
     plan->sources = heap_take((call->action_count + 1ull) * sizeof(struct payload));
-    plan->named = find(&image->bitmaps, plan->name, plan->name_length, &plan->original);
+    plan->named = bitmaps_find(&image->bitmaps, plan->name, plan->name_length, &plan->original);
     plan->exists = plan->named > 0;
     if (plan->exists) {
         plan->keeps = true;

@@ -19,18 +19,13 @@ struct telling {
 };
 
 static const struct bitmap *find(const struct qcow2 *image, const struct call_bitmaps *call) {
-    const struct bitmap *found = NULL;
-    u32 count = 0;
-    for (u32 i = 0; i < image->bitmaps.count; i++) {
-        if (bitmap_is_named(&image->bitmaps.bitmaps[i], call->name, call->name_length)) {
-            found = &image->bitmaps.bitmaps[i];
-            count++;
-        }
-    }
+    u32 index = 0;
+    u32 count = bitmaps_find(&image->bitmaps, call->name, call->name_length, &index);
     if (count != 1) {
         refuse_text(count == 0 ? REFUSAL_BITMAP_NOT_FOUND : REFUSAL_BITMAP_AMBIGUOUS, call->name, call->name_length,
                     count, 0);
     }
+    const struct bitmap *found = &image->bitmaps.bitmaps[index];
     if ((found->flags & BITMAP_FLAG_IN_USE) != 0) {
         refuse_text(REFUSAL_BITMAP_INCONSISTENT, call->name, call->name_length, 0, 0);
     }

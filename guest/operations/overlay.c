@@ -6,26 +6,8 @@
  * what a crash leaves is no image.
  */
 #include "operations/operations.h"
+#include "qcow2/emptying.h"
 #include "qcow2/header.h"
-#include "qcow2/refcounts.h"
-
-#define CLUSTERS_IN_FRONT 3 /* header, refcount table, refcount block; the L1 table follows */
-
-static void write_tables(struct qcow2 *image) {
-    const u64 cluster = image->cluster_size;
-    const u64 l1_bytes = 8ull * image->l1_entries;
-    const u64 clusters = CLUSTERS_IN_FRONT + clusters_of(image, l1_bytes);
-    u8 *table = heap_take_zeroed(cluster);
-    u8 *block = heap_take_zeroed(cluster);
-    store64(table, 2 * cluster);
-    for (u64 i = 0; i < clusters; i++) {
-        block_set(block, image->refcount_order, i, 1);
-    }
-    disk_write(&image->disk, cluster, table, cluster);
-    disk_write(&image->disk, 2 * cluster, block, cluster);
-    disk_write(&image->disk, CLUSTERS_IN_FRONT * cluster, heap_take_zeroed(l1_bytes), l1_bytes);
-    disk_flush(&image->disk);
-}
 
 _Noreturn void operation_overlay(void) {
     const struct call_overlay *call = call_memory();
@@ -55,7 +37,7 @@ _Noreturn void operation_overlay(void) {
     image.backing_format = call->format_length > 0 ? call->backing_format : NULL;
     image.backing_format_length = call->format_length;
     header_check_room(&image, REFUSAL_BACKING_NAME_ROOM);
-    write_tables(&image);
+    empty_tables_write(&image, 8 * entries);
     header_rewrite(&image);
     result->file_size = image.disk.size;
     finish(NULL, 0);

@@ -6,6 +6,7 @@
 
 #define FLAGS_KNOWN (BITMAP_FLAG_IN_USE | BITMAP_FLAG_AUTO)
 #define TYPE_DIRTY 1
+#define TABLE_PART 65536ull /* entries that are read together */
 
 _Noreturn void bitmaps_refuse(enum bitmaps_fault fault, const struct bitmap *bitmap, u64 value) {
     refuse_text(REFUSAL_BITMAPS_EXTENSION, bitmap != NULL ? bitmap->name : NULL,
@@ -62,6 +63,39 @@ u64 bitmap_entry_size(u64 name_length) { return round_up(BITMAP_ENTRY_FIXED + na
 
 bool bitmap_is_named(const struct bitmap *bitmap, const u8 *name, u64 length) {
     return bitmap->name_length == length && memcmp(bitmap->name, name, length) == 0;
+}
+
+u32 bitmaps_find(const struct bitmap_set *set, const u8 *name, u64 length, u32 *first) {
+    u32 found = 0;
+    for (u32 i = set->count; i-- > 0;) {
+        if (bitmap_is_named(&set->bitmaps[i], name, length)) {
+            *first = i;
+            found++;
+        }
+    }
+    return found;
+}
+
+bool bitmap_entry_has_reserved_bits(u64 entry) {
+    return (entry & ~(ENTRY_OFFSET | 1)) != 0 || ((entry & ENTRY_OFFSET) != 0 && (entry & 1) != 0);
+}
+
+bool bitmap_entry_is_sound(u64 entry, u32 cluster_bits) {
+    return !bitmap_entry_has_reserved_bits(entry) && ((entry & ENTRY_OFFSET) & ((1ull << cluster_bits) - 1)) == 0;
+}
+
+void bitmap_visit_table(struct disk *disk, const struct bitmap *bitmap, bitmap_visit *visit, void *context) {
+    void *mark = heap_mark();
+    u64 *table = heap_take(8 * TABLE_PART);
+    bool more = true;
+    for (u64 first = 0; first < bitmap->table_entries && more; first += TABLE_PART) {
+        u64 count = min64(bitmap->table_entries - first, TABLE_PART);
+        disk_read(disk, bitmap->table_offset + 8 * first, table, 8 * count);
+        for (u64 i = 0; i < count && more; i++) {
+            more = visit(context, first + i, swap64(table[i]));
+        }
+    }
+    heap_release(mark);
 }
 
 static void load_entry(struct bitmap *bitmap, const u8 *entry) {

@@ -42,6 +42,18 @@ u64 bitmap_table_entries(const struct qcow2 *image, u32 granularity_bits);
 /* Bytes of a directory entry. */
 u64 bitmap_entry_size(u64 name_length);
 
+/* Can this be an entry of a bitmap's table? Not with reserved bits, and not inside a cluster. */
+bool bitmap_entry_has_reserved_bits(u64 entry);
+bool bitmap_entry_is_sound(u64 entry, u32 cluster_bits);
+
+/* Called with each entry of a bitmap's table in turn; false: enough. */
+typedef bool bitmap_visit(void *context, u64 index, u64 entry);
+
+void bitmap_visit_table(struct disk *disk, const struct bitmap *bitmap, bitmap_visit *visit, void *context);
+
+/* How many bitmaps have the name; *first: the index of the first of them, if there is one. */
+u32 bitmaps_find(const struct bitmap_set *set, const u8 *name, u64 length, u32 *first);
+
 bool bitmap_is_named(const struct bitmap *bitmap, const u8 *name, u64 length);
 
 /* Drops entry `index` of the directory in memory; appends one. */

@@ -8,8 +8,6 @@
 #include "qcow2/header.h"
 #include "qcow2/resize.h"
 
-#define CLUSTERS_IN_FRONT 3 /* header, refcount table, refcount block; the L1 table follows */
-
 static u64 clusters_left(const struct qcow2 *image) {
     return CLUSTERS_IN_FRONT + clusters_of(image, 8ull * image->l1_entries);
 }
@@ -40,12 +38,10 @@ static bool is_in_place(const struct qcow2 *image, const struct refcounts *refco
            refcounts->table[0] == 2 * cluster && image->l1_offset == CLUSTERS_IN_FRONT * cluster;
 }
 
-/* Tables that are in use already: first those blocks go that are not the first, then what it need not count. */
-static void write_tables(struct qcow2 *image) {
+/* First those blocks go that are not the first, then what that one need not count. */
+void empty_tables_write(struct qcow2 *image, u64 l1_bytes) {
     const u64 cluster = image->cluster_size;
-    u64 l1_bytes = (clusters_left(image) - CLUSTERS_IN_FRONT) * cluster;
-    u8 *zeros = heap_take_zeroed(max64(l1_bytes, cluster));
-    disk_write(&image->disk, CLUSTERS_IN_FRONT * cluster, zeros, l1_bytes);
+    disk_write(&image->disk, CLUSTERS_IN_FRONT * cluster, heap_take_zeroed(l1_bytes), l1_bytes);
     u8 *block = heap_take_zeroed(cluster);
     for (u64 i = 0; i < clusters_left(image); i++) {
         block_set(block, image->refcount_order, i, 1);
@@ -69,7 +65,7 @@ static void start_anew(struct qcow2 *image, const struct refcounts *refcounts) {
         image->incompatible |= INCOMPATIBLE_DIRTY;
         header_write_features(image);
     }
-    write_tables(image);
+    empty_tables_write(image, (clusters_left(image) - CLUSTERS_IN_FRONT) * cluster);
     image->l1_offset = CLUSTERS_IN_FRONT * cluster;
     image->refcount_table_offset = cluster;
     image->refcount_table_clusters = 1;

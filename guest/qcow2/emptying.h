@@ -11,6 +11,12 @@
 
 #include "qcow2/refcounts.h"
 
+#define CLUSTERS_IN_FRONT 3 /* header, refcount table, refcount block; the L1 table follows */
+
+/* Writes the tables of an image that holds nothing, behind the header's cluster: zeros for the L1 table, l1_bytes of
+ * them, and what counts these clusters. In an order that suits tables which are in use already. */
+void empty_tables_write(struct qcow2 *image, u64 l1_bytes);
+
 /* The image must have been verified, its L1 table loaded. data: its external data file, NULL: it has none. */
 void image_empty(struct qcow2 *image, struct refcounts *refcounts, struct disk *data);
 

@@ -31,11 +31,6 @@ void extension_clear_unknown(struct qcow2 *image) {
     }
 }
 
-/* Where the extensions have to end at the latest. */
-static u64 extensions_limit(const struct qcow2 *image) {
-    return image->backing_offset != 0 ? image->backing_offset : image->cluster_size;
-}
-
 /* Where the backing file's name could go to make room, clear of where it is. */
 static u64 new_place_of_name(const struct qcow2 *image) {
     return round_up(
@@ -73,7 +68,7 @@ static void write_first(struct qcow2 *image, const u8 data[BITMAPS_EXTENSION_BYT
     if (image->bitmaps_extensions == 1) { /* a stale one: its place is free to use */
         write_and_flush(image, image->bitmaps_extension, data, BITMAPS_EXTENSION_BYTES);
     } else {
-        if (image->extensions_end + WHOLE + EXTENSION_HEAD > extensions_limit(image)) {
+        if (image->extensions_end + WHOLE + EXTENSION_HEAD > header_extensions_limit(image)) {
             move_name(image, new_place_of_name(image));
         }
         append(image, data);
@@ -101,7 +96,7 @@ static void remove_extension(struct qcow2 *image) {
  * anew, which tears only where it is longer than a sector. */
 static bool rewrites(const struct qcow2 *image) {
     bool adds = image->bitmaps.count > 0 && image->bitmaps_extensions == 0;
-    bool full = adds && image->extensions_end + WHOLE + EXTENSION_HEAD > extensions_limit(image) &&
+    bool full = adds && image->extensions_end + WHOLE + EXTENSION_HEAD > header_extensions_limit(image) &&
                 new_place_of_name(image) + image->backing_length > image->cluster_size;
     return image->bitmaps_extensions > 1 || full;
 }

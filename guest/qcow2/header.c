@@ -90,13 +90,13 @@ static _Noreturn void refuse_features(struct qcow2 *image, u64 unknown, const u8
     refuse_text(REFUSAL_INCOMPATIBLE_FEATURES, text, used, unknown, image->incompatible & ~INCOMPATIBLE_KNOWN);
 }
 
-static u64 extensions_end(const struct qcow2 *image) {
+u64 header_extensions_limit(const struct qcow2 *image) {
     return image->backing_offset != 0 ? image->backing_offset : image->cluster_size;
 }
 
 /* The next extension at *at, or false at the end. Bounded by the cluster that they live in. */
 static bool next_extension(struct qcow2 *image, u64 *at, struct extension *found) {
-    u64 end = extensions_end(image);
+    u64 end = header_extensions_limit(image);
     image->extensions_end = *at;
     if (*at >= end) {
         return false;
@@ -189,7 +189,7 @@ static void read_crypto(struct qcow2 *image, const struct extension *extension) 
 
 static void read_extensions(struct qcow2 *image) {
     struct extension extension;
-    u64 room = (extensions_end(image) - min64(image->header_length, extensions_end(image))) / 8;
+    u64 room = (header_extensions_limit(image) - min64(image->header_length, header_extensions_limit(image))) / 8;
     image->unknown_extensions = heap_take(min64(room, image->cluster_size) * sizeof(struct extension));
     for (u64 at = image->header_length; next_extension(image, &at, &extension);) {
         switch (extension.type) {

@@ -13,6 +13,9 @@
  * writing: dirty and corrupt images are refused. */
 void qcow2_open(struct qcow2 *image, u32 disk, bool writing);
 
+/* Where the header's extensions have to end at the latest. */
+u64 header_extensions_limit(const struct qcow2 *image);
+
 void qcow2_load_l1(struct qcow2 *image);
 
 /* True when an open for writing has to rewrite the header first: unknown autoclear bits, or bitmaps

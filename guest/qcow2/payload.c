@@ -6,8 +6,6 @@
 
 #include "qcow2/bits.h"
 
-#define TABLE_PART 65536ull /* entries */
-
 struct payload payload_of(const struct qcow2 *image, const struct bitmap *bitmap) {
     if (bitmap->table_offset > image->disk.size) {
         bitmaps_refuse(BITMAPS_TABLE, bitmap, bitmap->table_offset);
@@ -24,24 +22,19 @@ struct payload payload_in_memory(const u64 *words, u64 bits, u32 granularity_bit
 }
 
 static void check_entry(const struct payload *payload, u64 entry) {
-    u64 offset = entry & ENTRY_OFFSET;
-    if ((entry & ~(ENTRY_OFFSET | 1)) != 0 || (offset != 0 && (entry & 1) != 0) ||
-        (offset & ((1ull << payload->cluster_bits) - 1)) != 0) {
+    if (!bitmap_entry_is_sound(entry, payload->cluster_bits)) {
         bitmaps_refuse(BITMAPS_TABLE, &payload->bitmap, entry);
     }
 }
 
+static bool visit_entry(void *context, u64 index, u64 entry) {
+    (void)index;
+    check_entry(context, entry);
+    return true;
+}
+
 void payload_check_table(struct payload *payload) {
-    void *mark = heap_mark();
-    u64 *table = heap_take(8 * TABLE_PART);
-    for (u64 first = 0; first < payload->bitmap.table_entries; first += TABLE_PART) {
-        u64 count = min64(payload->bitmap.table_entries - first, TABLE_PART);
-        disk_read(&payload->disk, payload->bitmap.table_offset + 8 * first, table, 8 * count);
-        for (u64 i = 0; i < count; i++) {
-            check_entry(payload, swap64(table[i]));
-        }
-    }
-    heap_release(mark);
+    bitmap_visit_table(&payload->disk, &payload->bitmap, visit_entry, payload);
 }
 
 /* Queues the read of a part of one cluster, or makes it up. */

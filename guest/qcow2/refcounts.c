@@ -11,47 +11,6 @@
 #define FREED_ROOM 65536
 #define HELD_ROOM 4096
 
-void ranges_open(struct range_list *list, u32 room) {
-    list->ranges = heap_take(room * sizeof(struct range));
-    list->count = 0;
-    list->room = room;
-}
-
-bool ranges_full(const struct range_list *list) { return list->count == list->room; }
-
-void ranges_add(struct range_list *list, u64 offset, u64 length) {
-    if (list->count > 0) {
-        struct range *last = &list->ranges[list->count - 1];
-        if (last->offset + last->length == offset) {
-            last->length += length;
-            return;
-        }
-        if (offset + length == last->offset) {
-            last->offset = offset;
-            last->length += length;
-            return;
-        }
-    }
-    list->ranges[list->count++] = (struct range){offset, length};
-}
-
-/* An allocated cluster will be written in full or was punched in vain: it must not be punched later. */
-static void ranges_remove(struct range_list *list, u64 offset, u64 length) {
-    for (u32 i = 0; i < list->count; i++) {
-        struct range *range = &list->ranges[i];
-        u64 start = max64(offset, range->offset);
-        u64 end = min64(offset + length, range->offset + range->length);
-        if (start >= end) {
-            continue;
-        }
-        u64 tail = range->offset + range->length - end;
-        range->length = start - range->offset;
-        if (tail > 0 && list->count < list->room) {
-            list->ranges[list->count++] = (struct range){end, tail};
-        }
-    }
-}
-
 static u64 block_size(const struct refcounts *refcounts) { return 1ull << refcounts->block_bits; }
 
 void refcounts_open(struct refcounts *refcounts, struct qcow2 *image) {
@@ -255,6 +214,7 @@ static u64 find_free(struct refcounts *refcounts, u64 count) {
         refuse_plain(REFUSAL_FILE_TOO_BIG);
     }
     make_free(refcounts, first, count);
+    /* What is taken will be written in full: it must not be punched later. */
     ranges_remove(&refcounts->freed, first << refcounts->image->cluster_bits, count << refcounts->image->cluster_bits);
     return first;
 }

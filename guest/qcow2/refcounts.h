@@ -10,18 +10,7 @@
 #define AIRLOCK_QCOW2_REFCOUNTS_H
 
 #include "qcow2/format.h"
-
-struct range {
-    u64 offset;
-    u64 length;
-};
-
-/* Ranges of the file, ascending or not, neighbours joined. */
-struct range_list {
-    struct range *ranges;
-    u32 count;
-    u32 room;
-};
+#include "qcow2/ranges.h"
 
 struct loaded_block { /* of refcounts */
     u8 *data;
@@ -99,10 +88,6 @@ static inline void block_set(u8 *block, u32 order, u64 index, u64 value) {
         store64(block + 8 * index, value);
     }
 }
-
-void ranges_open(struct range_list *list, u32 room);
-bool ranges_full(const struct range_list *list);
-void ranges_add(struct range_list *list, u64 offset, u64 length);
 
 /* Loads the table. The entries must have been verified before anything is allocated. */
 void refcounts_open(struct refcounts *refcounts, struct qcow2 *image);

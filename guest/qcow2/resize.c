@@ -4,6 +4,7 @@
  */
 #include "qcow2/resize.h"
 
+#include "qcow2/clusters.h"
 #include "qcow2/header.h"
 
 void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
@@ -33,30 +34,6 @@ void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
         disk_flush(&image->disk);
     }
     refcounts_free(refcounts, old_offset, old_bytes, false);
-}
-
-/* qcow2_free_any_cluster(). data: the external data file, NULL: there is none. */
-static void free_data(struct qcow2 *image, struct refcounts *refcounts, struct disk *data, u64 entry) {
-    u64 offset = entry & ENTRY_OFFSET;
-    u64 length = image->cluster_size;
-    if (data != NULL) {
-        if ((entry & (ENTRY_OFFSET | ENTRY_COPIED)) != 0) {
-            disk_queue_discard(data, offset, length);
-        }
-        return;
-    }
-    switch (cluster_type(image, entry)) {
-    case CLUSTER_COMPRESSED:
-        compressed_range(image, entry, &offset, &length);
-        refcounts_free(refcounts, offset, length, true);
-        break;
-    case CLUSTER_NORMAL:
-    case CLUSTER_ZERO_ALLOCATED:
-        refcounts_free(refcounts, offset, length, true);
-        break;
-    default:
-        break;
-    }
 }
 
 /* get_cluster_table(): an L2 table that is shared, or missing, is replaced by one of the disk's own. */
@@ -101,7 +78,7 @@ static void drop_clusters(struct qcow2 *image, struct refcounts *refcounts, stru
         disk_flush(&image->disk);
     }
     for (u64 i = 0; i < end - first; i++) {
-        free_data(image, refcounts, data, load64(entries + i * step));
+        clusters_free(refcounts, data, load64(entries + i * step), true);
     }
 }
 

@@ -53,28 +53,21 @@ static void count_other_metadata(struct verifier *v) {
     }
 }
 
-static void count_bitmap_table(struct verifier *v, const struct bitmap *bitmap) {
-    struct qcow2 *image = v->image;
-    void *mark = heap_mark();
-    u64 room = L1_BATCH_BYTES / 8;
-    u64 *table = heap_take(8 * room);
-    for (u64 first = 0; first < bitmap->table_entries; first += room) {
-        u64 count = min64(room, bitmap->table_entries - first);
-        disk_read(&image->disk, bitmap->table_offset + 8 * first, table, 8 * count);
-        for (u64 i = 0; i < count; i++) {
-            u64 entry = swap64(table[i]);
-            const struct origin origin = {TABLE_BITMAP_TABLE, bitmap->table_offset, first + i, entry};
-            u64 offset = entry & ENTRY_OFFSET;
-            if ((entry & ~(ENTRY_OFFSET | 1)) != 0 || (offset != 0 && (entry & 1) != 0)) {
-                blame(&origin, REFUSAL_RESERVED_BITS, offset, 0);
-            }
-            if (offset_in_cluster(image, offset) != 0) {
-                blame(&origin, REFUSAL_UNALIGNED, offset, 0);
-            }
-            tally_exclusive(v, offset, offset != 0 ? image->cluster_size : 0, &origin);
-        }
+struct counting { /* of a bitmap's table */
+    struct verifier *v;
+    const struct bitmap *bitmap;
+};
+
+static bool count_bitmap_entry(void *context, u64 index, u64 entry) {
+    const struct counting *counting = context;
+    struct verifier *v = counting->v;
+    const struct origin origin = {TABLE_BITMAP_TABLE, counting->bitmap->table_offset, index, entry};
+    u64 offset = entry & ENTRY_OFFSET;
+    if (!bitmap_entry_is_sound(entry, v->image->cluster_bits)) {
+        blame(&origin, bitmap_entry_has_reserved_bits(entry) ? REFUSAL_RESERVED_BITS : REFUSAL_UNALIGNED, offset, 0);
     }
-    heap_release(mark);
+    tally_exclusive(v, offset, offset != 0 ? v->image->cluster_size : 0, &origin);
+    return true;
 }
 
 static void count_bitmaps(struct verifier *v) {
@@ -92,7 +85,7 @@ static void count_bitmaps(struct verifier *v) {
             blame(&origin, REFUSAL_OUTSIDE_FILE, bitmap->table_offset, image->disk.size);
         }
         tally_exclusive(v, bitmap->table_offset, 8ull * bitmap->table_entries, &origin);
-        count_bitmap_table(v, bitmap);
+        bitmap_visit_table(&image->disk, bitmap, count_bitmap_entry, &(struct counting){v, bitmap});
     }
 }
 
@@ -217,23 +210,13 @@ static void count_stale_run(struct verifier *v, u64 offset, u64 bytes) {
     }
 }
 
-static void count_stale_table(struct verifier *v, const struct bitmap *bitmap) {
-    struct qcow2 *image = v->image;
-    void *mark = heap_mark();
-    u64 room = L1_BATCH_BYTES / 8;
-    u64 *table = heap_take(8 * room);
-    for (u64 first = 0; first < bitmap->table_entries && v->result->stale_are_whole; first += room) {
-        u64 count = min64(room, bitmap->table_entries - first);
-        disk_read(&image->disk, bitmap->table_offset + 8 * first, table, 8 * count);
-        for (u64 i = 0; i < count && v->result->stale_are_whole; i++) {
-            u64 entry = swap64(table[i]);
-            u64 offset = entry & ENTRY_OFFSET;
-            bool bad = (entry & ~(ENTRY_OFFSET | 1)) != 0 || (offset != 0 && (entry & 1) != 0);
-            v->result->stale_are_whole &= !bad && offset_in_cluster(image, offset) == 0;
-            count_stale_run(v, offset, offset != 0 ? image->cluster_size : 0);
-        }
-    }
-    heap_release(mark);
+static bool count_stale_entry(void *context, u64 index, u64 entry) {
+    struct verifier *v = context;
+    u64 offset = entry & ENTRY_OFFSET;
+    (void)index;
+    v->result->stale_are_whole &= bitmap_entry_is_sound(entry, v->image->cluster_bits);
+    count_stale_run(v, offset, offset != 0 ? v->image->cluster_size : 0);
+    return v->result->stale_are_whole;
 }
 
 /* Comes last: what everything else refers to is known. Who has not read the stale directory does not care,
@@ -244,9 +227,11 @@ static void count_stale(struct verifier *v) {
         return;
     }
     count_stale_run(v, set->directory_offset, set->directory_size);
-    for (u32 i = 0; i < set->count; i++) {
+    for (u32 i = 0; i < set->count && v->result->stale_are_whole; i++) {
         count_stale_run(v, set->bitmaps[i].table_offset, 8ull * set->bitmaps[i].table_entries);
-        count_stale_table(v, &set->bitmaps[i]);
+        if (v->result->stale_are_whole) {
+            bitmap_visit_table(&v->image->disk, &set->bitmaps[i], count_stale_entry, v);
+        }
     }
 }
 

@@ -4,6 +4,8 @@
  */
 #include "qcow2/writer.h"
 
+#include "qcow2/clusters.h"
+
 #define NOWHERE UINT64_MAX
 #define ALL_ZERO 0xffffffff00000000ull /* of a bitmap of subclusters */
 
@@ -98,23 +100,7 @@ static u64 allocate(struct writer *w, u64 *count, u64 at) {
     return offset;
 }
 
-/* qcow2_free_any_cluster() */
-static void free_entry(struct writer *w, u64 entry, bool punch) {
-    struct qcow2 *image = image_of(w);
-    u64 offset = entry & ENTRY_OFFSET;
-    u64 length = image->cluster_size;
-    if ((entry & ENTRY_COMPRESSED) != 0) {
-        compressed_range(image, entry, &offset, &length);
-    } else if (has_data_file(image)) {
-        if (punch) {
-            disk_queue_discard(w->data, offset, length);
-        }
-        return;
-    }
-    if (offset != 0) {
-        refcounts_free(w->refcounts, offset, length, punch);
-    }
-}
+static struct disk *data_file(const struct writer *w) { return w->data != &image_of(w)->disk ? w->data : NULL; }
 
 /* get_cluster_table(): the L2 table for a guest cluster, made the disk's own. */
 static u8 *own_table(struct writer *w, u64 cluster) {
@@ -273,7 +259,7 @@ static void link(struct writer *w, u8 *table, const struct step *step, u64 from,
 
 static void free_old(struct writer *w) {
     for (u32 i = 0; i < w->old_count; i++) {
-        free_entry(w, w->old[i], false);
+        clusters_free(w->refcounts, data_file(w), w->old[i], false);
     }
     w->old_count = 0;
 }
@@ -330,7 +316,7 @@ static void zero_cluster(struct writer *w, u64 cluster, bool unmaps) {
     }
     touch(w, cluster);
     if (frees) {
-        free_entry(w, old, true);
+        clusters_free(w->refcounts, data_file(w), old, true);
     }
 }
 
