@@ -11,6 +11,8 @@ granularity and every bit. Two ways in which one cluster of bits is stored (no c
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -150,3 +152,14 @@ def difference(theirs: list[Bitmap], ours: list[Bitmap]) -> str:
         if one != two:
             lines += [f"  [{i}] qemu: {describe(one) if one else '-'}", f"      ours: {describe(two) if two else '-'}"]
     return "\n".join(lines)
+
+
+def peak_memory_of_list(path: str) -> int:
+    """Bytes resident in the child of a program of ordinary size: a fork starts with its parent's pages."""
+    script = f"""if True:
+        from sandbox import images
+        from sandbox.bitmaps import list_bitmaps
+        with images.Image.open({path!r}) as image:
+            print(list_bitmaps(image).report.peak_memory)
+    """
+    return int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)

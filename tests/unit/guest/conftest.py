@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,9 +34,22 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def make(shared: Path) -> Callable[[str], Guest]:
+def made() -> dict[str, Guest]:
+    """Those of MAKES that some test has asked for."""
+    return {}
+
+
+@pytest.fixture(autouse=True)
+def rest(made: dict[str, Guest]) -> Iterator[None]:
+    """A worker that stays large makes every fork of the tests behind it slow: page tables are copied."""
+    yield
+    for guest in made.values():
+        guest.rest()
+
+
+@pytest.fixture(scope="session")
+def make(shared: Path, made: dict[str, Guest]) -> Callable[[str], Guest]:
     """make(name) is one of MAKES, compiled when it is first asked for."""
-    made: dict[str, Guest] = {}
 
     def get(name: str) -> Guest:
         if name not in made:

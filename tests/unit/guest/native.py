@@ -138,6 +138,10 @@ class Guest:
         finally:
             os.close(descriptor)
 
+    def rest(self) -> None:
+        """Holds no image and no memory till the next load()."""
+        self.lib.host_rest()
+
     def load_bytes(self, image: bytes) -> None:
         self.lib.host_clear()
         self.host.length = len(image)

@@ -50,13 +50,12 @@ struct host *host_open(void) {
 }
 
 void host_clear(void) {
-    u64 used = host.length;
     u8 *disk = host.disk;
     u64 capacity = host.capacity;
-    if (used > 64 * MIB) {
-        madvise(disk, used, MADV_DONTNEED);
+    if (host.length > 64 * MIB) {
+        madvise(disk, host.length, MADV_DONTNEED);
     } else {
-        memset(disk, 0, used);
+        memset(disk, 0, host.length);
     }
     memset(&host, 0, offsetof(struct host, log));
     host.disk = disk;
@@ -64,6 +63,13 @@ void host_clear(void) {
     host.fail_at = UINT64_MAX;
     host.requests_max = 1u << 20;
     host.writable = 1;
+}
+
+void host_rest(void) {
+    madvise(host.disk, host.capacity, MADV_DONTNEED);
+    madvise(heap, HEAP_BYTES, MADV_DONTNEED);
+    host.length = 0;
+    host_clear();
 }
 
 void host_load(const u8 *bytes, u64 offset, u64 length) { memcpy(host.disk + offset, bytes, length); }

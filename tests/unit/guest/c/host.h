@@ -58,6 +58,7 @@ struct host {
 struct host *host_open(void);
 void host_load(const uint8_t *bytes, uint64_t offset, uint64_t length);
 void host_clear(void);
+void host_rest(void); /* gives the memory of disk and heap back */
 int host_run(void);
 int host_verify(void);
 
