@@ -31,14 +31,14 @@ C_SOURCES := $(shell find guest tests -name '*.[ch]')
 WORKERS := 2
 
 .PHONY: help build cli demo dist test pytest integration molecule lint lint-python lint-c lint-ansible lint-docs sanity \
-	bench bench-short fuzz coverage tree copy clean packages-build packages-demo packages-test
+	bench bench-short fuzz coverage tree copy clean packages-build packages-demo packages-test packages-bench
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- what has to be there -------------------------------------------------------------------------------
 
-packages-build packages-demo packages-test: packages-%:
+packages-build packages-demo packages-test packages-bench: packages-%:
 	@bash tools/install_packages.sh $*
 
 RUN_ENVIRONMENT := .venv/installed-run
@@ -136,10 +136,10 @@ sanity: copy $(FULL_ENVIRONMENT)
 
 # ---- what is measured -----------------------------------------------------------------------------------
 
-bench: build cli $(FULL_ENVIRONMENT) | packages-test ## side by side with qemu-img, on an image of 1 TiB
+bench: build cli $(FULL_ENVIRONMENT) | packages-bench ## side by side with qemu-img, on an image of 1 TiB
 	@$(PYTHON) -m benchmarks.run
 
-bench-short: build cli $(FULL_ENVIRONMENT) | packages-test ## the same on a small image, in seconds
+bench-short: build cli $(FULL_ENVIRONMENT) | packages-bench ## the same on a small image, in seconds
 	@$(PYTHON) -m benchmarks.run --short
 
 clean: ## remove all that was made; the Python environment in .venv/ stays

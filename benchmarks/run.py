@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import typing as t
 
-from benchmarks import bitmaps, large_image, measure, small_images
+from benchmarks import bitmaps, commits, large_image, measure, small_images
 
 _MIB = 1 << 20
 
@@ -71,6 +71,26 @@ def show_bitmaps(size: str, rows: list[bitmaps.Row]) -> None:
     print(table(heads, [_resources(row.title, row.report, row.memory) for row in rows]))
 
 
+def show_commits(title: str, rows: list[commits.Row]) -> None:
+    print(f"\n## Overlays committed, {title}\n")
+    heads = [
+        "seconds, median (least)",
+        "qemu-img",
+        "airlock",
+        "Python call",
+        "qemu-img / airlock",
+        "peak MiB, airlock",
+        "qemu-img",
+    ]
+    lines = []
+    for row in rows:
+        spreads = [row.times[name] for name in ("qemu-img", "airlock", "call")]
+        cells = [f"{spread.median:.3f} ({spread.minimum:.3f})" for spread in spreads]
+        ratio = f"{spreads[0].median / spreads[1].median:.1f}"
+        lines.append([row.title, *cells, ratio, *(_peak(row.memory[name]) for name in ("airlock", "qemu-img"))])
+    print(table(heads, lines))
+
+
 def _resources(title: str, report: t.Any, memory: dict[str, measure.Memory]) -> list[str]:
     """Cells of a row: what the guest did, and the memory of both programs."""
     moved = [str(report.exits), f"{report.bytes_read / _MIB:.0f}", f"{report.bytes_written / _MIB:.0f}"]
@@ -107,7 +127,9 @@ def _qemu_version() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="small images and few runs: does it work?")
-    parser.add_argument("--only", choices=["large", "bitmaps", "claims", "listing", "tasks", "fleet"], help="one part")
+    parser.add_argument(
+        "--only", choices=["large", "bitmaps", "commits", "claims", "listing", "tasks", "fleet"], help="one part"
+    )
     arguments = parser.parse_args()
     size, repeats, calls, count, images = ("4G", 1, 5, 2, 3) if arguments.short else ("1T", 5, 200, 20, 100)
     print(f"{datetime.date.today()}, {os.cpu_count()} CPUs, Linux {os.uname().release}, {_qemu_version()}")
@@ -117,6 +139,7 @@ def main() -> None:
         parts: dict[str, t.Callable[[], None]] = {
             "large": lambda: large(directory, size, repeats),
             "bitmaps": lambda: large_bitmaps(directory, size, repeats),
+            "commits": lambda: all_commits(directory, arguments.short, repeats),
             "claims": lambda: show_claims(bitmaps.claiming(directory, repeats)),
             "listing": lambda: show_spreads(
                 "The snapshots of a small image, listed",
@@ -152,6 +175,19 @@ def large(directory: pathlib.Path, size: str, repeats: int) -> None:
 def large_bitmaps(directory: pathlib.Path, size: str, repeats: int) -> None:
     show_bitmaps(size, bitmaps.run(directory, size, repeats))
     print("\n" + bitmaps.equal(directory, "64G" if repeats > 1 else "1G"))
+
+
+def all_commits(directory: pathlib.Path, short: bool, repeats: int) -> None:
+    length, size, count = (16 * _MIB, 16 << 30, 100) if short else (2 << 30, 1 << 40, 100_000)
+    cases = [
+        commits.dense(length),
+        commits.scattered(size, count),
+        commits.layers(10, length // 2),
+        commits.small(),
+    ]
+    show_commits("where copying is copying", [commits.run(directory, case, repeats) for case in cases])
+    with commits.reflinking(directory, max(5 * length, 1 << 30)) as place:
+        show_commits("on XFS, which shares extents", [commits.run(place, commits.dense(length), repeats)])
 
 
 if __name__ == "__main__":

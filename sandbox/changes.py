@@ -14,7 +14,7 @@ import os
 import typing as t
 
 from . import kvm
-from .disks import FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO
+from .disks import FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO, SYNC_START
 from .doorbell import Server
 from .rules import File
 
@@ -22,6 +22,7 @@ if t.TYPE_CHECKING:
     from .journal import Recorder, UndoJournal  # some runs have none, and need not load it
 
 CHUNK = 1 << 20
+_BEHIND_MAX = 8 << 20  # bytes copied to a file before the kernel is told to write them
 
 # copy_file_range does not do these two files; reading and writing will.
 _COPY_ELSEWHERE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.ETXTBSY)
@@ -51,6 +52,7 @@ class ChangingServer(Server):
         # One chunk to copy through, and one that stays zero. They cost no memory until they are used.
         self._bounce = kvm.map_memory(2 * CHUNK, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
         self._zeros = self._bounce + CHUNK
+        self._behind = [0] * len(files)
         self._in_offset = ffi.new("int64_t *")
         self._out_offset = ffi.new("int64_t *")
         self._changes: dict[int, t.Callable[..., int]] = {
@@ -84,7 +86,15 @@ class ChangingServer(Server):
         if moved >= 0:
             self.bytes_read += moved
             self.bytes_written += moved
+            self._write_behind(disk, moved)
         return moved
+
+    def _write_behind(self, disk: int, moved: int) -> None:
+        """The disk works while the copying goes on, instead of after it. A hint: the flush tells what failed."""
+        self._behind[disk] += moved
+        if self._behind[disk] >= _BEHIND_MAX:
+            self._library.sync_file_range(self._descriptors[disk], 0, 0, SYNC_START)
+            self._behind[disk] = 0
 
     def _copy_range(self, source: int, source_offset: int, target: int, offset: int, length: int) -> int:
         """Copy between files in the kernel, and through the bounce buffer what it will not."""

@@ -60,6 +60,10 @@ class PacedServer(ChangingServer):
                 break
         return moved
 
+    def _write_behind(self, disk: int, moved: int) -> None:
+        if self._flushes:
+            super()._write_behind(disk, moved)
+
     def _flush(self, disk: int, *unused: int) -> int:
         return super()._flush(disk, *unused) if self._flushes else 0
 

@@ -37,6 +37,7 @@ SYSTEM_CALLS = {
     "clock_gettime": 228,
     "clock_nanosleep": 230,
     "exit_group": 231,
+    "sync_file_range": 277,
     "fallocate": 285,
     "copy_file_range": 326,
 }

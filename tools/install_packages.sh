@@ -3,7 +3,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# install_packages.sh venv|build|demo|test: installs the Debian packages that are missing for it; quick and silent
+# install_packages.sh venv|build|demo|test|bench: installs the Debian packages that are missing for it; quick and silent
 # when none is. qemu-utils is wanted at 10.0, which Debian 12 has in its backports suite: that is enabled by a
 # second source list, derived from the machine's own with the suite's name changed.
 
@@ -106,14 +106,15 @@ install_qemu() {
 }
 
 main() {
-    local kind=${1:?venv, build, demo or test} package missing=() wanted=(gcc libc6-dev zlib1g-dev libzstd-dev) qemu=no
+    local kind=${1:?venv, build, demo, test or bench} package missing=() wanted=(gcc libc6-dev zlib1g-dev libzstd-dev) qemu=no
     case $kind in
         venv) wanted=(python3-venv) ;;
         build) ;;
         demo) qemu=yes ;;
-        test)
+        test | bench)
             qemu=yes
             wanted+=(git openssh-client openssh-server procps faketime strace clang-format clang-tidy)
+            [[ $kind == test ]] || wanted+=(xfsprogs)
             ;;
         *)
             say "unknown set of packages: $kind"
