@@ -21,7 +21,7 @@ COLLECTION := ansible_collections/airlock/images
 TREE := build/tree/$(COLLECTION)
 COPY := build/copy/$(COLLECTION)
 
-FAMILIES := bitmap chain snapshot
+FAMILIES := bitmap chain compress snapshot
 GUESTS := $(FAMILIES:%=sandbox/_guest_%.py)
 GENERATED := sandbox/_abi.py $(GUESTS)
 # Directories are in the lists too: their times change when a file comes or goes.

@@ -23,7 +23,7 @@ HELP = b"""\
 Change backing file of the image.  Usage:
 
   airlock rebase [-f FMT] [-t CACHE] [-q] [-U] [-p]
-        [-b BACKING_FILENAME [-F BACKING_FMT] [-T BACKING_CACHE]] [-u]
+        [-b BACKING_FILENAME [-F BACKING_FMT] [-T BACKING_CACHE]] [-u] [-c]
         [--allowed-root PATH]... [--unrecorded-format FMT]
         [--output human|json] FILENAME
 Rebases FILENAME on top of BACKING_FILENAME or no backing file
@@ -49,7 +49,7 @@ Arguments:
   -u, --backing-unsafe
      change the name only; no backing file is opened
   -c, --compress
-     not possible here yet
+     compress what is copied into FILENAME
   -U, --force-share
      open BACKING_FILENAME in shared mode for concurrent access
   --allowed-root PATH
@@ -130,10 +130,6 @@ class _Wanted(Arguments):
 
     def check_formats(self) -> None:
         """What qemu-img looks at when the image is open. Raises ArgumentError."""
-        if self.compress:
-            raise errors.ArgumentError(
-                "Compressed data is not written here yet. Leave out -c, or use qemu-img.", "compress_unsupported"
-            )
         if self.backing_format is not None and os.fsdecode(self.backing_format) not in _QEMU_FORMATS:
             shown = os.fsdecode(self.backing_format)
             raise errors.ArgumentError(
@@ -185,6 +181,7 @@ def _rebase(wanted: _Wanted, progress: Progress) -> dict[str, t.Any]:
             backing,
             limits=rebases.rebase_limits(chain, flushes=wanted.cache != b"unsafe"),
             progress=progress.step if progress.shown else None,
+            compressed=wanted.compress,
         )
         before = drawing(chain)
         after = draw([layer.path for layer in (chain.top, *(backing.layers if backing else ()))])

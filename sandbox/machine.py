@@ -27,7 +27,7 @@ if t.TYPE_CHECKING:
 
 __all__ = ["Answer", "Limits", "Program", "Report", "run"]
 
-FAMILIES = ("bitmap", "chain", "snapshot")
+FAMILIES = ("bitmap", "chain", "compress", "snapshot")
 
 # The parent's own deadline, behind the child's timer.
 GRACE_SECONDS = 1.0

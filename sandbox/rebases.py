@@ -24,13 +24,13 @@ from .reference_rules import Reference
 from .references import Key, Policy, file_key
 
 if t.TYPE_CHECKING:
-    from . import _guest_chain  # noqa: F401  so it travels with this
+    from . import _guest_chain, _guest_compress  # noqa: F401  so they travel with this
     from .chain import Chain, Layer
 
 NAME_MAX = 1023  # bytes of a backing file's name
 FORMAT_MAX = 15  # bytes of its format's
 
-_FAMILY = "chain"
+_FAMILY, _COMPRESSING = "chain", "compress"
 _FORMATS = {"qcow2": "LAYER_QCOW2", "raw": "LAYER_RAW"}
 
 
@@ -134,11 +134,13 @@ def rebase(
     dry_run: bool = False,
     limits: Limits | None = None,
     progress: t.Callable[[int, int], None] | None = None,
+    compressed: bool = False,
 ) -> Rebase:
     """The top of the chain stands on another file, or on none, and shows the same as before.
 
     dry_run: says what would be and writes nothing; the top may be open for reading only. limits: None for none but
-    time's; see rebase_limits(). progress: is told (done, total) bytes of the disk.
+    time's; see rebase_limits(). progress: is told (done, total) bytes of the disk. compressed: what the image gets is
+    compressed, as its compression type says, where that makes a cluster smaller; not possible with a data file.
     Raises ArgumentError, RefusalError. The image shows the same as before then, `modified` or not.
     """
     new_layers = backing.layers if backing else ()
@@ -147,6 +149,7 @@ def rebase(
         "layer_count": len(rows),
         "new_layer_count": len(new_rows),
         "shared": backing.shared if backing else 0,
+        "compresses": int(compressed),
         "layers": rows,
         "new_layers": new_rows,
         **_names(backing.name if backing else b"", backing.format if backing else ""),
@@ -316,7 +319,7 @@ def _run(
     refuse = functools.partial(_refusal, [each.path for each in everything], os.fsdecode(name))
     result, payload, report = images.run_guest(
         everything,
-        _FAMILY,
+        _COMPRESSING if fields.get("compresses") else _FAMILY,
         "rebase",
         {**fields, "dry_run": int(dry_run)},
         limits,

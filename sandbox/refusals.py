@@ -440,6 +440,13 @@ WORDINGS: dict[int, Wording] = {
         "RebaseError",
         "The file that was to become a new overlay has {a} bytes already. Look what else writes in its directory.",
     ),
+    206: Wording(
+        "compress_data_file",
+        "RebaseError",
+        "The image keeps its clusters in an external data file, where none can be compressed. Leave out compressed: "
+        "true (on the command line -c).",
+        {REBASE: "Operation not supported"},
+    ),
 }
 
 TABLES: dict[int, str] = {

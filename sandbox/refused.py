@@ -13,7 +13,7 @@ from . import errors, refusals
 from .errors import PATH_LIMIT, AirlockError, clean, quote
 
 _NAME_LIMIT = 255
-_WRITE_FAILED, _NO_SPACE = 4, 5  # enum refusal
+_WRITE_FAILED, _NO_SPACE, _COMPRESSED_DATA_FILE = 4, 5, 206  # enum refusal
 
 
 class ResultHeader(t.NamedTuple):
@@ -108,6 +108,8 @@ def from_rebase_refusal(header: ResultHeader, paths: t.Sequence[str], name: str)
     if header.disk >= len(paths):
         return errors.GuestProtocolError(f"The guest refused because of disk {int(header.disk)} of {len(paths)}.")
     prefix = f"Could not change the backing file to '{name}': "
+    if header.code == _COMPRESSED_DATA_FILE:
+        prefix = "Error while writing to COW image: "  # it finds out there
     written = " The rebase had begun. Nothing is lost, for the image shows the same as before: run it again."
     return _error(header, paths[header.disk], refusals.REBASE, prefix, name, written=written)
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from generated import HEAD, TOP, write_if_changed
 
 # A guest for each family of operations: guest/families says which, and the linker leaves out what they do not need.
-FAMILIES = ("bitmap", "chain", "snapshot")
+FAMILIES = ("bitmap", "chain", "compress", "snapshot")
 ROOMS = ("start", "disk", "qcow2", "chain", "operations")
 
 FLAGS = shlex.split(
@@ -35,11 +35,11 @@ FLAGS = shlex.split(
     "-Wl,-T,guest/start/guest.ld"
 )
 
-# Inflaters, of which the linker takes what is used.
+# Compression, of which the linker takes what is used.
 LIBRARIES = ("-l:libz.a", "-l:libzstd.a")
 
 # guest/abi/doorbell.h, enum memory_map; guest.ld refuses what does not fit in between.
-TEXT_ADDRESS = 0x100000
+TEXT_ADDRESS = 0x40000
 DATA_ADDRESS = 0x180000
 CALL_ADDRESS = 0x190000
 LOADED = 1  # PT_LOAD

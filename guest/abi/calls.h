@@ -168,8 +168,10 @@ struct call_rebase {
     uint32_t relinks;         /* 1: only the name changes, whatever the new file holds */
     uint32_t shared;          /* index in `layers` of the file that is the new backing file too; 0: none is */
     uint32_t dry_run;         /* 1: count, write nothing */
-    uint16_t backing_length;  /* bytes; 0: no backing file */
-    uint16_t format_length;   /* 0: none is recorded */
+    uint32_t compresses;      /* 1: what the image gets is compressed, where that makes it smaller */
+    uint32_t reserved;
+    uint16_t backing_length; /* bytes; 0: no backing file */
+    uint16_t format_length;  /* 0: none is recorded */
     struct chain_layer layers[64];
     struct chain_layer new_layers[64];
     uint8_t backing_name[1024];

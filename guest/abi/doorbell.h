@@ -22,7 +22,7 @@ enum abi {
 /* Guest-physical addresses, mapped one to one. Below TEXT nothing is mapped for the guest: the page
  * tables and the task state segment live there. */
 enum memory_map {
-    TEXT_ADDRESS = 0x100000,     /* read-only, executable: code and constants */
+    TEXT_ADDRESS = 0x40000,      /* read-only, executable: code and constants */
     DATA_ADDRESS = 0x180000,     /* from here on nothing is executable: variables */
     CALL_ADDRESS = 0x190000,     /* struct call_*: written by the host before the start */
     RESULT_ADDRESS = 0x1a0000,   /* struct result_*: read by the host after FINISH */

@@ -13,7 +13,7 @@ _Noreturn void operation_run(u32 operation) {
     case CALL_EMPTY:
         operation_empty();
     case CALL_REBASE:
-        operation_rebase();
+        operation_rebase(NULL);
     case CALL_OVERLAY:
         operation_overlay();
     default:

@@ -7,7 +7,7 @@
 #ifndef AIRLOCK_OPERATIONS_OPERATIONS_H
 #define AIRLOCK_OPERATIONS_OPERATIONS_H
 
-#include "start/guest.h"
+#include "qcow2/compressor.h"
 
 /* Runs the verb that the call asks for; each family of verbs is a guest of its own, and has one: guest/families. */
 _Noreturn void operation_run(u32 operation);
@@ -22,7 +22,8 @@ _Noreturn void operation_list_bitmaps(void);
 _Noreturn void operation_change_bitmap(void);
 _Noreturn void operation_commit(void);
 _Noreturn void operation_empty(void);
-_Noreturn void operation_rebase(void);
+/* open: of the compressor; NULL: this guest has none. */
+_Noreturn void operation_rebase(compressor_opener *open);
 _Noreturn void operation_overlay(void);
 
 #endif

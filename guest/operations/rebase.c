@@ -3,12 +3,15 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
  * Another backing file for an image (img_rebase() of qemu-img): what the old one shows otherwise than the new one is
- * pulled up into the image first. Unlike there it is on the disk before the header names the new file.
+ * pulled up into the image first. Unlike there it is on the disk before the header names the new file. It can be
+ * compressed: whole clusters then, one after the other, where qemu-img compresses several at a time and lets chance
+ * decide which of them comes first in the file.
  */
 #include "chain/chain.h"
 #include "operations/operations.h"
 #include "operations/preparation.h"
 #include "operations/recording.h"
+#include "qcow2/compressor.h"
 #include "qcow2/writer.h"
 
 #define STEP (2 * MIB) /* looked at together */
@@ -20,13 +23,17 @@ struct rebase {
     struct chain new_chain; /* the new ones */
     struct qcow2 *image;
     u64 size;
-    u64 unit; /* bytes that are compared and written together */
+    u64 unit;        /* bytes that are compared and written together */
+    bool compresses; /* what is looked at now is written compressed */
     struct refcounts refcounts;
     struct verification verification;
     struct writer writer;
     struct recording recording;
+    struct compressor compressor;
     u8 *old_bytes;
     u8 *new_bytes;
+    u8 *compressed; /* clusters that are to be written */
+    u64 compressed_length;
 };
 
 static void fill_from_old(void *context, u64 offset, u64 length, struct disk *to, u64 host) {
@@ -103,26 +110,50 @@ static u64 alike(const struct rebase *r, u64 at, u64 length, bool *differ) {
     return done;
 }
 
-static void pull_up(struct rebase *r, u64 offset, u64 length, bool zeros) {
+/* Clusters from `offset` on, the last one up to the end of the disk: behind that they hold zeros. */
+static void write_compressed(struct rebase *r, u64 offset, u64 length, u8 *bytes) {
+    const u64 cluster = r->image->cluster_size;
+    for (u64 at = 0; at < length; at += cluster) {
+        u64 part = min64(cluster, length - at);
+        u8 *to = r->compressed + r->compressed_length;
+        memset(bytes + at + part, 0, cluster - part);
+        u64 packed = r->compressor.compress(&r->compressor, bytes + at, to);
+        if (packed == 0) {
+            writer_write(&r->writer, offset + at, part, fill_from_old, r);
+        } else {
+            writer_write_compressed(&r->writer, offset + at, to, packed);
+            r->compressed_length += packed;
+        }
+    }
+}
+
+static void pull_up(struct rebase *r, u64 offset, u64 length, u8 *bytes, bool zeros) {
     *(zeros ? &r->result->zeroed_bytes : &r->result->copied_bytes) += length;
     if (r->call->dry_run != 0) {
         return;
     }
     recording_note(&r->recording, offset, length);
-    if (!zeros || !writer_zero(&r->writer, offset, length, false)) {
+    if (zeros && writer_zero(&r->writer, offset, length, false)) {
+        return;
+    }
+    if (r->compresses && !zeros) {
+        write_compressed(r, offset, length, bytes);
+    } else {
         writer_write(&r->writer, offset, length, fill_from_old, r);
     }
 }
 
 static void compare_and_pull(struct rebase *r, u64 offset, u64 length) {
     u64 old_size = size_of(&r->chain, 1);
+    disk_run();
+    r->compressed_length = 0;
     read_backing(&r->chain, 1, offset, length, r->old_bytes);
     read_backing(&r->new_chain, 0, offset, length, r->new_bytes);
     for (u64 at = 0; at < length;) {
         bool differ = false;
         u64 part = alike(r, at, length, &differ);
         if (differ) {
-            pull_up(r, offset + at, part, offset + at >= old_size);
+            pull_up(r, offset + at, part, r->old_bytes + at, offset + at >= old_size);
         }
         at += part;
     }
@@ -143,9 +174,35 @@ static bool both_empty(struct rebase *r, u64 offset, u64 *length) {
     return empty;
 }
 
+/* Decides how what is at `offset` is written, and returns up to where that holds, at most `end`. Compressed clusters
+ * are whole: where the image holds a part of one, in subclusters, the rest is pulled up as it is. */
+static u64 choose_unit(struct rebase *r, u64 offset, u64 end) {
+    u32 layer;
+    u64 cluster = r->image->cluster_size;
+    u64 start = offset / cluster * cluster;
+    if (r->call->compresses == 0) {
+        return end;
+    }
+    struct extent found = chain_at(&r->chain, 0, 1, start, r->size - start, &layer);
+    bool whole = found.kind == EXTENT_ABSENT && (found.entry & ENTRY_OFFSET) == 0;
+    u64 whole_end = start + found.length;
+    whole_end = whole_end < r->size ? whole_end / cluster * cluster : r->size;
+    r->compresses = whole && offset < whole_end;
+    r->unit = r->compresses ? cluster : subcluster_size(r->image);
+    return min64(end, r->compresses ? whole_end : start + cluster);
+}
+
+static void open_buffers(struct rebase *r) {
+    const u64 room = STEP + 2 * r->image->cluster_size;
+    r->old_bytes = heap_take(room);
+    r->new_bytes = heap_take(room);
+    if (r->call->compresses != 0 && r->call->dry_run == 0) {
+        r->compressed = heap_take(room);
+    }
+}
+
 static void pull_all(struct rebase *r) {
-    r->old_bytes = heap_take(STEP + 2 * r->unit);
-    r->new_bytes = heap_take(STEP + 2 * r->unit);
+    open_buffers(r);
     for (u64 offset = 0; offset < r->size;) {
         u32 layer;
         struct extent found = chain_at(&r->chain, 0, 1, offset, r->size - offset, &layer);
@@ -162,7 +219,7 @@ static void pull_all(struct rebase *r) {
             wanted = false;
         }
         if (wanted) {
-            length = min64(length, STEP);
+            length = choose_unit(r, offset, offset + min64(length, STEP)) - offset;
             u64 start = offset / r->unit * r->unit;
             length = min64(round_up(offset + length, r->unit), r->size) - start;
             offset = start;
@@ -175,11 +232,23 @@ static void pull_all(struct rebase *r) {
     }
 }
 
-_Noreturn void operation_rebase(void) {
+static void check_compression(const struct rebase *r, compressor_opener *open) {
+    if (open == NULL || r->call->relinks != 0) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
+    if (has_data_file(r->image)) {
+        refuse_plain(REFUSAL_COMPRESSED_DATA_FILE);
+    }
+}
+
+_Noreturn void operation_rebase(compressor_opener *open) {
     struct rebase *r = heap_take_zeroed(sizeof(*r));
     r->call = call_memory();
     r->result = result_memory();
     open_rebase(r);
+    if (r->call->compresses != 0) {
+        check_compression(r, open);
+    }
     r->result->virtual_size = r->size;
     const bool writes = r->call->dry_run == 0;
     const bool pulls = r->call->relinks == 0;
@@ -195,6 +264,9 @@ _Noreturn void operation_rebase(void) {
             prepare_header(r->image);
             recording_start(&r->recording, r->image, &r->refcounts, r->size, (u32)__builtin_ctzll(r->unit));
             writer_open(&r->writer, &r->chain.layers[0].lookup, &r->refcounts, r->chain.count > 1, keep_of_image, r);
+            if (r->call->compresses != 0) {
+                open(&r->compressor, r->image);
+            }
         }
         pull_all(r);
         if (writes) {

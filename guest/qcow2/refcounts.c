@@ -335,13 +335,13 @@ static bool add_reference(struct refcounts *refcounts, u64 first, u64 count) {
     for (u64 i = first; i < first + count; i++) {
         if (!has_block(refcounts, i >> refcounts->block_bits)) {
             for (u64 done = first; done < i; done++) {
-                set_refcount(refcounts, done, 0);
+                set_refcount(refcounts, done, refcounts_get(refcounts, done) - 1);
             }
             make_block(refcounts, i);
             refcounts->cursor = min64(refcounts->cursor, first);
             return false;
         }
-        set_refcount(refcounts, i, 1);
+        set_refcount(refcounts, i, refcounts_get(refcounts, i) + 1);
     }
     return true;
 }
@@ -370,6 +370,29 @@ u64 refcounts_allocate_at(struct refcounts *refcounts, u64 offset, u64 count) {
     } while (!add_reference(refcounts, first, taken));
     ranges_remove(&refcounts->freed, offset, taken << refcounts->image->cluster_bits);
     return taken;
+}
+
+u64 refcounts_allocate_bytes(struct refcounts *refcounts, u64 bytes) {
+    const u64 cluster = refcounts->image->cluster_size;
+    u64 offset = refcounts->free_byte;
+    bool counted;
+    if (offset != 0 && refcounts_get(refcounts, offset / cluster) == refcounts->max) {
+        offset = 0;
+    }
+    u64 room = cluster - offset % cluster;
+    do {
+        if (offset == 0 || room < bytes) {
+            u64 fresh = find_free(refcounts, 1) * cluster;
+            bool continues = offset != 0 && round_up(offset, cluster) == fresh;
+            offset = continues ? offset : fresh;
+            room = continues ? room + cluster : cluster;
+        }
+        u64 first = offset / cluster;
+        counted = add_reference(refcounts, first, (offset + bytes - 1) / cluster - first + 1);
+        offset = counted ? offset : 0;
+    } while (!counted);
+    refcounts->free_byte = (offset + bytes) % cluster != 0 ? offset + bytes : 0;
+    return offset;
 }
 
 bool refcounts_take(struct refcounts *refcounts, u64 first_cluster, u64 count) {

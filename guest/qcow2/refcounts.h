@@ -30,6 +30,7 @@ struct refcounts {
     u32 block_bits; /* log2 of the refcounts in a block */
     u64 max;        /* largest refcount */
     u64 cursor;     /* free_cluster_index of qemu */
+    u64 free_byte;  /* free_byte_offset of qemu: behind what was allocated in bytes last; 0: nowhere */
     struct loaded_block *loaded;
     u32 loaded_count;
     u32 loaded_room;
@@ -110,6 +111,10 @@ void refcounts_hold(struct refcounts *refcounts, void (*relieve)(void *context),
 
 /* The tables on the disk refer to nothing any more that was freed. */
 void refcounts_let_go(struct refcounts *refcounts);
+
+/* Room for `bytes` bytes of a compressed cluster, up to a cluster: behind the last ones as long as they end in a
+ * cluster that can count one more, or that is followed by a free one (qcow2_alloc_bytes()). */
+u64 refcounts_allocate_bytes(struct refcounts *refcounts, u64 bytes);
 
 /* Takes exactly these clusters, if they are free and have blocks that count them. */
 bool refcounts_take(struct refcounts *refcounts, u64 first_cluster, u64 count);

@@ -294,6 +294,19 @@ void writer_write(struct writer *w, u64 offset, u64 length, writer_fill *fill, v
     free_old(w);
 }
 
+void writer_write_compressed(struct writer *w, u64 offset, const u8 *bytes, u64 length) {
+    struct qcow2 *image = image_of(w);
+    const u64 cluster = offset >> image->cluster_bits;
+    u8 *at = entry_at(w, own_table(w, cluster), cluster);
+    const u64 host = refcounts_allocate_bytes(w->refcounts, length);
+    store64(at, compressed_entry(image, host, length));
+    if (has_extended_l2(image)) {
+        store64(at + 8, 0);
+    }
+    touch(w, cluster);
+    disk_queue_write(w->data, host, bytes, length);
+}
+
 /* zero_in_l2_slice() for one cluster. */
 static void zero_cluster(struct writer *w, u64 cluster, bool unmaps) {
     struct qcow2 *image = image_of(w);

@@ -42,6 +42,10 @@ void writer_open(struct writer *writer, struct lookup *lookup, struct refcounts 
 /* fill: gives the new bytes. length: up to WRITER_REQUEST_MAX. */
 void writer_write(struct writer *writer, u64 offset, u64 length, writer_fill *fill, void *context);
 
+/* A cluster, of which the image holds nothing yet, compressed to `length` bytes (qcow2_co_pwritev_compressed_part()).
+ * They must stay as they are until disk_run(). */
+void writer_write_compressed(struct writer *writer, u64 offset, const u8 *bytes, u64 length);
+
 /* Makes a part of the disk read as zeros, whole (sub)clusters of it or up to its end; unmaps: what was there is
  * freed. False: this image cannot (version 2 with a backing file, or half a compressed cluster); zeros have to be
  * written. */

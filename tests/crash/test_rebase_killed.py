@@ -26,13 +26,16 @@ from tests.differential.harness import qemu
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 MOMENTS = 10_000 if LONG else 10  # at most, of one chain
 
-# Options of the image, and what it is to stand on.
+# Options of the image, what it is to stand on, and whether it is compressed.
 CHAINS = {
-    "clusters of 4 KiB": ("cluster_size=4096", b"new"),
-    "ancestor": ("cluster_size=65536", b"base"),
-    "detach": ("cluster_size=512", b""),
-    "snapshots": ("cluster_size=16384,extended_l2=on,refcount_bits=2", b"new"),
-    "version 2": ("compat=0.10,cluster_size=2048", b""),
+    "clusters of 4 KiB": ("cluster_size=4096", b"new", False),
+    "ancestor": ("cluster_size=65536", b"base", False),
+    "detach": ("cluster_size=512", b"", False),
+    "snapshots": ("cluster_size=16384,extended_l2=on,refcount_bits=2", b"new", False),
+    "version 2": ("compat=0.10,cluster_size=2048", b"", False),
+    "compressed": ("cluster_size=4096", b"new", True),
+    "compressed, tiny": ("cluster_size=512,refcount_bits=2", b"", True),
+    "compressed, snapshots": ("cluster_size=16384,extended_l2=on,compression_type=zstd", b"new", True),
 }
 
 
@@ -53,7 +56,7 @@ def make(directory: pathlib.Path, kind: str) -> None:
     qemu.io(str(directory / "new"), "write -P 1 0 100k", "write -P 5 2M 128k", "write -P 6 2500k 30k")
     top = str(directory / "top")
     qemu.io(top, "write -P 7 64k 5k")
-    if kind == "snapshots":
+    if kind.endswith("snapshots"):
         qemu.snapshot(top, "-c", "s")
         qemu.io(top, "write -P 8 700k 4k")
 
@@ -65,37 +68,37 @@ def shown(path: pathlib.Path) -> bytes:
     return target.read_bytes()
 
 
-def rebased(directory: pathlib.Path, name: bytes) -> bytes:
+def rebased(directory: pathlib.Path, name: bytes, compressed: bool) -> bytes:
     """As `airlock rebase` does it; the name that is recorded now. Raises AirlockError."""
     with open_chain(str(directory / "top"), writable_layers=(0,)) as chain:
         if not name:
-            rebase(chain, None)
+            rebase(chain, None, compressed=compressed)
         else:
             with open_backing(chain, name, "qcow2") as backing:
-                rebase(chain, backing)
+                rebase(chain, backing, compressed=compressed)
         return image_info(chain.top.image).backing_name
 
 
 @pytest.mark.parametrize("kind", CHAINS)
 def test_killed(kind: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    name = CHAINS[kind][1]
+    name, compressed = CHAINS[kind][1:]
     made, work = tmp_path / "made", tmp_path / "work"
     make(made, kind)
     wanted = shown(made / "top")
     with killing(-1, monkeypatch) as nobody:
         shutil.copytree(made, work)
-        assert rebased(work, name) == name
+        assert rebased(work, name, compressed) == name
     assert shown(work / "top") == wanted
     assert nobody.moments > 10
     for moment in range(0, nobody.moments, max(1, nobody.moments // MOMENTS)):
         shutil.rmtree(work)
         shutil.copytree(made, work)
         with killing(moment, monkeypatch) as killer, pytest.raises(errors.JailError):
-            rebased(work, name)
+            rebased(work, name, compressed)
         assert killer.killed
         assert shown(work / "top") == wanted, moment
         assert qemu.check(str(work / "top")).code in (0, 3), moment  # leaks are harmless
-        assert rebased(work, name) == name
+        assert rebased(work, name, compressed) == name
         assert shown(work / "top") == wanted, moment
         assert qemu.check(str(work / "top")).code in (0, 3), moment
         for lower in ("base", "old", "new"):

@@ -33,6 +33,7 @@ class RebaseScenario:
     """chain: the image and what it stands on now. new: the layers that are made for it to stand on, lowest first.
 
     backing: the new backing file's name, "" for none. on: how many layers of the old chain the new ones stand on.
+    compressed: with -c.
     """
 
     chain: Scenario
@@ -41,6 +42,7 @@ class RebaseScenario:
     kind: str
     backing: str
     backing_format: str
+    compressed: bool = False
 
     @property
     def top(self) -> Layer:
@@ -56,7 +58,8 @@ class RebaseScenario:
 
     def __str__(self) -> str:
         new = "\n".join(f"  new {layer}" for layer in self.new)
-        return f"{self.chain}\n{new}\n{self.kind}: {self.backing!r} {self.backing_format}"
+        how = " compressed" if self.compressed else ""
+        return f"{self.chain}\n{new}\n{self.kind}: {self.backing!r} {self.backing_format}{how}"
 
 
 def make_rebase(seed: int) -> RebaseScenario:
@@ -108,8 +111,9 @@ def build_rebase(scenario: RebaseScenario, directory: str) -> None:
 
 
 def by_qemu(scenario: RebaseScenario, directory: str) -> qemu.Outcome:
-    command = ["qemu-img", "rebase", "-f", "qcow2", *(["-u"] if scenario.relinks else []), "-b", scenario.backing]
+    command = ["qemu-img", "rebase", "-f", "qcow2", "-b", scenario.backing]
     command += ["-F", scenario.backing_format] if scenario.backing else []
+    command += ["-u"] if scenario.relinks else ["-c"] if scenario.compressed else []
     return qemu.run([*command, scenario.top.name], cwd=directory)
 
 
@@ -122,9 +126,9 @@ def by_airlock(scenario: RebaseScenario, directory: str, dry_run: bool = False) 
             return relink(image, name, scenario.backing_format, dry_run)
     with open_chain(top, writable_layers=() if dry_run else (0,)) as chain:
         if not name:
-            return rebase(chain, None, dry_run)
+            return rebase(chain, None, dry_run, compressed=scenario.compressed)
         with open_backing(chain, name, scenario.backing_format) as backing:
-            return rebase(chain, backing, dry_run)
+            return rebase(chain, backing, dry_run, compressed=scenario.compressed)
 
 
 class RebaseArena:
@@ -137,10 +141,14 @@ class RebaseArena:
     def path(self, who: str, name: str = "") -> str:
         return os.path.join(self.directory, who, name)
 
-    def make(self, scenario: RebaseScenario, *copies: str) -> None:
-        """The images in "made", and copies of them."""
+    def clear(self) -> None:
+        """An empty directory to make images in."""
         shutil.rmtree(self.directory, ignore_errors=True)
         os.makedirs(self.directory)
+
+    def make(self, scenario: RebaseScenario, *copies: str) -> None:
+        """The images in "made", and copies of them."""
+        self.clear()
         build_rebase(scenario, self.path("made"))
         for who in copies:
             subprocess.run(["cp", "-r", "--sparse=always", self.path("made"), self.path(who)], check=True)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.differential.harness.qcow2 import Qcow2
 from tests.unit.guest.native import Guest
 
 CLUSTER = 512
-ALLOCATE, FREE, PUNCH, WRITE_BACK = 1, 2, 3, 4
+ALLOCATE, FREE, PUNCH, WRITE_BACK, ALLOCATE_BYTES = 1, 2, 3, 4, 5
 
 
 def entry_of(block: bytes, order: int, index: int) -> int:
@@ -51,7 +52,7 @@ def change(guest: Guest, script: list[tuple[int, int, int]], cursor: int) -> lis
     changes = guest.ffi.new("struct probe_change[]", [(kind, 0, at, size) for kind, at, size in script])
     answer = guest.probe("refcounts", changes, len(changes), cursor)
     assert answer.refusal == ""
-    return [entry.offset for entry in changes if entry.kind == ALLOCATE]
+    return [entry.offset for entry in changes if entry.kind in (ALLOCATE, ALLOCATE_BYTES)]
 
 
 def test_the_search_takes_the_first_run_from_the_cursor_on(guest: Guest, image: Callable[[str], Path]) -> None:
@@ -72,6 +73,53 @@ def test_nothing_takes_nothing(guest: Guest, image: Callable[[str], Path]) -> No
     guest.load(image("tiny"))
     assert change(guest, [(ALLOCATE, 0, 0)], cursor=5) == [0]
     assert guest.image() == image("tiny").read_bytes()
+
+
+def test_bytes_go_on_where_the_last_ones_end(guest: Guest, image: Callable[[str], Path], tmp_path: Path) -> None:
+    guest.load(image("tiny"))
+    sizes = (100, 200, 300, 500, 512, 512, 30)
+    script = [(ALLOCATE_BYTES, 0, size) for size in sizes]
+    script.insert(3, (ALLOCATE, 0, CLUSTER))
+    offsets = change(guest, [*script, (WRITE_BACK, 0, 0)], cursor=0)
+    start = offsets[0]
+    assert start % CLUSTER == 0
+    # The third goes over into the next cluster. The one behind that is taken, so the fourth starts anew; all others
+    # go over again.
+    new = start + 3 * CLUSTER
+    expected = [0, 100, 300, 2 * CLUSTER, 3 * CLUSTER]
+    assert [offset - start for offset in offsets[:5]] == expected
+    assert [offset - new for offset in offsets[5:]] == [500, 500 + 512, 500 + 2 * 512]
+    path = tmp_path / "after.qcow2"
+    path.write_bytes(guest.image())
+    with Qcow2(str(path)) as reader:
+        first = start // CLUSTER
+        assert [reader.refcount(first + index) for index in range(7)] == [3, 1, 1, 2, 2, 2, 1]
+
+
+def test_bytes_where_nothing_can_be_shared(guest: Guest, image: Callable[[str], Path]) -> None:
+    """A refcount of one bit counts one."""
+    guest.load(image("bit"))
+    offsets = change(guest, [(ALLOCATE_BYTES, 0, 10)] * 5, cursor=0)
+    assert all(offset % CLUSTER == 0 for offset in offsets)
+    assert len(set(offsets)) == 5
+
+
+def test_bytes_when_a_block_has_to_be_made(guest: Guest, image: Callable[[str], Path], tmp_path: Path) -> None:
+    """What the new block would count starts the search again, in a new cluster."""
+    guest.load(image("bits64"))
+    script = [(ALLOCATE_BYTES, 0, 300)] * 400
+    offsets = change(guest, [*script, (WRITE_BACK, 0, 0)], cursor=0)
+    assert len(set(offsets)) == 400
+    spans = sorted((offset, offset + 300) for offset in offsets)
+    assert all(end <= start for (_start, end), (start, _end) in zip(spans, spans[1:]))
+    answer = guest.verify()
+    assert answer.refusal == ""
+    path = tmp_path / "after.qcow2"
+    path.write_bytes(guest.image())
+    with Qcow2(str(path)) as reader:
+        references = reader.reference_counts()
+        users = Counter(c for start, end in spans for c in range(start // CLUSTER, (end - 1) // CLUSTER + 1))
+        assert {c: reader.refcount(c) - references[c] for c in users} == dict(users)
 
 
 def model_run(guest: Guest, start: bytes, seed: int, largest: int) -> tuple[bytes, set[int]]:

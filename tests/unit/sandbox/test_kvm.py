@@ -208,7 +208,7 @@ def test_processor_starts_in_user_mode():
 
 @pytest.mark.parametrize("what", ["text", "data", "call"])
 def test_parts_that_do_not_fit(what):
-    limits = {"text": 0x80000, "data": 0x10000, "call": 0x10000}
+    limits = {"text": 0x140000, "data": 0x10000, "call": 0x10000}
     parts = dict.fromkeys(limits, b"")
     boot.check_sizes(**{**parts, what: bytes(limits[what])})
     with pytest.raises(ValueError, match=re.escape(f"{what} is larger")):

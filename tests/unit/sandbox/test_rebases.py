@@ -27,6 +27,10 @@ class ChainGuest(Guest):
     family = "chain"
 
 
+class CompressingGuest(Guest):
+    family = "compress"
+
+
 @pytest.fixture
 def directory(tmp_path: pathlib.Path) -> pathlib.Path:
     """raw <- a <- b (data in b.data) <- top; a <- n"""
@@ -106,6 +110,15 @@ def test_an_ancestor_of_another_format_is_another_layer(chain: Chain, guest: t.C
         rebases.rebase(chain, backing)
     call = call_of(stand_in)
     assert rows(call.new_layers, call.new_layer_count) == [(2, 3, 0)]
+
+
+def test_compressed(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another guest does that."""
+    stand_in = CompressingGuest()
+    monkeypatch.setattr(machine, "run", stand_in.run)
+    stand_in.answers("rebase", virtual_size=SIZE)
+    rebases.rebase(chain, None, compressed=True)
+    assert call_of(stand_in).compresses == 1
 
 
 def test_none(chain: Chain, guest: t.Callable[[], Guest]) -> None:

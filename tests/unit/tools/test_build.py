@@ -160,7 +160,7 @@ def test_command_line(tmp_path, main, capfd, monkeypatch):
     assert loaded(output).load()[0]
 
 
-def elf(entry=0x100000, segments=((0x100000, b"text", 4),), magic=b"\x7fELF\x02\x01"):
+def elf(entry=0x40000, segments=((0x40000, b"text", 4),), magic=b"\x7fELF\x02\x01"):
     """A program with these (address, content, bytes in memory)."""
     body = b""
     headers = b""
@@ -173,18 +173,18 @@ def elf(entry=0x100000, segments=((0x100000, b"text", 4),), magic=b"\x7fELF\x02\
 
 
 def test_segments():
-    program = elf(segments=((0x100000, b"text\0\0", 6), (0x180000, b"data", 4096)))
+    program = elf(segments=((0x40000, b"text\0\0", 6), (0x180000, b"data", 4096)))
     assert build_guest.segments(program) == (b"text", b"data")
-    one = elf(segments=((0x100000, b"t" * 0x80000 + b"d", 0x90000),))
-    assert build_guest.segments(one) == (b"t" * 0x80000, b"d")
+    one = elf(segments=((0x40000, b"t" * 0x140000 + b"d", 0x150000),))
+    assert build_guest.segments(one) == (b"t" * 0x140000, b"d")
 
 
 @pytest.mark.parametrize(
     "program",
     [
-        elf(entry=0x100010),
+        elf(entry=0x40010),
         elf(magic=b"\x7fELF\x01\x01"),
-        elf(segments=((0xFFFFF, b"text", 4),)),
+        elf(segments=((0x3FFFF, b"text", 4),)),
         elf(segments=((0x180000, b"data", 0x10001),)),
         elf(segments=((0x200000, b"heap", 4),)),
     ],

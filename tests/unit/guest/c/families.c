@@ -13,10 +13,16 @@
 #define operation_run run_chains
 #include "families/chain.c"
 #undef operation_run
+#define operation_run run_compressing
+#include "families/compress.c"
+#undef operation_run
 
 _Noreturn void operation_run(u32 operation) {
     if (operation == CALL_BITMAPS || operation == CALL_CHANGE_BITMAP) {
         run_bitmaps(operation);
+    }
+    if (operation == CALL_REBASE) {
+        run_compressing(operation);
     }
     if (operation >= CALL_COMMIT && operation <= CALL_OVERLAY) {
         run_chains(operation);

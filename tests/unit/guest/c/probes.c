@@ -103,6 +103,9 @@ static void run_refcount_script(void *argument) {
         case 3:
             refcounts_free(&refcounts, change->offset, change->bytes, change->kind == 3);
             break;
+        case 5:
+            change->offset = refcounts_allocate_bytes(&refcounts, change->bytes);
+            break;
         default:
             refcounts_write_back(&refcounts);
             refcounts_discard(&refcounts);

@@ -30,9 +30,10 @@ struct probe_io {
 int probe_disk(const struct probe_io *script, uint32_t count, uint8_t *memory, uint64_t *size);
 
 struct probe_change {
-    uint32_t kind; /* 1 allocates `bytes`, 2 frees and 3 frees and punches `bytes` at `offset`, 4 writes back */
+    uint32_t kind; /* 1 allocates `bytes`, 2 frees and 3 frees and punches `bytes` at `offset`, 4 writes back; 5
+                      allocates `bytes` of a compressed cluster */
     uint32_t reserved;
-    uint64_t offset; /* OUT for 1 */
+    uint64_t offset; /* OUT for 1 and 5 */
     uint64_t bytes;
 };
 

@@ -1,0 +1,1 @@
+../../../sandbox/_guest_compress.py
