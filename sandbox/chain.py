@@ -23,8 +23,9 @@ from .references import Directory, Found, Key, Policy, file_key, shown_path
 
 if t.TYPE_CHECKING:
     from .info import ImageInfo
+    from .vmdk import VmdkInfo
 
-FORMATS = ("qcow2", "raw")
+FORMATS = ("qcow2", "raw", "vmdk")
 LAYERS_MAX = 64  # as many files as a guest can be given
 _LEAST_SECONDS = 0.001
 
@@ -37,7 +38,12 @@ class Layer:
     """
 
     def __init__(
-        self, image: Image, format_name: str, depth: int, header: ImageInfo | None, data_file: Image | None
+        self,
+        image: Image,
+        format_name: str,
+        depth: int,
+        header: ImageInfo | VmdkInfo | None,
+        data_file: Image | None,
     ) -> None:
         self.path = image.path
         self.format = format_name
@@ -155,7 +161,7 @@ def open_chain(
     """
     if backing_format is not None and backing_format not in FORMATS:
         raise errors.ArgumentError(
-            f"backing_format is '{errors.clean(backing_format, 32)}'. It can be qcow2 or raw.", "unknown_format"
+            f"backing_format is '{errors.clean(backing_format, 32)}'. It can be qcow2, raw or vmdk.", "unknown_format"
         )
     with contextlib.ExitStack() as stack:
         if not isinstance(top, Image):
@@ -241,7 +247,7 @@ class _Opener:
         if format_name == "raw":
             return Layer(image, format_name, depth, None, None)
         seconds = max(self._deadline - time.monotonic(), _LEAST_SECONDS)
-        header = info.image_info(image, self._limits._replace(seconds=seconds))
+        header = _header(image, format_name, self._limits._replace(seconds=seconds))
         self.reports.append(header.report)
         data_file = None
         if header.has_data_file:
@@ -265,6 +271,15 @@ class _Opener:
         self._stack.callback(image.close)
         image.lock = locks.lock_image(disk.descriptor, found.path, writable, self._force_share, use)
         return image
+
+
+def _header(image: Image, format_name: str, limits: Limits) -> ImageInfo | VmdkInfo:
+    """What a guest says of an image of a format that has a header."""
+    if format_name == "vmdk":
+        from .vmdk import vmdk_info  # another guest, and most chains have no such layer
+
+        return vmdk_info(image, limits)
+    return info.image_info(image, limits)
 
 
 def _make_writable(image: Image, use: str) -> None:

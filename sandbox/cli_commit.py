@@ -33,7 +33,7 @@ Arguments:
   -p, --progress
      show operation progress
   -f, --format FMT
-     specify FILENAME image format explicitly: qcow2, which is the default as well
+     specify FILENAME image format explicitly: qcow2, which is the default, or vmdk
   -t, --cache CACHE_MODE image cache mode (writeback); with unsafe, nothing is
      made sure to be on stable storage
   -d, --drop
@@ -49,7 +49,7 @@ Arguments:
      a directory, a file or a block device that names of backing files may lead
      to, besides the directory of the image that has them
   --backing-format FMT
-     qcow2 or raw: the format of backing files where none is recorded
+     qcow2, raw or vmdk: the format of backing files where none is recorded
   --output human|json
      specify output format name (default human)
   FILENAME
@@ -71,6 +71,7 @@ _OPTIONS = (
     (b"output", b"", True),
 )
 _ADDED = (b"no-resize", b"allowed-root", b"backing-format", b"output")
+_FORMATS = (b"qcow2", b"vmdk")
 _CACHE_MODES = (b"none", b"off", b"directsync", b"writeback", b"unsafe", b"writethrough")
 
 
@@ -120,7 +121,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
     wanted.take_path(options.rest)
     if wanted.cache not in _CACHE_MODES:
         raise UsageError(b"Invalid cache option: " + wanted.cache, hint=False)
-    with wanted.open(writable=True) as image, _open_chain(image, wanted) as chain:
+    with wanted.open(writable=True, formats=_FORMATS) as image, _open_chain(image, wanted) as chain:
         with Progress(wanted.progress and not wanted.quiet) as progress:
             base = find_base(chain, wanted.base)
             open_base(chain, base)
@@ -140,7 +141,12 @@ def run(arguments: t.Sequence[bytes]) -> None:
 
 
 def _open_chain(image: Image, wanted: _Wanted) -> Chain:
-    return open_chain(image, backing_format=wanted.backing_format, allowed_roots=wanted.allowed_roots)
+    return open_chain(
+        image,
+        backing_format=wanted.backing_format,
+        allowed_roots=wanted.allowed_roots,
+        top_format=os.fsdecode(wanted.format),
+    )
 
 
 def _rate(text: bytes) -> int:

@@ -55,17 +55,27 @@ class Arguments:
             raise UsageError(b"Expecting one image file name")
         self.path = operands[0]
 
-    def open(self, writable: bool) -> Image:
-        """The image that the command is about. Raises ArgumentError, ImageOpenError, ImageInUseError."""
-        return open_image(self.path, self.format, writable, self.force_share, self.quiet)
+    def open(self, writable: bool, formats: t.Container[bytes] = (b"qcow2",)) -> Image:
+        """The image that the command is about, of one of `formats`. Raises ArgumentError, ImageOpenError,
+        ImageInUseError."""
+        return open_image(self.path, self.format, writable, self.force_share, self.quiet, formats)
 
 
-def open_image(path: bytes, image_format: bytes, writable: bool, force_share: bool, quiet: bool) -> Image:
-    """An image of a format that the operator stated; none is ever guessed. quiet: no warning for want of locks."""
-    if image_format != b"qcow2":
+def open_image(
+    path: bytes,
+    image_format: bytes,
+    writable: bool,
+    force_share: bool,
+    quiet: bool,
+    formats: t.Container[bytes] = (b"qcow2",),
+) -> Image:
+    """An image of a format that the operator stated; none is ever guessed. quiet: no warning for want of locks.
+    formats: those that the command knows."""
+    if image_format not in formats:
         name, shown = os.fsdecode(image_format), os.fsdecode(path)
+        known = "only qcow2 is" if b"vmdk" not in formats else "only qcow2 and vmdk are"
         raise errors.ArgumentError(
-            f"The format {errors.clean(name)} is not known, only qcow2 is.",
+            f"The format {errors.clean(name)} is not known, {known}.",
             "unknown_format",
             [f"Could not open '{shown}': Unknown driver '{name}'"],
         )

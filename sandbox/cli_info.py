@@ -39,7 +39,7 @@ Arguments:
   --allowed-root PATH
      a directory, a file or a block device that such names may lead to
   --backing-format FMT
-     qcow2 or raw: the format of backing files where none is recorded
+     qcow2, raw or vmdk: the format of backing files where none is recorded
   --output human|json
      specify output format name (default human)
   FILENAME

@@ -57,7 +57,7 @@ Arguments:
      to, besides the directory of the image that has them; BACKING_FILENAME
      itself may be anywhere
   --unrecorded-format FMT
-     qcow2 or raw: the format of backing files where none is recorded
+     qcow2, raw or vmdk: the format of backing files where none is recorded
   --output human|json
      specify output format name (default human)
   FILENAME
@@ -133,7 +133,7 @@ class _Wanted(Arguments):
         if self.backing_format is not None and os.fsdecode(self.backing_format) not in _QEMU_FORMATS:
             shown = os.fsdecode(self.backing_format)
             raise errors.ArgumentError(
-                f"QEMU knows no format '{errors.clean(shown, 32)}'. State qcow2 or raw.",
+                f"QEMU knows no format '{errors.clean(shown, 32)}'. State qcow2, raw or vmdk.",
                 "unknown_format",
                 [f"Invalid format name: '{shown}'"],
             )

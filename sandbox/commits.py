@@ -29,7 +29,6 @@ RAW_CLUSTER = 65536  # what a raw base is counted in
 SECTOR = 512
 
 _FAMILY = "chain"
-_FORMATS = {"qcow2": "LAYER_QCOW2", "raw": "LAYER_RAW"}
 _UNLIMITED = 1 << 62
 _SECONDS_MAX = float(10 * 365 * 86400)
 
@@ -129,7 +128,7 @@ def commit(
         raise errors.ArgumentError(f"There is no layer {base} below the top of this chain.", "base_not_found")
     _check_device(chain, base, allow_resize)
     everything, rows = _disks(chain)
-    layers = (0, base) if empties and chain.top.format == "qcow2" else (base,)
+    layers = (0, base) if empties and chain.top.format != "raw" else (base,)
     fields = {
         "layer_count": len(rows),
         "base": base,
@@ -205,7 +204,7 @@ def _disks(chain: Chain) -> tuple[list[Image], list[dict[str, int]]]:
     everything = [layer.image for layer in chain.layers]
     rows = []
     for layer in chain.layers:
-        row = {"format": ffi.integer_const(_FORMATS[layer.format]), "disk": layer.depth, "data_disk": 0}
+        row = {"format": ffi.integer_const(f"LAYER_{layer.format.upper()}"), "disk": layer.depth, "data_disk": 0}
         if layer.data_file:
             row["data_disk"] = len(everything)
             everything.append(layer.data_file)

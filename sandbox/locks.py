@@ -53,6 +53,8 @@ _FORCE_SHARE = _Kind((100,), (200,))
 _KINDS = {
     ("qcow2", False): _Kind((100, 201, 203), (200, 101, 103)),
     ("qcow2", True): _READ_WRITE,
+    ("vmdk", False): _Kind((100, 201, 203), (200, 101, 103)),
+    ("vmdk", True): _READ_WRITE,
     ("raw", False): _Kind((100,), (200,)),
     ("raw", True): _READ_WRITE,
     ("data file", False): _Kind((100, 203), (200, 103)),
@@ -66,8 +68,8 @@ _READER, _NO_READERS = 100, 200
 def lock_image(descriptor: int, path: str, writable: bool, force_share: bool = False, use: str = "qcow2") -> Lock:
     """Takes qemu's locks on an open image.
 
-    descriptor: open for reading, and for writing when writable. path: for messages. use: "qcow2", "raw", or "data
-    file" for the external data file of a qcow2 image.
+    descriptor: open for reading, and for writing when writable. path: for messages. use: "qcow2", "vmdk", "raw",
+    or "data file" for the external data file of a qcow2 image.
     Raises errors.ImageInUseError, with no lock left behind, when somebody else's locks forbid it;
     errors.ForceShareError for a force_share that writes.
     """

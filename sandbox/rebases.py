@@ -31,7 +31,6 @@ NAME_MAX = 1023  # bytes of a backing file's name
 FORMAT_MAX = 15  # bytes of its format's
 
 _FAMILY, _COMPRESSING = "chain", "compress"
-_FORMATS = {"qcow2": "LAYER_QCOW2", "raw": "LAYER_RAW"}
 
 
 class Rebase(t.NamedTuple):
@@ -105,7 +104,8 @@ def open_backing(
         check_name(name, format_name)
         if format_name not in FORMATS:
             raise errors.ArgumentError(
-                f"The format of the new backing file is '{errors.clean(format_name, 32)}'. It can be qcow2 or raw.",
+                f"The format of the new backing file is '{errors.clean(format_name, 32)}'. It can be qcow2, raw or "
+                "vmdk.",
                 "unknown_format",
             )
         key = file_key(os.fstat(disk.descriptor))
@@ -190,7 +190,7 @@ def check_name(name: bytes, format_name: str) -> None:
         )
     if name and not format_name:
         raise errors.ArgumentError(
-            "The new backing file needs its format recorded, for a format is never guessed. State qcow2 or raw.",
+            "The new backing file needs its format recorded, for a format is never guessed. State qcow2, raw or vmdk.",
             "backing_format_missing",
             [f"Could not change the backing file to '{shown}': backing format must be specified"],
         )
@@ -290,7 +290,7 @@ def _disks(
 
     def row(layer: Layer) -> dict[str, int]:
         return {
-            "format": ffi.integer_const(_FORMATS[layer.format]),
+            "format": ffi.integer_const(f"LAYER_{layer.format.upper()}"),
             "disk": place(layer.image),
             "data_disk": place(layer.data_file) if layer.data_file else 0,
         }

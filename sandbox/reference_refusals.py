@@ -68,7 +68,7 @@ def format_missing(reference: Reference) -> ChainError:
     """The exception for an overlay that does not say what its backing file is."""
     return ChainError(
         f"{_subject(reference)} has no format recorded. A format is never guessed, for the content of a disk could "
-        "make it any. State it with backing_format (--backing-format): qcow2 or raw.",
+        "make it any. State it with backing_format (--backing-format): qcow2, raw or vmdk.",
         code="backing_format_missing",
     )
 
@@ -76,8 +76,8 @@ def format_missing(reference: Reference) -> ChainError:
 def format_unknown(reference: Reference, name: bytes) -> ChainError:
     """The exception for a recorded format that is none of ours."""
     return ChainError(
-        f"{_subject(reference)} is recorded as of the format '{clean(name, 32)}'. Known are qcow2 and raw. If it is "
-        'one of them, record that with "qemu-img rebase -u -F".',
+        f"{_subject(reference)} is recorded as of the format '{clean(name, 32)}'. Known are qcow2, raw and vmdk. If "
+        'it is one of them, record that with "qemu-img rebase -u -F".',
         code="backing_format_unknown",
     )
 

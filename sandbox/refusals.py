@@ -12,15 +12,10 @@ and {list} commands.
 
 from __future__ import annotations
 
-import typing as t
+from .vmdk_refusals import VMDK_WORDINGS
+from .wording import APPLY, BITMAP, COMMIT, CREATE, DELETE, OPEN, REBASE, Wording
 
-OPEN = "open"
-CREATE = "create"
-APPLY = "apply"
-DELETE = "delete"
-BITMAP = "bitmap"
-COMMIT = "commit"
-REBASE = "rebase"
+__all__ = ["APPLY", "BITMAP", "BITMAP_CODES", "COMMIT", "OPEN", "REBASE", "WORDINGS", "Wording"]
 
 # Those that are about one action of a list on a bitmap; argument f is its index.
 BITMAP_CODES = range(160, 200)
@@ -32,23 +27,6 @@ CHECK = (
 )
 RESTORE = "No tool can repair this in place: restore the image from a backup."
 NEWER = "Use the qemu-img that wrote the image, or convert the image with it."
-
-
-class Wording(t.NamedTuple):
-    """How a refusal is told.
-
-    code: stable name, snake_case. kind: name of the exception class in errors.py.
-    message: what is wrong and what to do next, without the image's path.
-    qemu: qemu-img's own text by operation; the key OPEN holds for every operation and goes behind "Could not open
-    'F': ", the others behind "Could not OPERATION snapshot 'NAME': ", BITMAP behind "Operation OPERATION on bitmap NAME
-    failed: ", COMMIT behind "Block job failed: ", REBASE behind "Could not change the backing file to 'NAME': ". An
-    entry "LINE|REST" is two reports.
-    """
-
-    code: str
-    kind: str
-    message: str
-    qemu: t.Mapping[str, str] = {}
 
 
 def _header(code: str, message: str, qemu: str = "") -> Wording:
@@ -447,6 +425,7 @@ WORDINGS: dict[int, Wording] = {
         "true (on the command line -c).",
         {REBASE: "Operation not supported"},
     ),
+    **VMDK_WORDINGS,
 }
 
 TABLES: dict[int, str] = {
@@ -462,6 +441,8 @@ TABLES: dict[int, str] = {
     10: "bitmap table",
     11: "bitmap's data",
     12: "encryption header",
+    13: "grain directory",
+    14: "grain table",
 }
 
 # qemu-img's texts for enum bitmaps_fault.

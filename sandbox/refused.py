@@ -9,7 +9,7 @@ import errno
 import os
 import typing as t
 
-from . import errors, refusals
+from . import errors, refusals, vmdk_refusals
 from .errors import PATH_LIMIT, AirlockError, clean, quote
 
 _NAME_LIMIT = 255
@@ -147,6 +147,9 @@ def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) 
     fields["target"] = refusals.TABLES.get(arguments[5], f"table of kind {arguments[5]}")
     nameless = [f"Unknown incompatible feature: {arguments[0]:x}"] if arguments[0] else []
     fields["features"] = ", ".join([fields["text"], *nameless] if fields["text"] else nameless)
+    faults = vmdk_refusals.VMDK_FAULTS.get(int(header.code), {})
+    fields["fault"] = faults.get(arguments[0], f"unknown fault {arguments[0]}").format(**fields)
+    fields["a_id"], fields["b_id"] = (f"{value & 0xFFFFFFFF:08x}" for value in arguments[:2])
     fields["bitmaps"] = refusals.BITMAPS_FAULTS.get(arguments[0], "unknown fault {a}").format(**fields)
     return fields
 

@@ -26,7 +26,7 @@ from generated import HEAD, TOP, write_if_changed
 
 # A guest for each family of operations: guest/families says which, and the linker leaves out what they do not need.
 FAMILIES = ("bitmap", "chain", "compress", "snapshot")
-ROOMS = ("start", "disk", "qcow2", "chain", "operations")
+ROOMS = ("start", "disk", "qcow2", "vmdk", "chain", "operations")
 
 FLAGS = shlex.split(
     "-std=c11 -ffreestanding -nostdlib -static -no-pie -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small "

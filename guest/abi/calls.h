@@ -16,10 +16,11 @@ enum call_operation {
     CALL_DELETE,
     CALL_BITMAPS, /* the persistent bitmaps, and the dirty ranges of one; reads only */
     CALL_CHANGE_BITMAP,
-    CALL_COMMIT, /* what the layers above the base hold goes into the base */
-    CALL_EMPTY,  /* an image holds nothing any more: after a commit */
-    CALL_REBASE, /* another backing file, or none */
-    CALL_OVERLAY /* a new image in an empty file */
+    CALL_COMMIT,  /* what the layers above the base hold goes into the base */
+    CALL_EMPTY,   /* an image holds nothing any more: after a commit */
+    CALL_REBASE,  /* another backing file, or none */
+    CALL_OVERLAY, /* a new image in an empty file */
+    CALL_VMDK     /* facts of a vmdk image; reads only */
 };
 
 enum call_limits {
@@ -134,7 +135,8 @@ struct call_change_bitmap {
 
 enum layer_format {
     LAYER_QCOW2 = 1,
-    LAYER_RAW
+    LAYER_RAW,
+    LAYER_VMDK /* monolithicSparse */
 };
 
 /* An image of a backing chain. */
@@ -186,6 +188,10 @@ struct call_overlay {
     uint16_t format_length;
     uint8_t backing_name[1024];
     uint8_t backing_format[16];
+};
+
+struct call_vmdk {
+    struct call_header header;
 };
 
 /* Common to every result. code 0 is success; otherwise a refusal (refusals.h says what the arguments
@@ -341,6 +347,19 @@ struct result_rebase {
 struct result_overlay {
     struct result_header header;
     uint64_t file_size;
+};
+
+struct result_vmdk {
+    struct result_header header;
+    uint64_t virtual_size; /* bytes */
+    uint64_t grain_size;   /* bytes */
+    uint32_t version;
+    uint32_t zeroed_grains; /* 1: it can have them */
+    uint32_t content_id;
+    uint32_t parent_content_id;
+    uint32_t backing_name_length; /* of parentFileNameHint; its format is vmdk */
+    uint32_t reserved;
+    uint8_t backing_name[1024];
 };
 
 #endif

@@ -97,12 +97,28 @@ enum refusal {
 
     /* Chains. header.disk says which image is meant. */
     REFUSAL_ENCRYPTED = 200,
-    REFUSAL_COMPRESSED_CLUSTER = 201,  /* a L2 entry, b offset: it does not inflate to a cluster */
-    REFUSAL_BASE_RESIZE = 202,         /* a bytes of the base, b of the top: growing was not allowed */
-    REFUSAL_BASE_RESIZE_V2 = 203,      /* the same, and it has snapshots */
-    REFUSAL_BACKING_NAME_ROOM = 204,   /* no room for the backing file's name in the first cluster */
-    REFUSAL_FILE_NOT_EMPTY = 205,      /* a bytes: a new image wants an empty file */
-    REFUSAL_COMPRESSED_DATA_FILE = 206 /* no cluster of an external data file can be compressed */
+    REFUSAL_COMPRESSED_CLUSTER = 201,   /* a L2 entry, b offset: it does not inflate to a cluster */
+    REFUSAL_BASE_RESIZE = 202,          /* a bytes of the base, b of the top: growing was not allowed */
+    REFUSAL_BASE_RESIZE_V2 = 203,       /* the same, and it has snapshots */
+    REFUSAL_BACKING_NAME_ROOM = 204,    /* no room for the backing file's name in the first cluster */
+    REFUSAL_FILE_NOT_EMPTY = 205,       /* a bytes: a new image wants an empty file */
+    REFUSAL_COMPRESSED_DATA_FILE = 206, /* no cluster of an external data file can be compressed */
+
+    /* Images of the format vmdk: block/vmdk.c of QEMU. */
+    REFUSAL_NOT_VMDK = 240,
+    REFUSAL_VMDK_SUBFORMAT = 241,      /* a enum vmdk_subformat; text: what it is called in the image */
+    REFUSAL_VMDK_VERSION = 242,        /* a version */
+    REFUSAL_VMDK_READ_ONLY = 243,      /* version 3 */
+    REFUSAL_VMDK_HEADER = 244,         /* a enum vmdk_fault, b the field */
+    REFUSAL_VMDK_DESCRIPTOR = 245,     /* a enum vmdk_line; text: a part of that line */
+    REFUSAL_VMDK_EXTENT = 246,         /* text: the name, which is not that of a file beside this one */
+    REFUSAL_VMDK_EXTENT_SIZE = 247,    /* a sectors of the header, b of the descriptor */
+    REFUSAL_VMDK_OUTSIDE = 248,        /* an entry names what is not in the file; arguments as for a verification */
+    REFUSAL_VMDK_OVERLAP = 249,        /* an entry names what is in use already; likewise */
+    REFUSAL_VMDK_NO_TABLE = 250,       /* a grain table is not there; likewise */
+    REFUSAL_VMDK_PARENT_CHANGED = 251, /* a content id that is recorded, b the parent's */
+    REFUSAL_VMDK_FULL = 252,           /* a bytes of the file, b of what was to be added */
+    REFUSAL_BASE_VMDK_RESIZE = 253     /* a bytes of the base, b of the top: a vmdk base does not grow */
 };
 
 /* The tables that a refusal can point at. */
@@ -118,7 +134,42 @@ enum table {
     TABLE_BITMAP_DIRECTORY,
     TABLE_BITMAP_TABLE,
     TABLE_BITMAP_DATA,
-    TABLE_CRYPTO_HEADER
+    TABLE_CRYPTO_HEADER,
+    TABLE_GRAIN_DIRECTORY,
+    TABLE_GRAIN_TABLE
+};
+
+/* What is no monolithicSparse image. */
+enum vmdk_subformat {
+    VMDK_OTHER_TYPE = 1,   /* text: its type */
+    VMDK_OTHER_EXTENT,     /* text: the type of its extent */
+    VMDK_COMPRESSED,       /* streamOptimized */
+    VMDK_DIRECTORY_AT_END, /* as programs that cannot seek write it */
+    VMDK_NO_DESCRIPTOR     /* one extent of several */
+};
+
+enum vmdk_fault {
+    VMDK_NEWLINES = 1, /* a program has converted the ends of lines */
+    VMDK_CAPACITY,
+    VMDK_GRAIN_SIZE,
+    VMDK_TABLE_ENTRIES,
+    VMDK_TABLES, /* too many */
+    VMDK_DESCRIPTOR_PLACE,
+    VMDK_DESCRIPTOR_SIZE,
+    VMDK_DIRECTORY, /* outside the file; the following, too */
+    VMDK_REDUNDANT_DIRECTORY,
+    VMDK_DATA
+};
+
+enum vmdk_line {
+    VMDK_LINE_END = 1, /* the text does not end */
+    VMDK_LINE_TYPE,    /* createType is not there, or has no quotation marks */
+    VMDK_LINE_CID,
+    VMDK_LINE_PARENT,
+    VMDK_LINE_EXTENT,
+    VMDK_LINE_EXTENTS, /* more than one */
+    VMDK_LINE_TWICE,
+    VMDK_LINE_HIDDEN /* QEMU would find the key where it does not begin a line */
 };
 
 enum bitmaps_fault {

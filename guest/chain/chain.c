@@ -6,6 +6,7 @@
 
 #include "qcow2/compression.h"
 #include "qcow2/header.h"
+#include "vmdk/header.h"
 
 #define LOOKUP_BYTES (32 * MIB) /* for the L2 tables of all layers */
 #define LOOKUP_BYTES_MAX (2 * MIB)
@@ -29,6 +30,13 @@ static void open_layer(struct layer *layer, const struct chain_layer *given, boo
             refuse_plain(REFUSAL_ENCRYPTED);
         }
         lookup_open(&layer->lookup, layer->image, given->data_disk != 0 ? given->data_disk : given->disk, bytes);
+        return;
+    case LAYER_VMDK:
+        layer->vmdk = heap_take(sizeof(*layer->vmdk));
+        vmdk_open(layer->vmdk, given->disk, writable);
+        layer->disk = layer->vmdk->disk;
+        layer->size = layer->vmdk->virtual_size;
+        grains_open(&layer->grains, layer->vmdk, bytes);
         return;
     case LAYER_RAW:
         layer->disk = (struct disk){.index = given->disk, .size = call->disk_size[given->disk]};
@@ -65,6 +73,8 @@ struct extent chain_at(struct chain *chain, u32 first, u32 end, u64 offset, u64 
         struct extent found = {EXTENT_DATA, at->disk.index, offset, length, 0};
         if (at->format == LAYER_QCOW2) {
             found = lookup_at(&at->lookup, offset, length);
+        } else if (at->format == LAYER_VMDK) {
+            found = grains_at(&at->grains, offset, length);
         }
         if (found.kind != EXTENT_ABSENT) {
             return found;

@@ -8,6 +8,7 @@
 #define AIRLOCK_CHAIN_CHAIN_H
 
 #include "qcow2/lookup.h"
+#include "vmdk/grains.h"
 
 struct layer {
     enum layer_format format;
@@ -15,6 +16,8 @@ struct layer {
     u64 size; /* of the disk that it shows, bytes */
     struct qcow2 *image;
     struct lookup lookup;
+    struct vmdk *vmdk;
+    struct grains grains;
 };
 
 struct chain {

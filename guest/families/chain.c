@@ -16,6 +16,8 @@ _Noreturn void operation_run(u32 operation) {
         operation_rebase(NULL);
     case CALL_OVERLAY:
         operation_overlay();
+    case CALL_VMDK:
+        operation_vmdk();
     default:
         refuse_plain(REFUSAL_BAD_CALL);
     }

@@ -6,13 +6,16 @@
  * flight, in the order of the disk. Until the base is complete the layers above stay as they are, so what the
  * top shows is the same whenever a crash comes.
  */
-#include "chain/chain.h"
+#include "chain/content_ids.h"
 #include "operations/operations.h"
 #include "operations/preparation.h"
 #include "operations/recording.h"
 #include "qcow2/emptying.h"
 #include "qcow2/resize.h"
 #include "qcow2/writer.h"
+#include "vmdk/descriptor.h"
+#include "vmdk/verify.h"
+#include "vmdk/writer.h"
 
 #define CHUNK_MIN (4 * KIB)
 #define CHUNK_MAX (64 * KIB)
@@ -31,10 +34,17 @@ struct commit {
     struct refcounts refcounts; /* of the base */
     struct verification verification;
     struct writer writer;
+    struct vmdk_writer vmdk_writer;
     struct recording recording;
 };
 
 static bool is_qcow2(const struct layer *layer) { return layer->format == LAYER_QCOW2; }
+static bool is_vmdk(const struct layer *layer) { return layer->format == LAYER_VMDK; }
+
+/* Bytes of a cluster, or what goes for one. */
+static u64 cluster_of(const struct layer *layer) {
+    return is_qcow2(layer) ? layer->image->cluster_size : is_vmdk(layer) ? layer->vmdk->grain_size : CHUNK_MAX;
+}
 
 static void fill_from_top(void *context, u64 offset, u64 length, struct disk *to, u64 host) {
     chain_copy(context, 0, offset, length, to, host);
@@ -63,12 +73,15 @@ static void open_commit(struct commit *c) {
     c->base_index = call->base;
     c->base = &c->chain.layers[call->base];
     c->size = c->chain.layers[0].size;
-    u64 cluster = is_qcow2(c->base) ? c->base->image->cluster_size : CHUNK_MAX;
-    c->chunk = min64(max64(cluster, CHUNK_MIN), CHUNK_MAX);
+    c->chunk = min64(max64(cluster_of(c->base), CHUNK_MIN), CHUNK_MAX);
+    content_ids_check(&c->chain, c->base_index);
     if (c->base->size >= c->size) {
         return;
     }
     result_disk(c->base->disk.index);
+    if (is_vmdk(c->base)) {
+        refuse(REFUSAL_BASE_VMDK_RESIZE, c->base->size, c->size, 0, 0, 0, 0);
+    }
     if (call->resize_allowed == 0) {
         refuse(REFUSAL_BASE_RESIZE, c->base->size, c->size, 0, 0, 0, 0);
     }
@@ -96,15 +109,21 @@ static bool next_held(struct commit *c, u64 from, u64 end, u64 *start, u64 *leng
     return false;
 }
 
-static void write_part(struct commit *c, u64 offset, u64 length, bool zeros) {
-    c->result->committed_bytes += length;
-    if (c->call->dry_run != 0) {
-        return;
-    }
+/* Gives the base what `fill` has. */
+static void put(struct commit *c, u64 offset, u64 length, writer_fill *fill) {
     if (is_qcow2(c->base)) {
-        writer_write(&c->writer, offset, length, zeros ? fill_with_zeros : fill_from_top, &c->chain);
+        writer_write(&c->writer, offset, length, fill, &c->chain);
+    } else if (is_vmdk(c->base)) {
+        vmdk_write(&c->vmdk_writer, offset, length, fill, &c->chain);
     } else {
-        fill_from_top(&c->chain, offset, length, &c->base->disk, offset);
+        fill(&c->chain, offset, length, &c->base->disk, offset);
+    }
+}
+
+static void write_part(struct commit *c, u64 offset, u64 length) {
+    c->result->committed_bytes += length;
+    if (c->call->dry_run == 0) {
+        put(c, offset, length, fill_from_top);
     }
 }
 
@@ -114,24 +133,32 @@ static void report_progress(const struct commit *c, u64 done) {
     }
 }
 
+/* False: zeros have to be written. */
+static bool make_zeros(struct commit *c, u64 offset, u64 length) {
+    if (is_qcow2(c->base)) {
+        return writer_zero(&c->writer, offset, length, true);
+    }
+    if (is_vmdk(c->base)) {
+        return vmdk_zero(&c->vmdk_writer, offset, length);
+    }
+    disk_queue_zero(&c->base->disk, offset, length);
+    disk_queue_discard(&c->base->disk, offset, length); /* gives the room back where that can be done */
+    return true;
+}
+
 static void zero_part(struct commit *c, u64 offset, u64 length) {
     c->result->zeroed_bytes += length;
-    if (c->call->dry_run != 0) {
+    if (c->call->dry_run != 0 || make_zeros(c, offset, length)) {
         return;
     }
-    if (!is_qcow2(c->base)) {
-        disk_queue_zero(&c->base->disk, offset, length);
-        disk_queue_discard(&c->base->disk, offset, length); /* gives the room back where that can be done */
-    } else if (!writer_zero(&c->writer, offset, length, true)) {
-        for (u64 at = 0; at < length; at += WRITE_MAX) {
-            writer_write(&c->writer, offset + at, min64(length - at, WRITE_MAX), fill_with_zeros, &c->chain);
-        }
+    for (u64 at = 0; at < length; at += WRITE_MAX) {
+        put(c, offset + at, min64(length - at, WRITE_MAX), fill_with_zeros);
     }
 }
 
 /* Are these whole (sub)clusters of the base? */
 static bool is_aligned(const struct commit *c, u64 offset, u64 length) {
-    u64 unit = is_qcow2(c->base) ? subcluster_size(c->base->image) : 1;
+    u64 unit = is_qcow2(c->base) ? subcluster_size(c->base->image) : is_vmdk(c->base) ? cluster_of(c->base) : 1;
     return offset % unit == 0 && length % unit == 0;
 }
 
@@ -153,7 +180,7 @@ static void commit_run(struct commit *c, u64 offset, u64 end) {
         if (!data && whole && is_aligned(c, offset, length)) {
             zero_part(c, offset, clipped);
         } else {
-            write_part(c, offset, clipped, false);
+            write_part(c, offset, clipped);
         }
         offset += clipped;
     }
@@ -214,6 +241,10 @@ static void grow_base(struct commit *c) {
 
 static void prepare_base(struct commit *c) {
     struct layer *base = c->base;
+    if (is_vmdk(base)) {
+        vmdk_verify(base->vmdk);
+        vmdk_writer_open(&c->vmdk_writer, &base->grains, keep_of_base, c);
+    }
     if (!is_qcow2(base)) {
         return;
     }
@@ -223,8 +254,30 @@ static void prepare_base(struct commit *c) {
     writer_open(&c->writer, &base->lookup, &c->refcounts, c->base_index + 1 < c->chain.count, keep_of_base, c);
 }
 
+/* Last of all, so that a commit that was interrupted finds the layers above as they were. Unlike QEMU this lets the
+ * overlay go on: it would read nothing through a parent that it does not know any more. */
+static void close_vmdk(struct commit *c) {
+    struct layer *base = c->base;
+    struct vmdk *top = c->chain.layers[0].vmdk;
+    vmdk_writer_close(&c->vmdk_writer);
+    if (!c->vmdk_writer.written) {
+        return;
+    }
+    u32 value = content_id_after(&c->chain, c->base_index);
+    if (value != base->vmdk->id.value) {
+        content_id_write(base->vmdk, &base->vmdk->id, value);
+    }
+    if (c->call->empties != 0 && top != NULL && top->parent_id.value != value) {
+        content_id_write(top, &top->parent_id, value);
+    }
+}
+
 static void close_base(struct commit *c) {
     struct layer *base = c->base;
+    if (is_vmdk(base)) {
+        close_vmdk(c);
+        return;
+    }
     if (!is_qcow2(base)) {
         if (base->disk.size < c->end) { /* its last sector was not a whole one */
             disk_resize(&base->disk, c->end);
@@ -304,8 +357,7 @@ _Noreturn void operation_commit(void) {
     if (writes) {
         close_base(c);
     }
-    u64 unit = is_qcow2(c->base) ? c->base->image->cluster_size : CHUNK_MAX;
-    result->committed_clusters = divide_up(result->committed_bytes + result->zeroed_bytes, unit);
+    result->committed_clusters = divide_up(result->committed_bytes + result->zeroed_bytes, cluster_of(c->base));
     result->virtual_size = c->size;
     result->empties = empties;
     result->cleared_clusters = empties ? clusters_of_top(c) : 0;

@@ -25,5 +25,6 @@ _Noreturn void operation_empty(void);
 /* open: of the compressor; NULL: this guest has none. */
 _Noreturn void operation_rebase(compressor_opener *open);
 _Noreturn void operation_overlay(void);
+_Noreturn void operation_vmdk(void);
 
 #endif

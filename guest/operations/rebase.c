@@ -7,7 +7,7 @@
  * compressed: whole clusters then, one after the other, where qemu-img compresses several at a time and lets chance
  * decide which of them comes first in the file.
  */
-#include "chain/chain.h"
+#include "chain/content_ids.h"
 #include "operations/operations.h"
 #include "operations/preparation.h"
 #include "operations/recording.h"
@@ -58,6 +58,7 @@ static void open_rebase(struct rebase *r) {
         qcow2_open(r->image, call->layers[0].disk, call->dry_run == 0);
     } else {
         chain_open(&r->chain, call->layers, call->layer_count, call->dry_run != 0 ? 0 : 1);
+        content_ids_check(&r->chain, NO_COMMIT);
         r->image = r->chain.layers[0].image;
     }
     if (r->image == NULL) {
@@ -67,6 +68,7 @@ static void open_rebase(struct rebase *r) {
     r->unit = subcluster_size(r->image);
     if (call->new_layer_count > 0 && call->relinks == 0) {
         chain_open(&r->new_chain, call->new_layers, call->new_layer_count, 0);
+        content_ids_check(&r->new_chain, NO_COMMIT);
     }
     result_disk(0);
 }

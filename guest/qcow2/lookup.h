@@ -8,23 +8,8 @@
 #ifndef AIRLOCK_QCOW2_LOOKUP_H
 #define AIRLOCK_QCOW2_LOOKUP_H
 
+#include "disk/extent.h"
 #include "qcow2/format.h"
-
-enum extent_kind {
-    EXTENT_ABSENT, /* not in this image: ask the backing file */
-    EXTENT_ZERO,
-    EXTENT_DATA,      /* at `host` of `disk` */
-    EXTENT_COMPRESSED /* in the cluster of `entry`; no longer than to its end */
-};
-
-/* A part of a disk that is of one kind, and in one piece where it is data. */
-struct extent {
-    enum extent_kind kind;
-    u32 disk;
-    u64 host;
-    u64 length; /* bytes */
-    u64 entry;
-};
 
 struct lookup {
     struct qcow2 *image;

@@ -20,7 +20,15 @@ FLOWS = sorted((TOP / "plugins/module_utils/_module").glob("*.py"))
 MODULES = sorted((TOP / "plugins/modules").glob("*.py"))
 LINKS = TOP / "plugins/module_utils/sandbox"
 
-ROOMS = ["abi", "start", "disk", "qcow2", "chain", "operations"]  # of the guest: each knows only those before it
+ROOMS = [
+    "abi",
+    "start",
+    "disk",
+    "qcow2",
+    "vmdk",
+    "chain",
+    "operations",
+]  # of the guest: each knows only those before it
 FACE = {
     "bitmaps",
     "chain",

@@ -24,7 +24,7 @@ import cffi
 
 TOP = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent / "c"
-ROOMS = ("start", "disk", "qcow2", "chain", "operations")
+ROOMS = ("start", "disk", "qcow2", "vmdk", "chain", "operations")
 BARE = {"start.c", "memory.c", "library.c"}  # what only a bare virtual processor can run
 FLAGS = ("-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-msse2", "-Wall", "-Wextra", "-Werror", "-Wl,--wrap=heap_open")
 COVERAGE = "AIRLOCK_COVERAGE"  # names a directory: lines are counted there, see coverage.py

@@ -163,7 +163,7 @@ def test_no_room_in_the_header(airlock: Airlock, directory: pathlib.Path) -> Non
         (b"-b t -F qcow2 o", b"t names the backing file 'o', which is not opened"),
         (b"-b nbd:localhost:1 -F raw o", b"is a protocol to QEMU"),
         (b"-b json:{} -F raw o", b"is a protocol to QEMU"),
-        (b"-b b -F vmdk o", b"It can be qcow2 or raw"),
+        (b"-b b -F vdi o", b"It can be qcow2, raw or vmdk"),
     ],
 )
 def test_refused_here_only(line: bytes, words: bytes, airlock: Airlock, directory: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import errors, refusals, refused
+from sandbox import errors, refusals, refused, vmdk_refusals
 
 HEADERS = pathlib.Path(__file__).parents[3] / "guest" / "abi"
 WORST = (1 << 64) - 1
@@ -49,7 +49,16 @@ def test_every_code_of_the_contract_has_words_under_its_own_name() -> None:
     assert {"REFUSAL_NONE": 0, **named} == REFUSALS
 
 
-@pytest.mark.parametrize(("enum", "names"), [("table", refusals.TABLES), ("bitmaps_fault", refusals.BITMAPS_FAULTS)])
+@pytest.mark.parametrize(
+    ("enum", "names"),
+    [
+        ("table", refusals.TABLES),
+        ("bitmaps_fault", refusals.BITMAPS_FAULTS),
+        ("vmdk_subformat", vmdk_refusals.SUBFORMATS),
+        ("vmdk_fault", vmdk_refusals.FAULTS),
+        ("vmdk_line", vmdk_refusals.LINES),
+    ],
+)
 def test_every_table_and_fault_has_a_name(enum: str, names: dict[int, str]) -> None:
     assert sorted(set(enumerators(enum).values()) - {0}) == sorted(names)
 

@@ -1,0 +1,66 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ */
+#include "chain/content_ids.h"
+
+#include "vmdk/descriptor.h"
+
+#define FNV_START 0x811c9dc5u /* the hash FNV-1a with 32 bits */
+#define FNV_PRIME 0x01000193u
+
+static u32 mix(u32 hash, u32 value) {
+    for (u32 i = 0; i < 4; i++) {
+        hash = (hash ^ (value >> 8 * i & 0xff)) * FNV_PRIME;
+    }
+    return hash;
+}
+
+static bool is_vmdk(const struct chain *chain, u32 index) { return chain->layers[index].format == LAYER_VMDK; }
+
+/* A value that both the base and the layer that records it have digits for. */
+static u32 fit(const struct chain *chain, u32 base, u32 value) {
+    value = content_id_fit(&chain->layers[base].vmdk->id, value);
+    return is_vmdk(chain, base - 1) ? content_id_fit(&chain->layers[base - 1].vmdk->parent_id, value) : value;
+}
+
+u32 content_id_after(const struct chain *chain, u32 base) {
+    const struct vmdk *image = chain->layers[base].vmdk;
+    bool recorded = is_vmdk(chain, base - 1);
+    u32 old = recorded ? chain->layers[base - 1].vmdk->parent_id.value : image->id.value;
+    u32 hash = mix(FNV_START, old);
+    for (u32 i = base; i-- > 0;) {
+        if (is_vmdk(chain, i)) {
+            hash = mix(hash, chain->layers[i].vmdk->id.value);
+        }
+    }
+    u32 value = fit(chain, base, hash);
+    return value != old ? value : fit(chain, base, value + 1);
+}
+
+/* Has the base got all that these layers hold? Only where each of them has an id is that sure. */
+static bool was_committed(const struct chain *chain, u32 base) {
+    for (u32 i = 0; i < base; i++) {
+        if (!is_vmdk(chain, i)) {
+            return false;
+        }
+    }
+    return chain->layers[base].vmdk->id.value == content_id_after(chain, base);
+}
+
+void content_ids_check(const struct chain *chain, u32 base) {
+    for (u32 i = 0; i + 1 < chain->count; i++) {
+        if (!is_vmdk(chain, i)) {
+            continue;
+        }
+        if (!is_vmdk(chain, i + 1)) {
+            refuse_plain(REFUSAL_BAD_CALL);
+        }
+        u32 recorded = chain->layers[i].vmdk->parent_id.value;
+        u32 found = chain->layers[i + 1].vmdk->id.value;
+        if (recorded != found && !(i + 1 == base && was_committed(chain, base))) {
+            result_disk(chain->layers[i].disk.index);
+            refuse(REFUSAL_VMDK_PARENT_CHANGED, recorded, found, 0, 0, 0, 0);
+        }
+    }
+}

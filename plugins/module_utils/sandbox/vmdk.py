@@ -1,0 +1,1 @@
+../../../sandbox/vmdk.py
