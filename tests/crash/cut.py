@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from sandbox import machine
-from sandbox.journal import Event, Recorder
+from sandbox.disks import Disk
+from sandbox.journal import Recorder
 from tests.crash import judge, replay
 from tests.differential.harness import qemu
 from tests.differential.harness.drivers import Result
@@ -29,14 +30,29 @@ RANDOM_SUBSETS = 200 if LONG else 30
 Meaning = Callable[[Qcow2], object]
 
 
-def record(path: str, operate: Callable[[], Result], monkeypatch: pytest.MonkeyPatch) -> list[Event]:
-    """Runs the operation on the image with a recorder behind the doorbell."""
-    with Recorder(path + ".log") as recorder:
-        monkeypatch.setattr("sandbox.machine.run", partial(machine.run, recorder=recorder))
-        result = operate()
-        monkeypatch.undo()
-        assert result.code == 0, result.message
-        return list(recorder.events())
+def record(log_path: str, operate: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[replay.Change]:
+    """Runs the operation with a recorder behind the doorbell of each guest that it takes: what was done to which file,
+    by the path that it was opened with. log_path: of a file for the recorder."""
+    names = replay.operation_names()
+    log: list[replay.Change] = []
+
+    def run(guest: str, call: bytes, disks: Sequence[Disk], *rest: Any, **named: Any) -> machine.Answer:
+        with Recorder(log_path) as recorder:
+            answer = machine_run(guest, call, disks, *rest, recorder=recorder, **named)
+            for event in recorder.events():
+                path = disks[event.disk].path
+                log.append(replay.Change(path, names[event.operation], event.offset, event.length, event.data))
+        return answer
+
+    machine_run = machine.run
+    with monkeypatch.context() as patch:
+        patch.setattr("sandbox.machine.run", run)
+        operate()
+    return log
+
+
+def must(result: Result) -> None:
+    assert result.code == 0, result.message
 
 
 def qemu_agrees(path: str, found: judge.Faults, meaning: Meaning) -> None:
@@ -68,15 +84,15 @@ def cut_power(
     with Qcow2(path) as image:
         allowed = [meaning(image)]
         assert judge.faults(image).damage == []
-    log = replay.epochs(record(path, operate, monkeypatch), replay.operation_names())
+    log = record(path + ".log", lambda: must(operate()), monkeypatch)
     with Qcow2(path) as image:
         allowed.append(meaning(image))
     tally: Counter[str] = Counter()
     problems = []
     state = path + ".state"
-    for story, data in replay.states(before, log, seed=1, extra=RANDOM_SUBSETS):
+    for story, files in replay.states({path: before}, log, seed=1, extra=RANDOM_SUBSETS):
         with open(state, "wb") as file:
-            file.write(data)
+            file.write(files[path])
         with Qcow2(state) as image:
             found = judge.faults(image)
             if meaning(image) not in allowed:
@@ -87,11 +103,7 @@ def cut_power(
         tally["flags" if found.flags else "leaks" if found.leaks else "clean"] += 1
         if sum(tally.values()) % ASK_QEMU_EVERY == 0:
             qemu_agrees(state, found, meaning)
-    content = bytearray(before)
-    for epoch in log:
-        for change in epoch:
-            change.apply(content)
     with open(path, "rb") as file:
-        assert bytes(content) == file.read(), "the log does not tell all that was done"
+        assert replay.replayed({path: before}, log)[path] == file.read(), "the log does not tell all that was done"
     assert not problems, f"{len(problems)} bad states beside {tally}, first: " + "\n".join(problems[:4])
     return tally
