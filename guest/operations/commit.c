@@ -204,10 +204,34 @@ static void commit_all(struct commit *c) {
     }
 }
 
-/* The base gets as large as the top. What its own backing file has behind its old end must not show. */
+/* What the base's own backing file has behind the base's old end must not show. */
+static void hide_backing(struct commit *c, u64 old_size) {
+    const u64 head = min64(round_up(old_size, subcluster_size(c->base->image)), c->size);
+    if (head > old_size) {
+        writer_write(&c->writer, old_size, head - old_size, fill_with_zeros, &c->chain);
+    }
+    if (head < c->size) {
+        zero_part(c, head, c->size - head);
+        c->result->zeroed_bytes -= c->size - head;
+    }
+}
+
+/* Unlike in qemu (qcow2_co_truncate()) the new size comes last: what is hidden shows at no moment. */
+static void grow_over_backing(struct commit *c, u64 old_size) {
+    struct qcow2 *image = c->base->image;
+    resize_l1(image, &c->refcounts, l1_entries_for(image, c->size));
+    refcounts_write_back(&c->refcounts);
+    image->virtual_size = c->size;
+    hide_backing(c, old_size);
+    writer_flush(&c->writer);
+    header_write_size(image);
+    disk_flush(&image->disk);
+}
+
+/* The base gets as large as the top. */
 static void grow_base(struct commit *c) {
     struct layer *base = c->base;
-    u64 old_size = base->size;
+    const u64 old_size = base->size;
     if (old_size >= c->size) {
         return;
     }
@@ -215,27 +239,19 @@ static void grow_base(struct commit *c) {
     if (c->call->dry_run != 0) {
         return;
     }
+    base->size = c->size;
     if (!is_qcow2(base)) {
         disk_resize(&base->disk, c->size);
+        return;
+    }
+    if (has_data_file(base->image) && (base->image->autoclear & AUTOCLEAR_RAW_DATA) != 0) {
+        disk_resize(c->writer.data, c->size);
+    }
+    if (c->base_index + 1 < c->chain.count && c->chain.layers[c->base_index + 1].size > old_size) {
+        grow_over_backing(c, old_size);
     } else {
         resize_mapping(base->image, &c->refcounts, c->size);
         refcounts_write_back(&c->refcounts);
-        if (has_data_file(base->image) && (base->image->autoclear & AUTOCLEAR_RAW_DATA) != 0) {
-            disk_resize(c->writer.data, c->size);
-        }
-    }
-    base->size = c->size;
-    bool shows = c->base_index + 1 < c->chain.count && c->chain.layers[c->base_index + 1].size > old_size;
-    if (is_qcow2(base) && shows) {
-        u64 unit = subcluster_size(base->image);
-        u64 head = min64(round_up(old_size, unit), c->size);
-        if (head > old_size) {
-            writer_write(&c->writer, old_size, head - old_size, fill_with_zeros, &c->chain);
-        }
-        if (head < c->size) {
-            zero_part(c, head, c->size - head);
-            c->result->zeroed_bytes -= c->size - head;
-        }
     }
 }
 

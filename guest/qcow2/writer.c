@@ -63,6 +63,8 @@ static void write_group(struct writer *w) {
     refcounts_discard(w->refcounts);
 }
 
+void writer_flush(struct writer *w) { write_group(w); }
+
 static void leave_window(void *context) { write_group(context); }
 
 void writer_open(struct writer *writer, struct lookup *lookup, struct refcounts *refcounts, bool has_backing,

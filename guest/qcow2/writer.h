@@ -51,6 +51,9 @@ void writer_write_compressed(struct writer *writer, u64 offset, const u8 *bytes,
  * written. */
 bool writer_zero(struct writer *writer, u64 offset, u64 length, bool unmaps);
 
+/* All that was written so far is on the disk. */
+void writer_flush(struct writer *writer);
+
 /* Everything is on the disk. */
 void writer_close(struct writer *writer);
 

@@ -1,0 +1,217 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Cuts the power at every moment of an operation on a backing chain, and judges all files that can be left.
+
+AIRLOCK_LONG=1 asks qemu-img, and runs the operation again, in more states, and draws more random subsets.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.crash import disk, judge, replay
+from tests.crash.cut import LONG, record
+from tests.differential.harness import qemu
+from tests.differential.harness.bitmaps import Bitmap, bitmaps
+from tests.differential.harness.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
+
+RUN_AGAIN_EVERY = 5 if LONG else 60
+RANDOM_SUBSETS = 100 if LONG else 8
+TEARS = 2000 if LONG else 24
+SECTOR = 512
+
+
+@dataclass
+class Cut:
+    """An operation on the files of a directory. top: the image whose disk shows the same at every moment. target: the
+    one whose disk changes, "" for none: each of its sectors is then the old or the new one at every moment. operate: is
+    given the directory; done twice, it ends as done once."""
+
+    directory: str
+    top: str
+    target: str
+    operate: Callable[[str], object]
+
+
+@dataclass
+class _Wanted:
+    """What each state is held against, made of the files before the operation and after it. disk: what the top shows.
+    old, new: what the target shows. snapshots and bitmaps: of each image, as they were."""
+
+    disk: bytes
+    old: bytes = b""
+    new: bytes = b""
+    snapshots: dict[str, object] = field(default_factory=dict)
+    bitmaps: dict[str, list[Bitmap]] = field(default_factory=dict)
+
+
+def _read(directory: str) -> replay.Files:
+    found = {}
+    for name in sorted(os.listdir(directory)):
+        with open(os.path.join(directory, name), "rb") as file:
+            found[name] = file.read()
+    return found
+
+
+def _write(directory: str, files: replay.Files) -> None:
+    os.makedirs(directory, exist_ok=True)
+    for name, content in files.items():
+        with open(os.path.join(directory, name), "wb") as file:
+            file.write(content)
+
+
+def _is_qcow2(content: bytes) -> bool:
+    return content[:4] == b"QFI\xfb"
+
+
+def _target(cut: Cut, directory: str) -> bytes:
+    """What the target shows."""
+    if not cut.target:
+        return b""
+    path = os.path.join(directory, cut.target)
+    with open(path, "rb") as file:
+        content = file.read()
+    return disk.shown(path) if _is_qcow2(content) else content
+
+
+def _wanted(cut: Cut) -> _Wanted:
+    """Before the operation."""
+    wanted = _Wanted(disk.shown(os.path.join(cut.directory, cut.top)), _target(cut, cut.directory))
+    for name, content in _read(cut.directory).items():
+        if _is_qcow2(content):
+            with Qcow2(os.path.join(cut.directory, name)) as image:
+                assert judge.faults(image).damage == [], name
+                wanted.snapshots[name] = judge.content(image).snapshots
+                wanted.bitmaps[name] = bitmaps(image)
+    return wanted
+
+
+def _lost_changes(old: Bitmap, now: Bitmap, changed: set[int]) -> bool:
+    """Does a bitmap that claims to be complete not know of something? changed: sectors of the disk."""
+    if now.in_use:
+        return False
+    known: set[int] = set()
+    for start, count in now.dirty or ():
+        known.update(range(start, start + count))
+    due: set[int] = set()
+    for start, count in old.dirty or ():
+        due.update(range(start, start + count))
+    if old.recording:
+        due.update(sector * SECTOR // old.granularity for sector in changed)
+    return not due <= known
+
+
+def _differing(left: bytes, right: bytes) -> set[int]:
+    """The sectors in which two disks are different; the shorter one has zeros behind its end."""
+    size = max(len(left), len(right))
+    left, right = left.ljust(size, b"\0"), right.ljust(size, b"\0")
+    if left == right:
+        return set()
+    return {at // SECTOR for at in range(0, size, SECTOR) if left[at : at + SECTOR] != right[at : at + SECTOR]}
+
+
+def _judge_image(path: str, wanted: _Wanted, changed: set[int], tally: Counter[str]) -> list[str]:
+    """What is wrong with one image of a state. changed: sectors in which its disk shows something new."""
+    name = os.path.basename(path)
+    with Qcow2(path) as image:
+        if image.header["incompatible_features"] & INCOMPATIBLE_DIRTY:
+            tally["dirty"] += 1
+            return []
+        found = judge.faults(image)
+        tally["flags" if found.flags else "leaks" if found.leaks else "clean"] += 1
+        wrong = [f"{name}: {text}" for text in found.damage]
+        if judge.content(image).snapshots != wanted.snapshots[name]:
+            wrong.append(f"{name}: its snapshots are others")
+        now = {bitmap.name: bitmap for bitmap in bitmaps(image)}
+        for old in wanted.bitmaps[name]:
+            if old.name not in now or _lost_changes(old, now[old.name], changed):
+                wrong.append(f"{name}: the bitmap {old.name!r} has lost something")
+        return wrong
+
+
+def _judge(cut: Cut, directory: str, wanted: _Wanted, tally: Counter[str]) -> list[str]:
+    """What is wrong with a state."""
+    wrong = []
+    try:
+        if disk.shown(os.path.join(directory, cut.top)) != wanted.disk:
+            wrong.append("the top shows something else")
+    except disk.ChainError as error:
+        wrong.append(f"the top stands on nothing: {error}")
+    now = _target(cut, directory)
+    changed = _differing(now, wanted.old)
+    if changed & _differing(now, wanted.new):
+        wrong.append(f"{cut.target} has sectors that are neither old nor new")
+    for name in wanted.snapshots:
+        here = changed if name == cut.target else set()
+        wrong += _judge_image(os.path.join(directory, name), wanted, here, tally)
+    return wrong
+
+
+def _repair(directory: str, wanted: _Wanted) -> None:
+    """What a user has to do with an image that is dirty."""
+    for name in wanted.snapshots:
+        path = os.path.join(directory, name)
+        with Qcow2(path) as image:
+            dirty = image.header["incompatible_features"] & INCOMPATIBLE_DIRTY
+        if dirty:
+            qemu.run(["qemu-img", "check", "-q", "-r", "all", "-f", "qcow2", path])
+
+
+def _run_again(cut: Cut, directory: str, wanted: _Wanted) -> list[str]:
+    """qemu-img agrees with what was found, and the operation comes to its end in the second run."""
+    _repair(directory, wanted)
+    wrong = _check(directory, wanted)
+    cut.operate(directory)
+    top = os.path.join(directory, cut.top)
+    if disk.shown(top) != wanted.disk or _differing(_target(cut, directory), wanted.new):
+        wrong.append("the second run leads elsewhere")
+    if _shown_by_qemu(directory, cut.top) != wanted.disk:
+        wrong.append("QEMU sees something else behind the second run")
+    return wrong + [f"the second run: {text}" for text in _check(directory, wanted)]
+
+
+def _shown_by_qemu(directory: str, name: str) -> bytes:
+    raw = directory + ".shown"
+    # From there: the name of a lower layer's data file starts from the directory that QEMU runs in.
+    qemu.must(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", name, raw], cwd=directory)
+    with open(raw, "rb") as file:
+        return file.read()
+
+
+def _check(directory: str, wanted: _Wanted) -> list[str]:
+    """What qemu-img check says of the images, but for leaks."""
+    checked = {name: qemu.check(name, cwd=directory) for name in wanted.snapshots}
+    return [f"{name}: {check.text[:300]}" for name, check in checked.items() if check.code not in (0, 3)]
+
+
+def cut_power(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Operates, then looks at every state that a power cut could have left instead. Returns how many images of states
+    there were: clean, with leaks, with flags, dirty; and how many states."""
+    before = _read(cut.directory)
+    wanted = _wanted(cut)
+    log = record(cut.directory + ".log", lambda: cut.operate(cut.directory), monkeypatch)
+    for change in log:
+        change.file = os.path.basename(change.file)
+    assert disk.shown(os.path.join(cut.directory, cut.top)) == wanted.disk
+    wanted.new = _target(cut, cut.directory)
+    assert replay.replayed(before, log) == _read(cut.directory), "the log does not tell all that was done"
+    tally: Counter[str] = Counter()
+    problems = []
+    work = cut.directory + ".state"
+    for story, files in replay.states(before, log, seed=1, extra=RANDOM_SUBSETS, tears=TEARS):
+        _write(work, files)
+        tally["states"] += 1
+        wrong = _judge(cut, work, wanted, tally)
+        if not wrong and tally["states"] % RUN_AGAIN_EVERY == 0:
+            wrong = _run_again(cut, work, wanted)
+        if wrong:
+            problems.append(f"{story}: {wrong[:3]}")
+    assert not problems, f"{len(problems)} bad states beside {tally}, first: " + "\n".join(problems[:4])
+    return tally

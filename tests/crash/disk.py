@@ -1,0 +1,109 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a disk shows, read through its backing chain: qcow2 and raw layers, compressed with zlib, data files."""
+
+from __future__ import annotations
+
+import functools
+import os
+import zlib
+
+from tests.differential.harness.qcow2 import (
+    COMPRESSED,
+    COPIED,
+    INCOMPATIBLE_DATA_FILE,
+    OFFSET_MASK,
+    ZERO,
+    Qcow2,
+)
+
+BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
+SUBCLUSTERS = 32
+
+
+class ChainError(Exception):
+    """No chain that could be opened."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _inflated(stored: bytes, size: int) -> bytes:
+    return zlib.decompressobj(-12).decompress(stored, size)
+
+
+def names(image: Qcow2) -> tuple[str, str, str]:
+    """The backing file's name and format and the data file's name, "" for what there is not."""
+    offset, length = image.header["backing_file_offset"], image.header["backing_file_size"]
+    texts = {kind: os.fsdecode(data) for _unused, kind, data in image.extensions()}
+    name = os.fsdecode(image.read(offset, length)) if offset else ""
+    data_file = texts.get(DATA_FILE, "") if image.header["incompatible_features"] & INCOMPATIBLE_DATA_FILE else ""
+    return name, texts.get(BACKING_FORMAT, ""), data_file
+
+
+def shown(path: str) -> bytes:
+    """Every byte of the disk. Raises ChainError where a name leads nowhere or has no format."""
+    with Qcow2(path) as image:
+        backing, image_format, data_file = names(image)
+        home = os.path.dirname(path)
+        content = bytearray(image.size)
+        if backing:
+            below = _below(os.path.join(home, backing), image_format)[: image.size]
+            content[: len(below)] = below
+        stored = None
+        if data_file:
+            with open(os.path.join(home, data_file), "rb") as file:
+                stored = file.read()
+        _lay_over(image, content, stored)
+        return bytes(content)
+
+
+def _below(path: str, image_format: str) -> bytes:
+    if image_format not in ("raw", "qcow2") or not os.path.isfile(path):
+        raise ChainError(f"{path!r}, of the format {image_format!r}")
+    if image_format == "qcow2":
+        return shown(path)
+    with open(path, "rb") as file:
+        content = file.read()
+    return content + bytes(-len(content) % 512)
+
+
+def _lay_over(image: Qcow2, content: bytearray, stored: bytes | None) -> None:
+    """What the image itself holds, over what is below. stored: its data file."""
+    size = image.cluster_size
+    for i, l1_entry in enumerate(image.active_l1()):
+        if not l1_entry & OFFSET_MASK:
+            continue
+        for j, (entry, bitmap) in enumerate(image.l2(l1_entry)):
+            at = (i * image.l2_entries + j) * size
+            if (not entry and not bitmap) or at >= len(content):
+                continue
+            end = min(at + size, len(content))
+            if entry & COMPRESSED:
+                content[at:end] = _inflated(image.read(*image.compressed_range(entry)), size)[: end - at]
+            elif image.extended:
+                _lay_subclusters(image, content, at, entry, bitmap, stored)
+            elif entry & ZERO:
+                content[at:end] = bytes(end - at)
+            elif entry & (OFFSET_MASK | (COPIED if stored is not None else 0)):
+                content[at:end] = _cluster(image, entry, at, stored)[: end - at]
+
+
+def _cluster(image: Qcow2, entry: int, at: int, stored: bytes | None) -> bytes:
+    if stored is None:
+        return image.read(entry & OFFSET_MASK, image.cluster_size)
+    return stored[at : at + image.cluster_size].ljust(image.cluster_size, b"\0")
+
+
+def _lay_subclusters(image: Qcow2, content: bytearray, at: int, entry: int, bitmap: int, stored: bytes | None) -> None:
+    size = image.cluster_size // SUBCLUSTERS
+    cluster = _cluster(image, entry, at, stored)
+    for index in range(SUBCLUSTERS):
+        start = at + index * size
+        end = min(start + size, len(content))
+        if start >= end:
+            return
+        if bitmap >> (32 + index) & 1:
+            content[start:end] = bytes(end - start)
+        elif bitmap >> index & 1:
+            content[start:end] = cluster[index * size :][: end - start]

@@ -1,0 +1,216 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Power cuts at every moment of commits, emptyings and rebases.
+
+The top shows the same in every state, whatever the cut has left of the files of its chain. Each image can be opened; it
+has leaked clusters at worst, or is marked dirty, which `qemu-img check -r all` repairs. Snapshots are as they were. A
+bitmap that does not say that it is inconsistent knows of all that has changed. The second run leads to the end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from sandbox.chain import open_chain
+from sandbox.commits import commit, empty, find_base, open_base
+from sandbox.rebases import open_backing, rebase, relink
+from tests.crash.chain_cut import Cut, cut_power
+from tests.differential.harness import qemu
+
+KIB = 1 << 10
+Steps = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """options: of qemu-img create; "raw" for a raw file. size: bytes. steps: of qemu-io, "snapshot", or arguments of
+    qemu-img bitmap."""
+
+    options: str
+    size: int
+    steps: tuple[str, ...] = ()
+
+    @property
+    def format(self) -> str:
+        return "raw" if self.options == "raw" else "qcow2"
+
+    def make(self, directory: str, name: str, below: tuple[str, str] | None) -> None:
+        """below: name and format of the backing file."""
+        command = ["qemu-img", "create", "-q", "-f", self.format]
+        command += ["-o", self.options] if self.format == "qcow2" else []
+        command += ["-b", below[0], "-F", below[1]] if below else []
+        qemu.must([*command, name, str(self.size)], cwd=directory)
+        for number, step in enumerate(self.steps):
+            if step == "snapshot":
+                qemu.must(["qemu-img", "snapshot", "-c", "s", name], cwd=directory)
+            elif step.startswith("bitmap "):
+                qemu.must(["qemu-img", *step.split(), name, f"b{number}"], cwd=directory)
+            else:
+                qemu.must(["qemu-io", "-f", self.format, "-c", step, name], cwd=directory)
+
+
+def committed(base: str | None = None, empties: bool = True) -> Callable[[str], None]:
+    """As `airlock commit` does it."""
+
+    def operate(directory: str) -> None:
+        with open_chain(os.path.join(directory, "top"), writable_layers=(0,)) as chain:
+            depth = find_base(chain, base.encode() if base else None)
+            open_base(chain, depth)
+            commit(chain, depth, empties=empties and depth == 1, allow_resize=True)
+
+    return operate
+
+
+def committed_and_emptied(directory: str) -> None:
+    """In two steps, as a task that has something to do between them."""
+    committed(empties=False)(directory)
+    with open_chain(os.path.join(directory, "top"), writable_layers=(0,)) as chain:
+        empty(chain)
+
+
+def rebased(name: str) -> Callable[[str], None]:
+    """Onto a file of that name, "" for none, with all that differs."""
+
+    def operate(directory: str) -> None:
+        with open_chain(os.path.join(directory, "top"), writable_layers=(0,)) as chain:
+            if not name:
+                rebase(chain, None)
+                return
+            with open_backing(chain, name.encode(), "raw" if name == "raw" else "qcow2") as backing:
+                rebase(chain, backing)
+
+    return operate
+
+
+def relinked(name: str) -> Callable[[str], None]:
+    """The header alone."""
+
+    def operate(directory: str) -> None:
+        with open_chain(os.path.join(directory, "top"), writable_layers=(0,)) as chain:
+            relink(chain.top.image, name.encode(), "qcow2")
+
+    return operate
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """layers: from the lowest to the top, by name. others: files that are no part of the chain yet. target: the layer
+    whose disk changes."""
+
+    layers: dict[str, Layer]
+    operate: Callable[[str], None]
+    target: str = "base"
+    others: tuple[tuple[str, Layer], ...] = ()
+
+    def make(self, directory: str) -> None:
+        os.makedirs(directory)
+        for name, layer in self.others:
+            layer.make(directory, name, None)
+        below = None
+        for name, layer in self.layers.items():
+            layer.make(directory, name, below)
+            below = (name, layer.format)
+
+
+SIZE = 192 * KIB
+BASE_STEPS = ("write -P 1 0 40k", "write -P 2 96k 24k")
+TOP_STEPS = (
+    "write -P 3 8k 12k",
+    "write -P 4 64k 8k",
+    "write -z 100k 12k",
+    "write -P 5 190k 2k",
+    "write -c -P 6 128k 4k",  # where there are clusters of at most 4 KiB in the image itself
+)
+SMALL = "cluster_size=512"
+MIDDLE = "cluster_size=4096"
+RECORDING = (
+    "bitmap --add -g 4096 -f qcow2",
+    "bitmap --add -g 512 -f qcow2",
+    "write -P 8 150k 3k",
+    "bitmap --add --disable -f qcow2",
+)
+
+
+def pair(
+    base: str, top: str = MIDDLE, more: int = 0, base_steps: Steps = (), top_steps: Steps = ()
+) -> dict[str, Layer]:
+    """base <- top. more: bytes that the top is larger. The steps come behind the usual ones."""
+    plain = "65536" in top or "16384" in top or "data_file" in top
+    return {
+        "base": Layer(base, SIZE, (*BASE_STEPS, *base_steps)),
+        "top": Layer(top, SIZE + more, (*(TOP_STEPS[:-1] if plain else TOP_STEPS), *top_steps)),
+    }
+
+
+def three(low: Layer, base: Layer) -> dict[str, Layer]:
+    """low <- base <- top"""
+    return {"low": low, "base": base, "top": Layer(MIDDLE, SIZE, TOP_STEPS)}
+
+
+OVERWRITTEN = ("snapshot", "write -P 7 60k 20k")
+LOW = Layer(MIDDLE, SIZE, ("write -P 21 0 192k",))
+SHORT = Layer(SMALL, SIZE - 33 * KIB, BASE_STEPS)
+NEW = Layer(MIDDLE, SIZE, ("write -P 1 0 30k", "write -P 22 150k 30k"))
+TWIN = Layer(SMALL, SIZE, BASE_STEPS)
+LONG_NAME = "an-image-with-a-name-that-is-so-long-that-it-ends-in-another-sector" * 3
+
+SCENARIOS = {
+    "commit, 512": Scenario(pair(SMALL), committed()),
+    "commit, 4096": Scenario(pair(MIDDLE, SMALL), committed()),
+    "commit, 64 KiB": Scenario(pair("cluster_size=65536"), committed()),
+    "commit, version 2": Scenario(pair("compat=0.10,cluster_size=512", "compat=0.10,cluster_size=4096"), committed()),
+    "commit, narrow refcounts": Scenario(pair(SMALL + ",refcount_bits=1", SMALL + ",refcount_bits=1"), committed()),
+    "commit, wide refcounts": Scenario(pair(SMALL + ",refcount_bits=64", SMALL + ",refcount_bits=64"), committed()),
+    "commit, lazy refcounts": Scenario(pair(SMALL + ",lazy_refcounts=on", SMALL + ",lazy_refcounts=on"), committed()),
+    "commit, extended L2": Scenario(
+        pair("cluster_size=16384,extended_l2=on", "cluster_size=16384,extended_l2=on"), committed()
+    ),
+    "commit, snapshots": Scenario(pair(SMALL, MIDDLE, 0, OVERWRITTEN, OVERWRITTEN), committed()),
+    "commit, data file": Scenario(pair(SMALL + ",data_file=base.data"), committed()),
+    "commit, raw data file": Scenario(pair(SMALL + ",data_file=base.data,data_file_raw=on"), committed()),
+    "commit, compressed base": Scenario(pair(SMALL, SMALL, 0, ("write -c -P 9 120k 20k",)), committed()),
+    "commit, raw": Scenario(pair("raw"), committed()),
+    "commit, raw grows": Scenario(pair("raw", more=40 * KIB), committed()),
+    "commit, base grows": Scenario(pair(SMALL, more=64 * KIB + 512), committed()),
+    "commit, base grows over its backing file": Scenario(three(LOW, SHORT), committed()),
+    "commit, base with a backing file": Scenario(three(LOW, Layer(SMALL, SIZE, BASE_STEPS)), committed()),
+    "commit, two layers": Scenario(three(LOW, SHORT), committed("low"), "low"),
+    "commit, bitmaps record": Scenario(pair(SMALL, MIDDLE, 0, RECORDING), committed()),
+    "commit, bitmaps record and grow": Scenario(pair(SMALL, MIDDLE, 64 * KIB, RECORDING), committed()),
+    "commit, then empty": Scenario(pair(SMALL, SMALL), committed_and_emptied),
+    "commit, then empty with snapshots": Scenario(pair(SMALL, SMALL, 0, (), OVERWRITTEN), committed_and_emptied),
+    "commit, then empty a data file": Scenario(pair(SMALL, SMALL + ",data_file=top.data"), committed_and_emptied),
+    "rebase": Scenario(pair(SMALL), rebased("new"), "", (("new", NEW),)),
+    "rebase, 64 KiB": Scenario(pair(SMALL, "cluster_size=65536"), rebased("new"), "", (("new", NEW),)),
+    "rebase onto raw": Scenario(pair(SMALL, SMALL), rebased("raw"), "", (("raw", Layer("raw", SIZE, BASE_STEPS[1:])),)),
+    "rebase onto an ancestor": Scenario(three(LOW, SHORT), rebased("low"), ""),
+    "rebase, snapshots": Scenario(pair(SMALL, MIDDLE, 0, (), OVERWRITTEN), rebased("new"), "", (("new", NEW),)),
+    "rebase, bitmaps record": Scenario(pair(SMALL, SMALL, 0, (), RECORDING), rebased("new"), "", (("new", NEW),)),
+    "rebase, data file": Scenario(pair(SMALL, SMALL + ",data_file=top.data"), rebased("new"), "", (("new", NEW),)),
+    "detach": Scenario(pair(SMALL), rebased(""), ""),
+    "detach, 64 KiB": Scenario(pair(SMALL, "cluster_size=65536"), rebased(""), ""),
+    "relink": Scenario(pair(SMALL, SMALL), relinked("twin"), "", (("twin", TWIN),)),
+    "relink, 64 KiB": Scenario(pair(SMALL, "cluster_size=65536"), relinked("twin"), "", (("twin", TWIN),)),
+    "relink, 64 KiB, a longer name": Scenario(
+        pair(SMALL, "cluster_size=65536"), relinked(LONG_NAME), "", ((LONG_NAME, TWIN),)
+    ),
+    "relink, 2048, a longer name": Scenario(
+        pair(SMALL, "cluster_size=2048"), relinked(LONG_NAME), "", ((LONG_NAME, TWIN),)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_power_cut(name: str, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = os.path.join(tmp_path, "images")
+    scenario = SCENARIOS[name]
+    scenario.make(directory)
+    tally = cut_power(Cut(directory, "top", scenario.target, scenario.operate), monkeypatch)
+    print(f"{name}: {dict(tally)}")
+    assert tally["states"] > 1
