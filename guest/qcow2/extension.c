@@ -8,7 +8,6 @@
 #include "qcow2/header.h"
 #include "qcow2/header_fields.h"
 
-#define SECTOR 512
 #define WHOLE (EXTENSION_HEAD + BITMAPS_EXTENSION_BYTES)
 
 static bool in_one_sector(u64 at, u64 length) { return at / SECTOR == (at + length - 1) / SECTOR; }
@@ -92,13 +91,15 @@ static void remove_extension(struct qcow2 *image) {
     image->bitmaps_extensions = 0;
 }
 
-/* Is there no place for the name but over its old one, or is something odd? Then the whole header is written
- * anew, which tears only where it is longer than a sector. */
+/* Is there no place for the name but over its old one, does the extension that is to change lie in two sectors,
+ * or is something odd? Then the whole header is written anew. */
 static bool rewrites(const struct qcow2 *image) {
+    bool changes = image->bitmaps.count > 0 && image->bitmaps_extensions == 1;
+    bool torn = changes && !in_one_sector(image->bitmaps_extension, BITMAPS_EXTENSION_BYTES);
     bool adds = image->bitmaps.count > 0 && image->bitmaps_extensions == 0;
     bool full = adds && image->extensions_end + WHOLE + EXTENSION_HEAD > header_extensions_limit(image) &&
                 new_place_of_name(image) + image->backing_length > image->cluster_size;
-    return image->bitmaps_extensions > 1 || full;
+    return image->bitmaps_extensions > 1 || torn || full;
 }
 
 void extension_check_room(struct qcow2 *image, u32 count) {

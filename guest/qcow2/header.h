@@ -13,6 +13,9 @@
  * writing: dirty and corrupt images are refused. */
 void qcow2_open(struct qcow2 *image, u32 disk, bool writing);
 
+/* Makes the first `length` bytes of the first cluster available, as they were when the image was opened. */
+void header_load(struct qcow2 *image, u64 length);
+
 /* Where the header's extensions have to end at the latest. */
 u64 header_extensions_limit(const struct qcow2 *image);
 
@@ -23,7 +26,8 @@ void qcow2_load_l1(struct qcow2 *image);
 bool header_needs_update(const struct qcow2 *image);
 
 /* Writes the first cluster anew from what is known (qcow2_update_header()): unknown autoclear bits
- * and stale bitmaps are gone from it. */
+ * and stale bitmaps are gone from it. A crash leaves the old header or the new one; only a cluster without room
+ * for both can tear, where they are longer than a sector. */
 void header_rewrite(struct qcow2 *image);
 
 /* Refuses so when there is no room for what it would write. */

@@ -36,7 +36,9 @@ class Faults:
 
 
 def _mapping(image: Qcow2, l1: tuple[int, ...]) -> str:
-    """A digest of guest cluster -> stored bytes. Compressed clusters count as their compressed bytes."""
+    """A digest of guest cluster -> stored bytes. Compressed clusters count as their compressed bytes, those of a data
+    file as where they are."""
+    has_data_file = image.header["incompatible_features"] & INCOMPATIBLE_DATA_FILE
     digest = hashlib.sha256()
     for i, l1_entry in enumerate(l1):
         if not l1_entry & OFFSET_MASK:
@@ -47,6 +49,8 @@ def _mapping(image: Qcow2, l1: tuple[int, ...]) -> str:
             digest.update(b"%d %d %d" % (i * image.l2_entries + j, entry & 1, bitmap))
             if entry & COMPRESSED:
                 digest.update(b"compressed" + image.read(*image.compressed_range(entry)))
+            elif has_data_file:
+                digest.update(b"%d" % (entry & OFFSET_MASK))
             elif entry & OFFSET_MASK:
                 digest.update(image.read(entry & OFFSET_MASK, image.cluster_size))
     return digest.hexdigest()

@@ -53,13 +53,18 @@ class Scenario:
     options: str = "cluster_size=512"
     size: int = 2 << 20
     backing: str = ""
+    data_file: int = 0  # bytes of the data file's name
     before: Callable[[str], None] | None = None  # there are bitmaps
     more: Callable[[str], None] | None = None
+
+    def _data_file(self, path: str) -> str:
+        name = f"{os.path.dirname(path)}/"
+        return f",data_file={name:/<{self.data_file - 1}}d" if self.data_file else ""
 
     def make(self, path: str) -> None:
         if self.backing:
             qemu.create(os.path.join(os.path.dirname(path), "base.qcow2"), self.size)
-        qemu.create(path, self.size, self.options, self.backing or None)
+        qemu.create(path, self.size, self.options + self._data_file(path), self.backing or None)
         qemu.io(path, "write -P 1 0 8k", f"write -P 2 {self.size // 2} 4k")
         qemu.snapshot(path, "-c", "one")
         if self.before:
@@ -152,6 +157,14 @@ SCENARIOS = {
         call("b2", "merge b0", "disable"), (("b0", 512), (LONG_NAME, 512), ("b2", 512))
     ),
     "merge into all ones": Scenario(call("b0", "merge b1", "disable"), size=16 << 20, more=_all_ones),
+    **{
+        f"{kind}, the extension in two sectors at {place}": Scenario(
+            wanted, options="cluster_size=4096", data_file=place - 112 - 16
+        )
+        for kind, wanted in (("third", ADD), ("remove", call("b0", "remove")))
+        for place in (496, 504)
+    },
+    "third, the extension in two sectors, 64 KiB": Scenario(ADD, options=LARGE, data_file=1008 - 112 - 400 - 8 - 8),
     "clear": Scenario(call("b0", "clear")),
     "clear and merge": Scenario(call("b0", "clear", "merge b1")),
     "clear, 64 KiB": Scenario(call("b0", "clear"), options=LARGE),

@@ -157,8 +157,9 @@ OVERWRITTEN = ("snapshot", "write -P 7 60k 20k")
 LOW = Layer(MIDDLE, SIZE, ("write -P 21 0 192k",))
 SHORT = Layer(SMALL, SIZE - 33 * KIB, BASE_STEPS)
 NEW = Layer(MIDDLE, SIZE, ("write -P 1 0 30k", "write -P 22 150k 30k"))
+LARGE = Layer("cluster_size=65536", 400 * KIB, ("write -P 1 0 30k", "write -P 23 230k 150k"))
 TWIN = Layer(SMALL, SIZE, BASE_STEPS)
-LONG_NAME = "an-image-with-a-name-that-is-so-long-that-it-ends-in-another-sector" * 3
+LONG_NAME = "./" * 200 + "base"  # ends behind the first sector
 
 SCENARIOS = {
     "commit, 512": Scenario(pair(SMALL), committed()),
@@ -187,21 +188,36 @@ SCENARIOS = {
     "commit, then empty with snapshots": Scenario(pair(SMALL, SMALL, 0, (), OVERWRITTEN), committed_and_emptied),
     "commit, then empty a data file": Scenario(pair(SMALL, SMALL + ",data_file=top.data"), committed_and_emptied),
     "rebase": Scenario(pair(SMALL), rebased("new"), "", (("new", NEW),)),
-    "rebase, 64 KiB": Scenario(pair(SMALL, "cluster_size=65536"), rebased("new"), "", (("new", NEW),)),
+    "rebase, 64 KiB": Scenario(
+        {"base": LARGE, "top": Layer("cluster_size=65536", 400 * KIB, TOP_STEPS[:3])},
+        rebased("new"),
+        "",
+        (("new", NEW),),
+    ),
     "rebase onto raw": Scenario(pair(SMALL, SMALL), rebased("raw"), "", (("raw", Layer("raw", SIZE, BASE_STEPS[1:])),)),
     "rebase onto an ancestor": Scenario(three(LOW, SHORT), rebased("low"), ""),
     "rebase, snapshots": Scenario(pair(SMALL, MIDDLE, 0, (), OVERWRITTEN), rebased("new"), "", (("new", NEW),)),
     "rebase, bitmaps record": Scenario(pair(SMALL, SMALL, 0, (), RECORDING), rebased("new"), "", (("new", NEW),)),
     "rebase, data file": Scenario(pair(SMALL, SMALL + ",data_file=top.data"), rebased("new"), "", (("new", NEW),)),
     "detach": Scenario(pair(SMALL), rebased(""), ""),
-    "detach, 64 KiB": Scenario(pair(SMALL, "cluster_size=65536"), rebased(""), ""),
+    "detach, 64 KiB": Scenario(
+        {"base": LARGE, "top": Layer("cluster_size=65536", 400 * KIB, TOP_STEPS[:3])}, rebased(""), ""
+    ),
     "relink": Scenario(pair(SMALL, SMALL), relinked("twin"), "", (("twin", TWIN),)),
     "relink, 64 KiB": Scenario(pair(SMALL, "cluster_size=65536"), relinked("twin"), "", (("twin", TWIN),)),
-    "relink, 64 KiB, a longer name": Scenario(
-        pair(SMALL, "cluster_size=65536"), relinked(LONG_NAME), "", ((LONG_NAME, TWIN),)
-    ),
-    "relink, 2048, a longer name": Scenario(
-        pair(SMALL, "cluster_size=2048"), relinked(LONG_NAME), "", ((LONG_NAME, TWIN),)
+    **{
+        f"relink, {size}, a {title} name": Scenario(
+            {old: Layer(SMALL, SIZE, BASE_STEPS), "top": Layer(f"cluster_size={size}", SIZE, TOP_STEPS[:3])},
+            relinked(new),
+            "",
+        )
+        for size in (1024, 2048, 65536)
+        for title, old, new in (("longer", "base", LONG_NAME), ("shorter", LONG_NAME, "base"))
+    },
+    "relink, 4096, other long names": Scenario(
+        {LONG_NAME: Layer(SMALL, SIZE, BASE_STEPS), "top": Layer(MIDDLE, SIZE, TOP_STEPS)},
+        relinked("././" + LONG_NAME),
+        "",
     ),
 }
 
