@@ -319,7 +319,7 @@ def _run(
     refuse = functools.partial(_refusal, [each.path for each in everything], os.fsdecode(name))
     result, payload, report = images.run_guest(
         everything,
-        _COMPRESSING if fields.get("compresses") else _FAMILY,
+        _COMPRESSING if fields.get("compresses") and not dry_run else _FAMILY,
         "rebase",
         {**fields, "dry_run": int(dry_run)},
         limits,

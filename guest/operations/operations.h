@@ -22,7 +22,7 @@ _Noreturn void operation_list_bitmaps(void);
 _Noreturn void operation_change_bitmap(void);
 _Noreturn void operation_commit(void);
 _Noreturn void operation_empty(void);
-/* open: of the compressor; NULL: this guest has none. */
+/* open: of the compressor; NULL: this guest has none, and can only tell what would be compressed. */
 _Noreturn void operation_rebase(compressor_opener *open);
 _Noreturn void operation_overlay(void);
 _Noreturn void operation_vmdk(void);

@@ -235,7 +235,7 @@ static void pull_all(struct rebase *r) {
 }
 
 static void check_compression(const struct rebase *r, compressor_opener *open) {
-    if (open == NULL || r->call->relinks != 0) {
+    if ((open == NULL && r->call->dry_run == 0) || r->call->relinks != 0) {
         refuse_plain(REFUSAL_BAD_CALL);
     }
     if (has_data_file(r->image)) {

@@ -78,6 +78,16 @@ options:
         second run does not know them.
     type: bool
     default: false
+  compressed:
+    description:
+      - Whether what a layer gets by a pull is compressed, in the way that the layer's header says (zlib or zstd). It
+        takes less room then, and more time, now and whenever it is read. A cluster that does not get smaller is stored
+        as it is. What the layer holds already stays as it is as well.
+      - A commit compresses nothing, and neither does a second run.
+      - A layer with an external data file cannot have compressed clusters, and is refused with
+        RV(error_code=compress_data_file).
+    type: bool
+    default: false
   allow_resize:
     description:
       - Whether a layer that is smaller than the one that is committed to it grows. Otherwise a commit there is refused
@@ -171,6 +181,13 @@ EXAMPLES = r"""
     flatten: true
     allowed_roots:
       - /srv/templates
+
+- name: Make a template of a chain, in one small file
+  airlock.images.qcow2_chain:
+    layers:
+      - /srv/templates/web.qcow2
+    flatten: true
+    compressed: true
 
 - name: Commit into a base only if nobody else stands on it
   airlock.images.qcow2_chain:
@@ -315,8 +332,8 @@ error_code:
     - The options (V(no_layers), V(bad_timeout), V(duplicate_path), V(layer_not_found), V(bad_allowed_root),
       V(backing_format_missing), V(backing_name_ambiguous), V(backing_name_long)).
     - The chain (V(base_has_backing), V(has_siblings), V(base_resize), V(backing_loop), V(backing_name_room),
-      V(drop_loses), V(drop_block_device), V(overlay_replaced), V(too_many_files), and those of the policy for names,
-      such as V(backing_outside), V(backing_protocol), V(backing_not_found), V(chain_too_deep)).
+      V(compress_data_file), V(drop_loses), V(drop_block_device), V(overlay_replaced), V(too_many_files), and those of
+      the policy for names, such as V(backing_outside), V(backing_protocol), V(backing_not_found), V(chain_too_deep)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The files (V(not_found), V(exists), V(is_directory), V(not_regular), V(permission_denied), V(read_only),
       V(in_use), V(open_failed), V(no_space), V(read_failed), V(write_failed)).
@@ -349,6 +366,7 @@ ARGUMENTS = {
     "method": {"type": "str", "choices": ["auto", "commit", "pull"], "default": "auto"},
     "flatten": {"type": "bool", "default": False},
     "drop": {"type": "bool", "default": False},
+    "compressed": {"type": "bool", "default": False},
     "allow_resize": {"type": "bool", "default": False},
     "siblings": {"type": "list", "elements": "path", "default": []},
     "scan": {"type": "bool", "default": False},

@@ -108,7 +108,9 @@ class Task:
             view = chain.of([joint.upper, *joint.between, *layers] if kept else joint.stack)
             chain.make_writable(joint.upper)
             backing = on_layers(name, layers, len(joint.between) + 1 if kept else 0) if layers else None
-            done = rebases.rebase(view, backing, limits=rebases.rebase_limits(view, clock.left()))
+            compressed = self.wanted.compressed and joint.action != COMMIT
+            limits = rebases.rebase_limits(view, clock.left())
+            done = rebases.rebase(view, backing, limits=limits, compressed=compressed)
         clock.reports.append(done.report)
 
 

@@ -216,7 +216,8 @@ class Plan:
         view = self.chain.of(joint.stack)
         backing = joint.backing or on_layers(b"", joint.stack[joint.depth :], joint.depth)
         limits = rebases.rebase_limits(view, self.clock.left())
-        done = rebases.rebase(view, backing if joint.lower else None, dry_run=True, limits=limits)
+        lower = backing if joint.lower else None
+        done = rebases.rebase(view, lower, dry_run=True, limits=limits, compressed=self.wanted.compressed)
         self.clock.reports.append(done.report)
         return done.bytes_copied
 

@@ -19,6 +19,7 @@ class Wanted:
         self.method: str = params["method"]
         self.flatten: bool = params["flatten"]
         self.drop: bool = params["drop"]
+        self.compressed: bool = params["compressed"]
         self.allow_resize: bool = params["allow_resize"]
         self.backing_format: str | None = params["backing_format"]
         self.allowed_roots: list[str] = params["allowed_roots"]

@@ -177,6 +177,20 @@ def test_flatten(task: Task, refused: Task) -> None:
     assert done["chain"][0]["backing_file"] is None
 
 
+def test_compressed(task: Task, home: pathlib.Path) -> None:
+    before = (home / "top").stat().st_size
+    done = task("top", flatten=True, compressed=True)
+    assert actions(done) == [("detach", "top", "")]
+    assert (home / "top").stat().st_size <= before + 65536, "a cluster has all that was pulled up"
+
+
+def test_compressed_with_a_data_file(refused: Task, home: pathlib.Path) -> None:
+    options = ("-o", "data_file=raw.data", "-b", "top", "-F", "qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", *options, "new", "4M", directory=home)
+    found = refused("new", flatten=True, compressed=True)
+    assert found["error_code"] == "compress_data_file"
+
+
 def test_flatten_in_the_middle(task: Task) -> None:
     done = task("a", "top", flatten=True, method="pull")
     assert actions(done) == [("detach", "a", ""), ("pull", "top", "a")]
