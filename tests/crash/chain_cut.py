@@ -60,11 +60,13 @@ def _read(directory: str) -> replay.Files:
     return found
 
 
-def _write(directory: str, files: replay.Files) -> None:
+def _write(directory: str, files: replay.Files, there: replay.Files) -> None:
+    """there: what the directory has."""
     os.makedirs(directory, exist_ok=True)
     for name, content in files.items():
-        with open(os.path.join(directory, name), "wb") as file:
-            file.write(content)
+        if there.get(name) != content:
+            with open(os.path.join(directory, name), "wb") as file:
+                file.write(content)
 
 
 def _is_qcow2(content: bytes) -> bool:
@@ -117,27 +119,43 @@ def _differing(left: bytes, right: bytes) -> set[int]:
     return {at // SECTOR for at in range(0, size, SECTOR) if left[at : at + SECTOR] != right[at : at + SECTOR]}
 
 
-def _judge_image(path: str, wanted: _Wanted, changed: set[int], tally: Counter[str]) -> list[str]:
-    """What is wrong with one image of a state. changed: sectors in which its disk shows something new."""
-    name = os.path.basename(path)
+@dataclass(frozen=True)
+class _Seen:
+    """What can be said of one image by itself. kind: for the tally."""
+
+    kind: str
+    damage: tuple[str, ...]
+    snapshots: object
+    bitmaps: tuple[Bitmap, ...]
+
+
+def _see(path: str) -> _Seen:
     with Qcow2(path) as image:
         if image.header["incompatible_features"] & INCOMPATIBLE_DIRTY:
-            tally["dirty"] += 1
-            return []
+            return _Seen("dirty", (), None, ())
         found = judge.faults(image)
-        tally["flags" if found.flags else "leaks" if found.leaks else "clean"] += 1
-        wrong = [f"{name}: {text}" for text in found.damage]
-        if judge.content(image).snapshots != wanted.snapshots[name]:
-            wrong.append(f"{name}: its snapshots are others")
-        now = {bitmap.name: bitmap for bitmap in bitmaps(image)}
-        for old in wanted.bitmaps[name]:
-            if old.name not in now or _lost_changes(old, now[old.name], changed):
-                wrong.append(f"{name}: the bitmap {old.name!r} has lost something")
-        return wrong
+        kind = "flags" if found.flags else "leaks" if found.leaks else "clean"
+        return _Seen(kind, tuple(found.damage), judge.content(image).snapshots, tuple(bitmaps(image)))
 
 
-def _judge(cut: Cut, directory: str, wanted: _Wanted, tally: Counter[str]) -> list[str]:
-    """What is wrong with a state."""
+def _judge_image(name: str, seen: _Seen, wanted: _Wanted, changed: set[int]) -> list[str]:
+    """What is wrong with one image of a state. changed: sectors in which its disk shows something new."""
+    if seen.kind == "dirty":
+        return []
+    wrong = [f"{name}: {text}" for text in seen.damage]
+    if seen.snapshots != wanted.snapshots[name]:
+        wrong.append(f"{name}: its snapshots are others")
+    now = {bitmap.name: bitmap for bitmap in seen.bitmaps}
+    for old in wanted.bitmaps[name]:
+        if old.name not in now or _lost_changes(old, now[old.name], changed):
+            wrong.append(f"{name}: the bitmap {old.name!r} has lost something")
+    return wrong
+
+
+def _judge(
+    cut: Cut, directory: str, files: replay.Files, wanted: _Wanted, known: dict[int, _Seen], tally: Counter[str]
+) -> list[str]:
+    """What is wrong with a state. known: by the hash of an image's file, of states before."""
     wrong = []
     try:
         if disk.shown(os.path.join(directory, cut.top)) != wanted.disk:
@@ -149,8 +167,12 @@ def _judge(cut: Cut, directory: str, wanted: _Wanted, tally: Counter[str]) -> li
     if changed & _differing(now, wanted.new):
         wrong.append(f"{cut.target} has sectors that are neither old nor new")
     for name in wanted.snapshots:
-        here = changed if name == cut.target else set()
-        wrong += _judge_image(os.path.join(directory, name), wanted, here, tally)
+        key = hash(files[name])
+        if key not in known:
+            known[key] = _see(os.path.join(directory, name))
+        seen = known[key]
+        tally[seen.kind] += 1
+        wrong += _judge_image(name, seen, wanted, changed if name == cut.target else set())
     return wrong
 
 
@@ -203,14 +225,18 @@ def cut_power(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     wanted.new = _target(cut, cut.directory)
     assert replay.replayed(before, log) == _read(cut.directory), "the log does not tell all that was done"
     tally: Counter[str] = Counter()
+    known: dict[int, _Seen] = {}
+    there: replay.Files = {}
     problems = []
     work = cut.directory + ".state"
     for story, files in replay.states(before, log, seed=1, extra=RANDOM_SUBSETS, tears=TEARS):
-        _write(work, files)
+        _write(work, files, there)
+        there = files
         tally["states"] += 1
-        wrong = _judge(cut, work, wanted, tally)
+        wrong = _judge(cut, work, files, wanted, known, tally)
         if not wrong and tally["states"] % RUN_AGAIN_EVERY == 0:
             wrong = _run_again(cut, work, wanted)
+            there = {}
         if wrong:
             problems.append(f"{story}: {wrong[:3]}")
     assert not problems, f"{len(problems)} bad states beside {tally}, first: " + "\n".join(problems[:4])

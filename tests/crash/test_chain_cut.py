@@ -12,6 +12,7 @@ bitmap that does not say that it is inconsistent knows of all that has changed. 
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from sandbox.chain import open_chain
 from sandbox.commits import commit, empty, find_base, open_base
 from sandbox.rebases import open_backing, rebase, relink
 from tests.crash.chain_cut import Cut, cut_power
+from tests.crash.cut import LONG
 from tests.differential.harness import qemu
 
 KIB = 1 << 10
@@ -29,8 +31,8 @@ Steps = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """options: of qemu-img create; "raw" for a raw file. size: bytes. steps: of qemu-io, "snapshot", or arguments of
-    qemu-img bitmap."""
+    """options: of qemu-img create; "raw" for a raw file. size: bytes. steps: of qemu-io, "snapshot", "resize SIZE", or
+    arguments of qemu-img bitmap."""
 
     options: str
     size: int
@@ -49,6 +51,8 @@ class Layer:
         for number, step in enumerate(self.steps):
             if step == "snapshot":
                 qemu.must(["qemu-img", "snapshot", "-c", "s", name], cwd=directory)
+            elif step.startswith("resize "):
+                qemu.must(["qemu-img", "resize", "-q", "-f", self.format, name, step.split()[1]], cwd=directory)
             elif step.startswith("bitmap "):
                 qemu.must(["qemu-img", *step.split(), name, f"b{number}"], cwd=directory)
             else:
@@ -74,16 +78,16 @@ def committed_and_emptied(directory: str) -> None:
         empty(chain)
 
 
-def rebased(name: str) -> Callable[[str], None]:
+def rebased(name: str, compressed: bool = False) -> Callable[[str], None]:
     """Onto a file of that name, "" for none, with all that differs."""
 
     def operate(directory: str) -> None:
         with open_chain(os.path.join(directory, "top"), writable_layers=(0,)) as chain:
             if not name:
-                rebase(chain, None)
+                rebase(chain, None, compressed=compressed)
                 return
             with open_backing(chain, name.encode(), "raw" if name == "raw" else "qcow2") as backing:
-                rebase(chain, backing)
+                rebase(chain, backing, compressed=compressed)
 
     return operate
 
@@ -184,6 +188,10 @@ SCENARIOS = {
     "commit, two layers": Scenario(three(LOW, SHORT), committed("low"), "low"),
     "commit, bitmaps record": Scenario(pair(SMALL, MIDDLE, 0, RECORDING), committed()),
     "commit, bitmaps record and grow": Scenario(pair(SMALL, MIDDLE, 64 * KIB, RECORDING), committed()),
+    "commit, tables of the top in the way": Scenario(
+        pair(SMALL, SMALL, 0, (), ("resize 2200k", "write -P 24 2100k 8k")), committed()
+    ),
+    "commit, bitmaps in the top": Scenario(pair(SMALL, SMALL, 0, (), RECORDING), committed()),
     "commit, then empty": Scenario(pair(SMALL, SMALL), committed_and_emptied),
     "commit, then empty with snapshots": Scenario(pair(SMALL, SMALL, 0, (), OVERWRITTEN), committed_and_emptied),
     "commit, then empty a data file": Scenario(pair(SMALL, SMALL + ",data_file=top.data"), committed_and_emptied),
@@ -198,6 +206,8 @@ SCENARIOS = {
     "rebase onto an ancestor": Scenario(three(LOW, SHORT), rebased("low"), ""),
     "rebase, snapshots": Scenario(pair(SMALL, MIDDLE, 0, (), OVERWRITTEN), rebased("new"), "", (("new", NEW),)),
     "rebase, bitmaps record": Scenario(pair(SMALL, SMALL, 0, (), RECORDING), rebased("new"), "", (("new", NEW),)),
+    "rebase, compressed": Scenario(pair(SMALL, MIDDLE), rebased("new", True), "", (("new", NEW),)),
+    "detach, compressed": Scenario(pair(SMALL, SMALL, 40 * KIB), rebased("", True), ""),
     "rebase, data file": Scenario(pair(SMALL, SMALL + ",data_file=top.data"), rebased("new"), "", (("new", NEW),)),
     "detach": Scenario(pair(SMALL), rebased(""), ""),
     "detach, 64 KiB": Scenario(
@@ -220,6 +230,14 @@ SCENARIOS = {
         "",
     ),
 }
+if LONG:  # some megabytes in each state
+    SCENARIOS["commit, the refcount table moves"] = Scenario(
+        {
+            "base": Layer(f"{SMALL},refcount_bits=64", 4 << 20, ("write -P 1 0 1780k",)),
+            "top": Layer(MIDDLE, 4 << 20, ("write -P 2 2M 16k", "write -P 3 1M 8k")),
+        },
+        committed(),
+    )
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -230,3 +248,44 @@ def test_power_cut(name: str, tmp_path: os.PathLike[str], monkeypatch: pytest.Mo
     tally = cut_power(Cut(directory, "top", scenario.target, scenario.operate), monkeypatch)
     print(f"{name}: {dict(tally)}")
     assert tally["states"] > 1
+
+
+def _random_layer(rng: random.Random, size: int) -> Layer:
+    options = rng.choice((SMALL, SMALL, MIDDLE, "cluster_size=1024", "compat=0.10,cluster_size=512"))
+    options += rng.choice(("", "", ",refcount_bits=64", ",refcount_bits=1")) if "compat" not in options else ""
+    shared = "refcount_bits=1" not in options
+    steps = []
+    for turn in range(rng.randrange(2, 7)):
+        offset = rng.randrange(0, size, 2 * KIB)
+        length = min(size - offset, rng.choice((2, 6, 10, 22)) * KIB)
+        verb = rng.choice((f"write -P {turn + 40}", f"write -P {turn + 60}", "write -z", "discard"))
+        steps.append(f"{verb} {offset} {length}")
+        if shared and rng.random() < 0.12:
+            steps.append("snapshot")
+        if "compat" not in options and rng.random() < 0.12:
+            steps.append("bitmap --add -g 1024 -f qcow2")
+    return Layer(options, size, tuple(steps))
+
+
+@pytest.mark.parametrize("seed", range(150 if LONG else 3))
+def test_power_cuts_in_a_random_chain(seed: int, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """low <- base <- top, of any sizes."""
+    rng = random.Random(seed)
+    layers = {name: _random_layer(rng, rng.choice((48, 64, 90, 96)) * KIB) for name in ("low", "base", "top")}
+    target, operate = rng.choice(
+        (
+            ("base", committed()),
+            ("base", committed()),
+            ("base", committed_and_emptied),
+            ("low", committed("low")),
+            ("", rebased("low")),
+            ("", rebased("")),
+            ("", rebased("new")),
+            ("", rebased("new", True)),
+        )
+    )
+    directory = os.path.join(tmp_path, "images")
+    Scenario(layers, operate, target, (("new", _random_layer(rng, 64 * KIB)),)).make(directory)
+    tally = cut_power(Cut(directory, "top", target, operate), monkeypatch)
+    print(f"seed {seed}, {target}: {dict(tally)}")
+    assert tally["states"] > 0
