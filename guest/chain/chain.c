@@ -10,6 +10,7 @@
 
 #define LOOKUP_BYTES (32 * MIB) /* for the L2 tables of all layers */
 #define LOOKUP_BYTES_MAX (2 * MIB)
+#define LOOKUP_BYTES_WRITABLE (8 * MIB) /* its tables go to the file together, and three flushes with them */
 
 static void open_layer(struct layer *layer, const struct chain_layer *given, bool writable, u64 bytes) {
     const struct call_header *call = call_memory();
@@ -54,8 +55,9 @@ void chain_open(struct chain *chain, const struct chain_layer *layers, u32 count
     *chain = (struct chain){.count = count, .inflated_layer = UINT32_MAX};
     chain->layers = heap_take(count * sizeof(struct layer));
     for (u32 i = 0; i < count; i++) {
-        open_layer(&chain->layers[i], &layers[i], ((writable >> i) & 1) != 0,
-                   min64(LOOKUP_BYTES / count, LOOKUP_BYTES_MAX));
+        const bool is_writable = ((writable >> i) & 1) != 0;
+        u64 bytes = min64(LOOKUP_BYTES / count, LOOKUP_BYTES_MAX);
+        open_layer(&chain->layers[i], &layers[i], is_writable, is_writable ? LOOKUP_BYTES_WRITABLE : bytes);
     }
     result_disk(layers[0].disk);
 }

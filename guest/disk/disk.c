@@ -10,7 +10,8 @@
 #define REQUEST_MAX (16 * MIB) /* so that progress, time limits and undo logs come in steps */
 #define COPY_MAX (64 * MIB)    /* of a request in which nothing passes through here */
 
-static struct disk *owners[DOORBELL_BATCH]; /* of the requests that are queued */
+static struct disk *owners[DOORBELL_BATCH];     /* of the requests that are queued */
+static struct doorbell_request latest_progress; /* goes with the next of them; its operation is 0: there is none */
 
 static _Noreturn void give_up(struct disk *disk, const struct doorbell_request *request, u64 error) {
     result_disk(request->disk);
@@ -58,6 +59,8 @@ static u64 finish_one(struct disk *disk, const struct doorbell_request *request)
     return request->operation == DOORBELL_COPY ? request->length - done : 0;
 }
 
+static bool has_progress(void) { return latest_progress.operation != 0; }
+
 void disk_run(void) {
     struct doorbell *bell = doorbell_memory();
     static struct {
@@ -69,6 +72,12 @@ void disk_run(void) {
     u32 rest_count = 0;
     if (count == 0) {
         return;
+    }
+    if (has_progress() && count < DOORBELL_BATCH) {
+        owners[count] = NULL;
+        bell->requests[count++] = latest_progress;
+        bell->count = count;
+        latest_progress.operation = 0;
     }
     for (u32 i = 0; i < count; i++) {
         if (modifies(&bell->requests[i], owners[i])) {
@@ -96,7 +105,7 @@ void disk_run(void) {
 static bool continues(const struct doorbell_request *last, const struct doorbell_request *next) {
     bool has_memory = next->operation == DOORBELL_READ || next->operation == DOORBELL_WRITE;
     bool copies = next->operation == DOORBELL_COPY;
-    return last->operation == next->operation && next->operation != DOORBELL_PROGRESS && last->disk == next->disk &&
+    return last->operation == next->operation && last->disk == next->disk &&
            last->offset + last->length == next->offset &&
            (!has_memory || last->memory + last->length == next->memory) &&
            (!copies ||
@@ -110,7 +119,7 @@ static void queue_one(struct disk *disk, const struct doorbell_request *request)
         bell->requests[bell->count - 1].length += request->length;
         return;
     }
-    if (bell->count == DOORBELL_BATCH) {
+    if (bell->count + has_progress() >= DOORBELL_BATCH) {
         disk_run();
     }
     owners[bell->count] = request->operation == DOORBELL_READ ? NULL : disk;
@@ -185,5 +194,5 @@ void disk_flush(struct disk *disk) {
 }
 
 void disk_progress(u64 done, u64 total) {
-    queue_one(NULL, &(struct doorbell_request){.operation = DOORBELL_PROGRESS, .offset = done, .length = total});
+    latest_progress = (struct doorbell_request){.operation = DOORBELL_PROGRESS, .offset = done, .length = total};
 }
