@@ -24,7 +24,7 @@ _Noreturn void operation_run(u32 operation) {
     if (operation == CALL_REBASE) {
         run_compressing(operation);
     }
-    if (operation >= CALL_COMMIT && operation <= CALL_OVERLAY) {
+    if (operation >= CALL_COMMIT && operation <= CALL_VMDK) {
         run_chains(operation);
     }
     run_snapshots(operation);

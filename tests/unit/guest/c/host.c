@@ -95,6 +95,7 @@ static void check(const struct doorbell_request *request) {
     bool changes = request->operation != DOORBELL_READ;
     bool known = request->operation >= DOORBELL_READ && request->operation <= DOORBELL_PROGRESS;
     bool there = request->disk == 0 || (request->disk == 1 && host.other_length != 0 && !changes);
+    there &= request->source_disk == 0 || (request->source_disk == 1 && host.other_length != 0);
     if (!known || !there || request->offset > limit || request->length > limit - request->offset ||
         (changes && !host.writable)) {
         end(HOST_BROKEN);
@@ -132,6 +133,29 @@ static int64_t serve(const struct doorbell_request *request) {
         host.moved += request->length;
         host.changes++;
         return (int64_t)request->length;
+    case DOORBELL_COPY: {
+        const u8 *source = request->source_disk == 0 ? host.disk : host.other;
+        u64 end_of_source = request->source_disk == 0 ? host.length : host.other_length;
+        u64 left = request->source_offset < end_of_source ? end_of_source - request->source_offset : 0;
+        u64 length = min64(request->length, left);
+        if (end_of_request > host.limit) {
+            return -EFBIG;
+        }
+        if (length > 0) {
+            memmove(host.disk + request->offset, source + request->source_offset, length);
+            host.length = max64(host.length, request->offset + length);
+        }
+        host.changes++;
+        return (int64_t)length;
+    }
+    case DOORBELL_ZERO:
+        if (end_of_request > host.limit) {
+            return -EFBIG;
+        }
+        memset(host.disk + request->offset, 0, request->length);
+        host.length = max64(host.length, end_of_request);
+        host.changes++;
+        return 0;
     case DOORBELL_DISCARD:
         host.changes++;
         if (request->offset < host.length) {

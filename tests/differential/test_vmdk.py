@@ -1,0 +1,50 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Commits of random chains with vmdk images, side by side with qemu-img's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from tests.differential.harness.vmdk_chains import Scenario, VmdkArena, make_scenario, make_slow_scenario
+
+LONG = os.environ.get("AIRLOCK_LONG") == "1"
+CHAINS = 1000 if LONG else 40
+SLOW = 40 if LONG else 6
+BATCH = 10
+
+
+@pytest.fixture
+def arena() -> Iterator[VmdkArena]:
+    """A directory, in memory if there is such a thing."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    directory = tempfile.mkdtemp(prefix="airlock-test-", dir=parent)
+    yield VmdkArena(os.path.join(directory, "arena"))
+    shutil.rmtree(directory)
+
+
+def faults(arena: VmdkArena, scenario: Scenario) -> str:
+    found = arena.run(scenario)
+    return "\n".join([str(scenario), *found]) if found else ""
+
+
+@pytest.mark.parametrize("first", range(1, CHAINS + 1, BATCH))
+def test_random_chains(arena: VmdkArena, first: int) -> None:
+    for seed in range(first, first + BATCH):
+        assert faults(arena, make_scenario(seed)) == ""
+    assert sum(arena.outcomes.values()) == BATCH
+    assert arena.outcomes["to the byte"] + arena.outcomes["in effect"] > BATCH // 2
+
+
+@pytest.mark.parametrize("seed", range(1, SLOW + 1))
+def test_one_operation_at_a_time(arena: VmdkArena, seed: int) -> None:
+    """The base is qemu-img's, to the byte."""
+    assert faults(arena, make_slow_scenario(seed)) == ""
+    assert arena.outcomes["to the byte"] == 1
