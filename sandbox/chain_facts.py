@@ -31,10 +31,16 @@ def read_chain(
     allowed_roots: t.Sequence[str | bytes] = (),
     force_share: bool = False,
     limits: Limits | None = None,
+    top_format: str = "qcow2",
 ) -> ChainFacts:
     """The chain below an image; the other layers are open for this only. Raises as open_chain()."""
     with open_chain(
-        image, backing_format=backing_format, allowed_roots=allowed_roots, force_share=force_share, limits=limits
+        image,
+        backing_format=backing_format,
+        allowed_roots=allowed_roots,
+        force_share=force_share,
+        limits=limits,
+        top_format=top_format,
     ) as chain:
         return ChainFacts([layer_facts(layer) for layer in chain.layers], drawing(chain), _sum(chain.reports))
 

@@ -19,6 +19,7 @@ from .options import Options
 if t.TYPE_CHECKING:
     from .chain_facts import ChainFacts
     from .images import Image
+    from .vmdk import VmdkInfo
 
 HELP = b"""\
 Display information about image.  Usage:
@@ -30,7 +31,7 @@ Arguments:
   -h, --help
      print this help and exit
   -f, --format FMT
-     specify FILENAME format explicitly: qcow2, which is the default as well
+     specify FILENAME format explicitly: qcow2, which is the default, or vmdk
   -U, --force-share
      open image in shared mode for concurrent access
   --chain
@@ -93,6 +94,9 @@ def run(arguments: t.Sequence[bytes]) -> None:
         wanted.take(option, value)
     wanted.take_path(options.rest)
     wanted.check()
+    if wanted.format == b"vmdk":
+        _show_vmdk(wanted)
+        return
     with wanted.open(writable=False) as image:
         found = info.image_info(image)
         bitmaps = list_bitmaps(image).bitmaps
@@ -101,9 +105,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
     if wanted.json:
         from . import facts
 
-        record = facts.image_facts(os.fsdecode(wanted.path), found, bitmaps)
-        record.update({"chain": chain.layers, "chain_drawing": chain.drawing} if chain else {})
-        say(json_text(record))
+        _say_record(facts.image_facts(os.fsdecode(wanted.path), found, bitmaps), chain)
     else:
         say(_text(wanted.path, found, bitmaps) + (_chain_text(chain) if chain else b""))
 
@@ -111,26 +113,46 @@ def run(arguments: t.Sequence[bytes]) -> None:
 def _read_chain(image: Image, wanted: _Wanted) -> ChainFacts:
     from .chain_facts import read_chain  # most commands look at one file
 
-    return read_chain(image, wanted.backing_format, wanted.allowed_roots, wanted.force_share)
+    return read_chain(
+        image,
+        wanted.backing_format,
+        wanted.allowed_roots,
+        wanted.force_share,
+        top_format=os.fsdecode(wanted.format),
+    )
+
+
+def _say_record(record: dict[str, t.Any], chain: ChainFacts | None) -> None:
+    record.update({"chain": chain.layers, "chain_drawing": chain.drawing} if chain else {})
+    say(json_text(record))
+
+
+def _show_vmdk(wanted: _Wanted) -> None:
+    """The same of a vmdk image."""
+    from .vmdk import vmdk_info  # another guest
+
+    with wanted.open(writable=False, formats=(b"vmdk",)) as image:
+        found = vmdk_info(image)
+        chain = _read_chain(image, wanted) if wanted.chain else None
+    if wanted.json:
+        from . import facts
+
+        _say_record(facts.vmdk_facts(os.fsdecode(wanted.path), found), chain)
+        return
+    lines = [
+        *_first_lines(wanted.path, b"vmdk", found),
+        b"Format specific information:",
+        b"    cid: %d" % found.content_id,
+        b"    parent cid: %d" % found.parent_content_id,
+        b"    create type: monolithicSparse",
+    ]
+    say(b"\n".join(lines) + b"\n" + (_chain_text(chain) if chain else b""))
 
 
 def _text(path: bytes, found: ImageInfo, bitmaps: t.Sequence[Bitmap]) -> bytes:
     """The facts in qemu-img info's layout, as far as the image alone tells them."""
     yes_no = (b"false", b"true")
-    lines = [
-        b"image: " + shown(path),
-        b"file format: qcow2",
-        b"virtual size: " + _size(found.virtual_size),
-        b"file length: " + _size(found.file_size),
-    ]
-    lines += [b"encrypted: yes"] if found.encryption else []
-    lines += [b"cluster_size: %d" % found.cluster_size]
-    for title, name in (
-        (b"backing file", found.backing_name),
-        (b"backing file format", found.backing_format),
-        (b"data file", found.data_file),
-    ):
-        lines += [title + b": " + shown(name)] if name else []
+    lines = _first_lines(path, b"qcow2", found)
     listing = format_listing(found.snapshots, escape=os.isatty(1))
     details = [
         listing + b"Format specific information:",
@@ -145,6 +167,25 @@ def _text(path: bytes, found: ImageInfo, bitmaps: t.Sequence[Bitmap]) -> bytes:
         b"    encryption: " + (found.encryption or "none").encode(),
     ]
     return b"\n".join([*lines, *details]) + b"\n"
+
+
+def _first_lines(path: bytes, format_name: bytes, found: ImageInfo | VmdkInfo) -> list[bytes]:
+    """What images of all formats have."""
+    lines = [
+        b"image: " + shown(path),
+        b"file format: " + format_name,
+        b"virtual size: " + _size(found.virtual_size),
+        b"file length: " + _size(found.file_size),
+    ]
+    lines += [b"encrypted: yes"] if found.encryption else []
+    lines += [b"cluster_size: %d" % found.cluster_size]
+    for title, name in (
+        (b"backing file", found.backing_name),
+        (b"backing file format", found.backing_format),
+        (b"data file", found.data_file),
+    ):
+        lines += [title + b": " + shown(name)] if name else []
+    return lines
 
 
 def _bitmap_lines(bitmaps: t.Sequence[Bitmap]) -> list[bytes]:

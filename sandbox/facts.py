@@ -16,8 +16,9 @@ from .snapshot_facts import iso8601, snapshot_facts
 if t.TYPE_CHECKING:
     from .bitmaps import Bitmap
     from .info import ImageInfo
+    from .vmdk import VmdkInfo
 
-__all__ = ["bit_numbers", "bitmap_facts", "image_facts", "iso8601", "snapshot_facts"]
+__all__ = ["bit_numbers", "bitmap_facts", "image_facts", "iso8601", "snapshot_facts", "vmdk_facts"]
 
 
 def image_facts(path: str, info: ImageInfo, bitmaps: t.Sequence[Bitmap] = ()) -> dict[str, t.Any]:
@@ -46,6 +47,23 @@ def image_facts(path: str, info: ImageInfo, bitmaps: t.Sequence[Bitmap] = ()) ->
         "bitmap_count": info.bitmap_count,
         "bitmaps": [bitmap_facts(bitmap) for bitmap in bitmaps],
         "snapshots": [snapshot_facts(snapshot) for snapshot in info.snapshots],
+    }
+
+
+def vmdk_facts(path: str, info: VmdkInfo) -> dict[str, t.Any]:
+    """The facts of one vmdk image, as image_facts(). Content ids are numbers of 32 bits."""
+    return {
+        "path": errors.clean(path, 4096),
+        "format": "vmdk",
+        "version": info.version,
+        "virtual_size": info.virtual_size,
+        "file_size": info.file_size,
+        "cluster_size": info.cluster_size,
+        "zeroed_grains": info.zeroed_grains,
+        "content_id": info.content_id,
+        "parent_content_id": info.parent_content_id,
+        "backing_file": _name(info.backing_name),
+        "backing_format": _name(info.backing_format),
     }
 
 

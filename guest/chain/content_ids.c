@@ -24,28 +24,30 @@ static u32 fit(const struct chain *chain, u32 base, u32 value) {
     return is_vmdk(chain, base - 1) ? content_id_fit(&chain->layers[base - 1].vmdk->parent_id, value) : value;
 }
 
+/* Do their ids tell all that these layers hold? */
+static bool all_vmdk(const struct chain *chain, u32 end) {
+    for (u32 i = 0; i < end; i++) {
+        if (!is_vmdk(chain, i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 u32 content_id_after(const struct chain *chain, u32 base) {
-    const struct vmdk *image = chain->layers[base].vmdk;
-    bool recorded = is_vmdk(chain, base - 1);
-    u32 old = recorded ? chain->layers[base - 1].vmdk->parent_id.value : image->id.value;
-    u32 hash = mix(FNV_START, old);
+    const u32 old = chain->layers[base].vmdk->id.value;
+    u32 hash = all_vmdk(chain, base) ? FNV_START : mix(FNV_START, old);
     for (u32 i = base; i-- > 0;) {
         if (is_vmdk(chain, i)) {
             hash = mix(hash, chain->layers[i].vmdk->id.value);
         }
     }
-    u32 value = fit(chain, base, hash);
-    return value != old ? value : fit(chain, base, value + 1);
+    return fit(chain, base, hash);
 }
 
-/* Has the base got all that these layers hold? Only where each of them has an id is that sure. */
+/* Has the base got all that the layers above it hold? */
 static bool was_committed(const struct chain *chain, u32 base) {
-    for (u32 i = 0; i < base; i++) {
-        if (!is_vmdk(chain, i)) {
-            return false;
-        }
-    }
-    return chain->layers[base].vmdk->id.value == content_id_after(chain, base);
+    return all_vmdk(chain, base) && chain->layers[base].vmdk->id.value == content_id_after(chain, base);
 }
 
 void content_ids_check(const struct chain *chain, u32 base) {

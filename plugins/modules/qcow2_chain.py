@@ -115,6 +115,7 @@ options:
     choices:
       - qcow2
       - raw
+      - vmdk
   allowed_roots:
     description:
       - Directories, files and block devices to which names in the images of the chain may lead, besides the directory
@@ -257,7 +258,7 @@ chain:
       returned: success
       sample: /var/lib/libvirt/images/web.qcow2
     format:
-      description: V(qcow2) or V(raw).
+      description: V(qcow2), V(raw) or V(vmdk).
       type: str
       returned: success
       sample: qcow2
@@ -370,7 +371,7 @@ ARGUMENTS = {
     "allow_resize": {"type": "bool", "default": False},
     "siblings": {"type": "list", "elements": "path", "default": []},
     "scan": {"type": "bool", "default": False},
-    "backing_format": {"type": "str", "choices": ["qcow2", "raw"]},
+    "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
     "allowed_roots": {"type": "list", "elements": "path", "default": []},
     "timeout": {"type": "int", "default": 86400},
 }

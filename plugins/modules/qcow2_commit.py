@@ -12,7 +12,8 @@ version_added: 0.2.0
 description:
   - Writes what an overlay holds into the image that it stands on, as C(qemu-img commit) does, while no virtual machine
     uses them.
-  - The base can be qcow2 or raw, a file or a block device. The layers can differ in cluster size, refcount width,
+  - The base can be qcow2 or raw, a file or a block device, or vmdk in one file (monolithicSparse), which cannot grow.
+    The layers can differ in cluster size, refcount width,
     compression and version, and can have snapshots and external data files.
   - Until the base is complete, the layers above it stay as they are. What the overlay shows is the same at every
     moment, whatever fails. An interrupted commit is run again.
@@ -38,13 +39,22 @@ attributes:
     details:
       - An overlay that holds nothing is not touched, nor is its base.
       - With a O(base) that is further down, no layer can be emptied, so that every run commits again, unless
-        O(drop=true).
+        O(drop=true). The same goes for an overlay that is vmdk.
 options:
   path:
     description:
-      - The overlay, a qcow2 image. A regular file or a block device.
+      - The overlay. A regular file or a block device.
     type: path
     required: true
+  format:
+    description:
+      - The format of the overlay. Formats are never guessed.
+      - With V(vmdk), it keeps what it holds, as with C(qemu-img commit), but goes on to show the same.
+    type: str
+    choices:
+      - qcow2
+      - vmdk
+    default: qcow2
   base:
     description:
       - The layer of the chain that the overlay is committed to. All layers above it are, then.
@@ -89,6 +99,7 @@ options:
     choices:
       - qcow2
       - raw
+      - vmdk
   allowed_roots:
     description:
       - Directories, files and block devices to which names in the images of the chain may lead, besides the directory
@@ -182,7 +193,7 @@ base:
   type: str
   sample: /var/lib/libvirt/images/web.qcow2
 base_format:
-  description: The format of that image, V(qcow2) or V(raw). V(null) when the overlay is not there any more.
+  description: The format of that image, V(qcow2), V(raw) or V(vmdk). V(null) when the overlay is not there any more.
   returned: success
   type: str
   sample: qcow2
@@ -240,7 +251,7 @@ chain:
       returned: success
       sample: /var/lib/libvirt/images/web.qcow2
     format:
-      description: The format, V(qcow2) or V(raw).
+      description: The format, V(qcow2), V(raw) or V(vmdk).
       type: str
       returned: success
       sample: qcow2
@@ -350,11 +361,12 @@ from ansible_collections.airlock.images.plugins.module_utils._module.outcome imp
 
 ARGUMENTS = {
     "path": {"type": "path", "required": True},
+    "format": {"type": "str", "choices": ["qcow2", "vmdk"], "default": "qcow2"},
     "base": {"type": "path"},
     "drop": {"type": "bool", "default": False},
     "allow_resize": {"type": "bool", "default": False},
     "bitmaps": {"type": "str", "choices": ["refuse", "drop", "merge"], "default": "refuse"},
-    "backing_format": {"type": "str", "choices": ["qcow2", "raw"]},
+    "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
     "allowed_roots": {"type": "list", "elements": "path", "default": []},
     "rate_limit": {"type": "str"},
     "progress_file": {"type": "path"},

@@ -80,7 +80,7 @@ options:
         chain with such an image is refused without this.
       - Of no meaning without O(chain=true).
     type: str
-    choices: [qcow2, raw]
+    choices: [qcow2, raw, vmdk]
     version_added: 0.2.0
 seealso:
   - module: airlock.images.qcow2_bitmap
@@ -449,7 +449,7 @@ chain:
       returned: success
       sample: /srv/templates/debian.qcow2
     format:
-      description: The format, V(qcow2) or V(raw).
+      description: The format, V(qcow2), V(raw) or V(vmdk).
       type: str
       returned: success
       sample: qcow2
@@ -570,7 +570,7 @@ ARGUMENTS = {
     "extents_limit": {"type": "int", "default": 10000},
     "chain": {"type": "bool", "default": False},
     "allowed_roots": {"type": "list", "elements": "path", "default": []},
-    "backing_format": {"type": "str", "choices": ["qcow2", "raw"]},
+    "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
 }
 
 

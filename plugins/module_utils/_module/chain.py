@@ -151,15 +151,16 @@ def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
 def _open(wanted: Wanted, clock: Clock) -> t.Iterator[Chain]:
     """The chain of the highest layer that is there. Raises as open_chain()."""
     path = wanted.existing[0]
-    # Nothing but a base can be raw.
-    is_raw = wanted.backing_format == "raw" and wanted.missing == len(wanted.layers) - 1 > 0
+    # Nothing but a base can be of another format.
+    alone = wanted.missing == len(wanted.layers) - 1 > 0
+    top_format = wanted.backing_format or "qcow2" if alone else "qcow2"
     with contextlib.ExitStack() as stack:
         chain = open_chain(
-            stack.enter_context(open_raw(path)) if is_raw else path,
+            stack.enter_context(open_raw(path)) if top_format == "raw" else path,
             backing_format=wanted.backing_format,
             allowed_roots=wanted.allowed_roots,
             limits=Limits(seconds=clock.left()),
-            top_format="raw" if is_raw else "qcow2",
+            top_format=top_format,
         )
         yield stack.enter_context(chain)
 

@@ -103,6 +103,7 @@ def commit_flow(module: AnsibleModule) -> dict[str, t.Any]:
         allowed_roots=wanted.allowed_roots,
         writable_layers=writable,
         limits=Limits(seconds=clock.left()),
+        top_format=wanted.format,
     ) as chain:
         clock.reports += chain.reports
         if wanted.drop:

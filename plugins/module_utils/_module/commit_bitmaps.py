@@ -8,7 +8,8 @@ from __future__ import annotations
 import typing as t
 
 from ..sandbox import bitmaps, errors
-from ..sandbox.bitmaps import Action
+from ..sandbox.bitmaps import Action, Bitmap
+from ..sandbox.chain import Layer
 from ..sandbox.images import Limits
 
 if t.TYPE_CHECKING:
@@ -25,9 +26,7 @@ class Plan:
         self._task = task
         self._clock = clock
         self._policy = task.wanted.bitmaps
-        listed = bitmaps.list_bitmaps(task.chain.top.image, counts=False, limits=self._limits())
-        clock.reports.append(listed.report)
-        self._found = listed.bitmaps
+        self._found = self._listed(task.chain.top)
         self.names = [errors.clean(bitmap.name) for bitmap in self._found]
         if self._found and self._policy == "refuse":
             raise errors.BitmapError(
@@ -42,6 +41,14 @@ class Plan:
         if self._found and self._policy == "merge":
             self._check_merge()
 
+    def _listed(self, layer: Layer) -> tuple[Bitmap, ...]:
+        """The bitmaps of a layer; other formats than qcow2 have none."""
+        if layer.format != "qcow2":
+            return ()
+        listed = bitmaps.list_bitmaps(layer.image, counts=False, limits=self._limits())
+        self._clock.reports.append(listed.report)
+        return listed.bitmaps
+
     @property
     def _overlay(self) -> str:
         return errors.clean(self._task.wanted.path, errors.PATH_LIMIT)
@@ -55,7 +62,7 @@ class Plan:
         base = task.base_layer
         if base.format != "qcow2":
             raise errors.BitmapError(
-                f"{errors.clean(base.path, errors.PATH_LIMIT)} is raw: it has no room for the bitmaps of "
+                f"{errors.clean(base.path, errors.PATH_LIMIT)} is {base.format}: it has no room for the bitmaps of "
                 f"{self._overlay}. Set bitmaps to 'drop' to have them removed.",
                 code="base_without_bitmaps",
             )
@@ -67,9 +74,7 @@ class Plan:
                     "a full backup next time.",
                     code="bitmap_inconsistent",
                 )
-        listed = bitmaps.list_bitmaps(base.image, counts=False, limits=self._limits())
-        self._clock.reports.append(listed.report)
-        self._in_base = {bitmap.name for bitmap in listed.bitmaps if not bitmap.stale}
+        self._in_base = {bitmap.name for bitmap in self._listed(base) if not bitmap.stale}
         if not task.planned.resized:
             for bitmap in self._found:
                 self._merge(bitmap, dry_run=True)

@@ -21,6 +21,7 @@ class Wanted:
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
         self.path: str = params["path"]
+        self.format: str = params["format"]
         self.base = None if params["base"] is None else os.fsencode(params["base"])
         self.drop: bool = params["drop"]
         self.allow_resize: bool = params["allow_resize"]

@@ -304,9 +304,9 @@ def test_version_that_may_only_be_read(guest: Guest) -> None:
 
 def test_id_of_few_digits(guest: Guest) -> None:
     """It keeps as many, in the base and in what records it."""
-    text = TEXT.replace(b"CID=12345678", b"CID=5")
+    text = TEXT.replace(b"CID=12345678", b"CID=5a7")
     base = RECIPE.image(text)
-    recipe = Recipe(RECIPE.size, cid=5)
+    recipe = Recipe(RECIPE.size, cid=0x5A7)
     assert commit(guest, base, top_of(recipe, b"\x11" * GRAIN)).refusal == ""
     after = guest.image()[SECTOR : SECTOR + len(text)]
     assert after != text
