@@ -8,9 +8,20 @@
 #include "qcow2/header.h"
 #include "vmdk/header.h"
 
-#define LOOKUP_BYTES (32 * MIB) /* for the L2 tables of all layers */
+#define LOOKUP_BYTES (24 * MIB) /* for the L2 tables of all layers */
 #define LOOKUP_BYTES_MAX (2 * MIB)
 #define LOOKUP_BYTES_WRITABLE (8 * MIB) /* its tables go to the file together, and three flushes with them */
+
+/* Of a layer that is only read, the header's cluster is not wanted any more when it has been understood: many layers
+ * with large clusters would fill the memory. */
+static void open_qcow2(struct qcow2 *image, u32 disk, bool writable) {
+    void *mark = heap_mark();
+    qcow2_open(image, disk, writable);
+    if (!writable) {
+        qcow2_forget_header(image);
+        heap_release(mark);
+    }
+}
 
 static void open_layer(struct layer *layer, const struct chain_layer *given, bool writable, u64 bytes) {
     const struct call_header *call = call_memory();
@@ -21,7 +32,7 @@ static void open_layer(struct layer *layer, const struct chain_layer *given, boo
     switch (given->format) {
     case LAYER_QCOW2:
         layer->image = heap_take(sizeof(*layer->image));
-        qcow2_open(layer->image, given->disk, writable);
+        open_qcow2(layer->image, given->disk, writable);
         layer->disk = layer->image->disk;
         layer->size = layer->image->virtual_size;
         if (has_data_file(layer->image) != (given->data_disk != 0)) {
@@ -30,7 +41,8 @@ static void open_layer(struct layer *layer, const struct chain_layer *given, boo
         if (layer->image->encryption != 0) {
             refuse_plain(REFUSAL_ENCRYPTED);
         }
-        lookup_open(&layer->lookup, layer->image, given->data_disk != 0 ? given->data_disk : given->disk, bytes);
+        lookup_open(&layer->lookup, layer->image, given->data_disk != 0 ? given->data_disk : given->disk, bytes,
+                    writable);
         return;
     case LAYER_VMDK:
         layer->vmdk = heap_take(sizeof(*layer->vmdk));

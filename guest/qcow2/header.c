@@ -266,6 +266,14 @@ void qcow2_open(struct qcow2 *image, u32 disk, bool writing) {
     }
 }
 
+void qcow2_forget_header(struct qcow2 *image) {
+    image->header = NULL;
+    image->header_loaded = 0;
+    image->backing_name = image->backing_format = image->data_file = NULL;
+    image->unknown_extensions = NULL;
+    image->snapshots = NULL;
+}
+
 void qcow2_load_l1(struct qcow2 *image) {
     u64 bytes = 8ull * image->l1_entries;
     image->l1 = heap_take(bytes);

@@ -13,6 +13,10 @@
  * writing: dirty and corrupt images are refused. */
 void qcow2_open(struct qcow2 *image, u32 disk, bool writing);
 
+/* For who only reads the disk: names, snapshots and unknown extensions are not known any more, and what was taken of
+ * the heap to open the image can be given back. */
+void qcow2_forget_header(struct qcow2 *image);
+
 /* Makes the first `length` bytes of the first cluster available, as they were when the image was opened. */
 void header_load(struct qcow2 *image, u64 length);
 

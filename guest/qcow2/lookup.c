@@ -4,12 +4,23 @@
  */
 #include "qcow2/lookup.h"
 
-void lookup_open(struct lookup *lookup, struct qcow2 *image, u32 data_disk, u64 bytes) {
-    u64 room = max64(min64(bytes / image->cluster_size, DOORBELL_BATCH), 1);
-    *lookup = (struct lookup){.image = image, .data_disk = data_disk, .room = (u32)room};
+#define SLICE_MIN (4 * KIB)
+
+void lookup_open(struct lookup *lookup, struct qcow2 *image, u32 data_disk, u64 bytes, bool whole) {
+    u64 slice = image->cluster_size;
+    while (!whole && slice > bytes && slice > SLICE_MIN) {
+        slice /= 2;
+    }
+    u64 room = max64(min64(bytes / slice, DOORBELL_BATCH), 1);
+    *lookup = (struct lookup){.image = image, .data_disk = data_disk, .slice = slice, .room = (u32)room};
     lookup->l1 = heap_take(8 * room);
-    lookup->tables = heap_take(room * image->cluster_size);
+    lookup->tables = heap_take(room * slice);
 }
+
+/* Of a table; with more than one the window has room for no second. */
+static u64 slices(const struct lookup *lookup) { return lookup->image->cluster_size / lookup->slice; }
+
+static u64 slice_entries(const struct lookup *lookup) { return lookup->slice / l2_entry_size(lookup->image); }
 
 static _Noreturn void refuse_entry(const struct qcow2 *image, enum refusal code, enum table table, u64 at, u64 index,
                                    u64 entry) {
@@ -19,17 +30,19 @@ static _Noreturn void refuse_entry(const struct qcow2 *image, enum refusal code,
 
 static void load_window(struct lookup *lookup, u64 index) {
     struct qcow2 *image = lookup->image;
+    const u64 table = index / slices(lookup);
+    const u64 inside = index % slices(lookup) * lookup->slice;
     lookup->first = index;
-    lookup->count = (u32)min64(lookup->room, image->l1_entries - index);
-    disk_read(&image->disk, image->l1_offset + 8 * index, lookup->l1, 8ull * lookup->count);
+    lookup->count = (u32)min64(lookup->room, image->l1_entries - table);
+    disk_read(&image->disk, image->l1_offset + 8 * table, lookup->l1, 8ull * lookup->count);
     for (u32 i = 0; i < lookup->count; i++) {
         lookup->l1[i] = swap64(lookup->l1[i]);
         u64 offset = lookup->l1[i] & ENTRY_OFFSET;
         if ((lookup->l1[i] & L1_RESERVED) != 0 || offset_in_cluster(image, offset) != 0) {
-            refuse_entry(image, REFUSAL_RESERVED_BITS, TABLE_L1, image->l1_offset, index + i, lookup->l1[i]);
+            refuse_entry(image, REFUSAL_RESERVED_BITS, TABLE_L1, image->l1_offset, table + i, lookup->l1[i]);
         }
         if (offset != 0) {
-            disk_queue_read(&image->disk, offset, lookup->tables + i * image->cluster_size, image->cluster_size);
+            disk_queue_read(&image->disk, offset + inside, lookup->tables + i * lookup->slice, lookup->slice);
         }
     }
     disk_run();
@@ -79,11 +92,12 @@ static void check_entry(const struct qcow2 *image, u64 entry, u64 bitmap, u64 ta
 }
 
 /* The subcluster at `offset`, to its end. */
-static struct extent one(const struct lookup *lookup, const u8 *table, u64 table_offset, u64 offset) {
+static struct extent one(const struct lookup *lookup, const u8 *slice, u64 table_offset, u64 offset) {
     const struct qcow2 *image = lookup->image;
     u64 index = (offset >> image->cluster_bits) % l2_entries(image);
-    u64 entry = load64(table + index * l2_entry_size(image));
-    u64 bitmap = has_extended_l2(image) ? load64(table + index * 16 + 8) : 0;
+    const u8 *at = slice + index % slice_entries(lookup) * l2_entry_size(image);
+    u64 entry = load64(at);
+    u64 bitmap = has_extended_l2(image) ? load64(at + 8) : 0;
     u64 inside = offset_in_cluster(image, offset);
     u64 size = subcluster_size(image);
     check_entry(image, entry, bitmap, table_offset, index);
@@ -103,10 +117,10 @@ static struct extent one(const struct lookup *lookup, const u8 *table, u64 table
 
 struct extent lookup_at(struct lookup *lookup, u64 offset, u64 length) {
     struct qcow2 *image = lookup->image;
-    const u64 covered = image->cluster_size * l2_entries(image);
+    const u64 covered = image->cluster_size * slice_entries(lookup);
     const u64 index = offset / covered;
     length = min64(length, (index + 1) * covered - offset);
-    if (index >= image->l1_entries) {
+    if (index / slices(lookup) >= image->l1_entries) {
         return (struct extent){.kind = EXTENT_ABSENT, .length = length};
     }
     lookup_need(lookup, index);
@@ -114,10 +128,10 @@ struct extent lookup_at(struct lookup *lookup, u64 offset, u64 length) {
     if (table_offset == 0) {
         return (struct extent){.kind = EXTENT_ABSENT, .length = length};
     }
-    const u8 *table = lookup->tables + (index - lookup->first) * image->cluster_size;
-    struct extent found = one(lookup, table, table_offset, offset);
+    const u8 *slice = lookup->tables + (index - lookup->first) * lookup->slice;
+    struct extent found = one(lookup, slice, table_offset, offset);
     while (found.kind != EXTENT_COMPRESSED && found.length < length) {
-        struct extent next = one(lookup, table, table_offset, offset + found.length);
+        struct extent next = one(lookup, slice, table_offset, offset + found.length);
         bool placed = (found.entry & ENTRY_OFFSET) != 0; /* counts for zeros as well: qemu tells them apart */
         if (next.kind != found.kind || ((next.entry & ENTRY_OFFSET) != 0) != placed ||
             ((placed || found.kind == EXTENT_DATA) && next.host != found.host + found.length)) {

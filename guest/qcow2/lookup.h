@@ -14,7 +14,8 @@
 struct lookup {
     struct qcow2 *image;
     u32 data_disk; /* holds the clusters; the image itself unless it has an external data file */
-    u64 first;     /* index of the L1 entry whose table is the window's first */
+    u64 slice;     /* bytes of a table that are loaded together: all of it, or a power of two */
+    u64 first;     /* index of the window's first slice; of the L1 entry, where that is a whole table */
     u32 count;
     u32 room;
     u64 *l1; /* the entries of the window, host byte order */
@@ -23,14 +24,14 @@ struct lookup {
     void *leave_context;
 };
 
-/* bytes: about as much memory as the window may take. */
-void lookup_open(struct lookup *lookup, struct qcow2 *image, u32 data_disk, u64 bytes);
+/* bytes: about as much memory as the window may take. whole: nothing less than a table, for who changes them. */
+void lookup_open(struct lookup *lookup, struct qcow2 *image, u32 data_disk, u64 bytes, bool whole);
 
-/* The extent that begins at `offset`, at most `length` bytes, at most to the end of its L2 table: as
+/* The extent that begins at `offset`, at most `length` bytes, at most to the end of its slice: as
  * qcow2_get_host_offset() finds it. */
 struct extent lookup_at(struct lookup *lookup, u64 offset, u64 length);
 
-/* Makes the table of L1 entry `index` one of the window. */
+/* Makes a slice one of the window. */
 void lookup_need(struct lookup *lookup, u64 index);
 
 /* What an L2 entry says of the subcluster `index` (of the cluster, in an image without them). */

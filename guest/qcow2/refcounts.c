@@ -5,6 +5,7 @@
 #include "qcow2/refcounts.h"
 
 #include "qcow2/header.h"
+#include "qcow2/refcount_blocks.h"
 
 #define LOADED_BYTES (16 * MIB)
 #define HOOKED_ROOM 4096
@@ -219,28 +220,6 @@ static u64 find_free(struct refcounts *refcounts, u64 count) {
     return first;
 }
 
-/* qcow2_refcount_metadata_size(): how many blocks cover `clusters` clusters, themselves and a table. */
-static u64 blocks_for(const struct refcounts *refcounts, u64 clusters) {
-    u64 per_table_cluster = refcounts->image->cluster_size / 8;
-    u64 table = 0;
-    u64 blocks = 0;
-    u64 sum = 0;
-    u64 last;
-    bool generous = true;
-    do {
-        last = sum;
-        blocks = divide_up(clusters + table + blocks, block_size(refcounts));
-        table = divide_up(blocks, per_table_cluster);
-        sum = clusters + blocks + table;
-        if (sum == last && generous) {
-            clusters += divide_up(table, 2);
-            sum = 0;
-            generous = false;
-        }
-    } while (sum != last);
-    return blocks;
-}
-
 /* A larger table in memory, with the entries of the old one and of the block just made. */
 static u64 *larger_table(struct refcounts *refcounts, u64 entries, u64 block_index, u64 block_offset) {
     u64 *table = heap_take_zeroed(entries * 8);
@@ -255,7 +234,7 @@ static void grow_table(struct refcounts *refcounts, u64 cluster, u64 block_index
     struct qcow2 *image = refcounts->image;
     u64 used = divide_up(max64(cluster, block_offset >> image->cluster_bits) + 1, block_size(refcounts));
     u64 start = used << refcounts->block_bits; /* a cluster index */
-    u64 blocks = blocks_for(refcounts, start);
+    u64 blocks = refcount_blocks_for(image->cluster_size, block_size(refcounts), start);
     u64 entries = round_up(blocks + divide_up(blocks, 2), image->cluster_size / 8);
     if (entries > REFCOUNT_TABLE_BYTES_MAX / 8) {
         refuse_plain(REFUSAL_FILE_TOO_BIG);
