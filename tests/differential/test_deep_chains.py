@@ -39,7 +39,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         backing = ["-b", f"l{layer - 1}", "-F", "qcow2"] if layer else []
         command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, *backing, f"l{layer}", "320G"]
         qemu.must(command, cwd=str(home))
-        qemu.must(["qemu-io", "-f", "qcow2", "-c", f"write -P {layer + 1} {place(layer)} 4k", f"l{layer}"], cwd=str(home))
+        qemu.must(
+            ["qemu-io", "-f", "qcow2", "-c", f"write -P {layer + 1} {place(layer)} 4k", f"l{layer}"], cwd=str(home)
+        )
     return home
 
 
