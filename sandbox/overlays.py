@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import secrets
@@ -21,6 +22,7 @@ if t.TYPE_CHECKING:
 SECTOR = 512
 
 _FAMILY = "chain"
+_DESCRIPTORS = "/proc/self/fd"
 
 
 def create_overlay(
@@ -39,30 +41,72 @@ def create_overlay(
     is a file already, or where none can be made, RefusalError.
     """
     check_name(backing_name, backing_format)
-    # qemu-img makes files that all may read, as far as the umask lets it.
-    draft = os.path.join(os.path.dirname(path), f".airlock-{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise errors.open_error(path, error, writable=True) from error
-    try:
-        with Image(path, disks.Disk(path, disks.beyond_standard(descriptor), writable=True), locks.Lock(())) as image:
+    with _Draft(path) as draft:
+        try:
+            disk = disks.Disk(path, os.dup(draft.descriptor), writable=True)
+        except OSError as error:
+            raise errors.open_error(path, error, writable=True) from error
+        with Image(path, disk, locks.Lock(())) as image:
             image.lock = locks.lock_image(image.disk.descriptor, path, writable=True)
             report = _fill(image, virtual_size, backing_name, backing_format, cluster_size, limits)
-            os.fsync(image.disk.descriptor)
-            # Unlike rename(2), this replaces nothing.
-            os.link(draft, path)
-    except FileExistsError as error:
-        raise errors.ImageOpenError(
-            f"{errors.clean(path, errors.PATH_LIMIT)} is there already, and is not replaced.", code="exists"
-        ) from error
-    except OSError as error:
-        raise errors.open_error(path, error, writable=True) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(draft)
+            draft.publish()
     _sync_directory(path)
     return report
+
+
+class _Draft:
+    """A file in the directory of `path` that gets that name when it is whole.
+
+    It has none before, so that nothing is left of it when this process is killed; only where the file system knows no
+    such files, it has one that nobody looks for. Raises ImageOpenError.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._name: str | None = None
+        directory = os.path.dirname(path) or "."
+        # qemu-img makes files that all may read, as far as the umask lets it.
+        mode = 0o644
+        try:
+            if not os.path.isdir(_DESCRIPTORS):  # where publish() would find it
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+            descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, mode)
+        except OSError:
+            self._name = os.path.join(directory, f".airlock-{secrets.token_hex(8)}")
+            try:
+                descriptor = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            except OSError as error:
+                raise errors.open_error(path, error, writable=True) from error
+        self.descriptor = disks.beyond_standard(descriptor)
+
+    def __enter__(self) -> _Draft:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        os.close(self.descriptor)
+        if self._name:
+            with contextlib.suppress(OSError):
+                os.unlink(self._name)
+
+    def publish(self) -> None:
+        """Raises ImageOpenError. Unlike rename(2), link(2) replaces nothing."""
+        try:
+            os.fsync(self.descriptor)
+            if self._name:
+                os.link(self._name, self._path)
+                return
+            descriptors = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # With a directory, Python follows the link there; without, it does not.
+                os.link(str(self.descriptor), self._path, src_dir_fd=descriptors, follow_symlinks=True)
+            finally:
+                os.close(descriptors)
+        except FileExistsError as error:
+            raise errors.ImageOpenError(
+                f"{errors.clean(self._path, errors.PATH_LIMIT)} is there already, and is not replaced.", code="exists"
+            ) from error
+        except OSError as error:
+            raise errors.open_error(self._path, error, writable=True) from error
 
 
 def _fill(

@@ -221,9 +221,9 @@ def leads_to(name: bytes, path: str, allowed_roots: t.Sequence[str | bytes] = ()
         return found.key
 
 
-def rebase_limits(chain: Chain, seconds: float | None = None, flushes: bool = True) -> Limits:
+def rebase_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flushes: bool = True) -> Limits:
     """What a rebase may use up; as commits.commit_limits()."""
-    return commits.commit_limits(chain, seconds, flushes=flushes)
+    return commits.commit_limits(chain, seconds, rate, flushes)
 
 
 def _check_form(name: bytes) -> None:

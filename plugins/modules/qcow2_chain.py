@@ -124,6 +124,19 @@ options:
     type: list
     elements: path
     default: []
+  rate_limit:
+    description:
+      - How many bytes a second are written at most, as a number, or with one of the suffixes V(k), V(K), V(KiB), V(M),
+        V(MiB), V(G), V(GiB), V(T) or V(TiB), which are powers of 1024.
+      - Without it, as fast as the storage takes them.
+    type: str
+  progress_file:
+    description:
+      - A file that says how far the work has come, for tasks that run long with C(async). Its directory must be
+        there. The file stays when the task has ended, and is not written when there is no data to move.
+      - It is one line of JSON with C(bytes_done), C(bytes_total), C(percent), C(bytes_per_second), C(seconds_left) and
+        C(finished), for all steps of the plan together. It is replaced as a whole, so that no reader sees half of it.
+    type: path
   timeout:
     description:
       - How many seconds the work may take, all guests together.
@@ -189,6 +202,16 @@ EXAMPLES = r"""
       - /srv/templates/web.qcow2
     flatten: true
     compressed: true
+
+- name: Make an image independent of its template, for hours if need be, at most 50 MiB a second
+  airlock.images.qcow2_chain:
+    layers:
+      - /var/lib/libvirt/images/db.qcow2
+    flatten: true
+    rate_limit: 50M
+    progress_file: /run/db-chain.json
+  async: 86400
+  poll: 0
 
 - name: Commit into a base only if nobody else stands on it
   airlock.images.qcow2_chain:
@@ -330,8 +353,9 @@ sandbox:
 error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
-    - The options (V(no_layers), V(bad_timeout), V(duplicate_path), V(layer_not_found), V(bad_allowed_root),
-      V(backing_format_missing), V(backing_name_ambiguous), V(backing_name_long)).
+    - The options (V(no_layers), V(bad_timeout), V(bad_rate_limit), V(bad_progress_file), V(duplicate_path),
+      V(layer_not_found), V(bad_allowed_root), V(backing_format_missing), V(backing_name_ambiguous),
+      V(backing_name_long)).
     - The chain (V(base_has_backing), V(has_siblings), V(base_resize), V(backing_loop), V(backing_name_room),
       V(compress_data_file), V(drop_loses), V(drop_block_device), V(overlay_replaced), V(too_many_files), and those of
       the policy for names, such as V(backing_outside), V(backing_protocol), V(backing_not_found), V(chain_too_deep)).
@@ -373,6 +397,8 @@ ARGUMENTS = {
     "scan": {"type": "bool", "default": False},
     "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
     "allowed_roots": {"type": "list", "elements": "path", "default": []},
+    "rate_limit": {"type": "str"},
+    "progress_file": {"type": "path"},
     "timeout": {"type": "int", "default": 86400},
 }
 

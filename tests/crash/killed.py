@@ -70,12 +70,12 @@ class Killer:
 
 
 @contextmanager
-def killing(at: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Killer]:
+def killing(at: int, monkeypatch: pytest.MonkeyPatch, changes: Any = changes) -> Iterator[Killer]:
     """Within it, the child that writes dies at moment number `at`, counted over all runs: before each exit is served,
-    and before each request that is no read."""
+    and before each request that is no read. changes: the sandbox's module of that name, as who is killed knows it."""
     killer = Killer(at)
 
-    class MortalServer(changes.ChangingServer):
+    class MortalServer(changes.ChangingServer):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **more)
             for number, serve in list(self._operations.items()):

@@ -19,6 +19,7 @@ from .chain_siblings import find_siblings
 from .chain_wanted import Wanted
 from .commit import Clock, remove
 from .group import sandbox_summary
+from .progress_file import ProgressFile
 
 
 class Task:
@@ -73,9 +74,12 @@ class Task:
     def carry_out(self) -> None:
         """From the base up. What the layers that stay show is the same at every moment."""
         layers: list[Layer] = []
-        for joint, name in reversed(list(zip(self.plan.joints, self.plan.names))):
-            self._carry_out(joint, name, layers)
-            layers = [joint.upper, *layers]
+        parts = self._parts()
+        with ProgressFile(self.wanted.progress_file if parts else None) as progress:
+            listeners = progress.parts(parts)
+            for joint, name in reversed(list(zip(self.plan.joints, self.plan.names))):
+                self._carry_out(joint, name, layers, listeners)
+                layers = [joint.upper, *layers]
         size, format_name = layers[0].virtual_size, layers[0].format
         for path, name in zip(self.created, self.names):
             limits = Limits(seconds=self.plan.clock.left())
@@ -86,8 +90,24 @@ class Task:
                 for layer in joint.between:
                     remove(layer)
 
-    def _carry_out(self, joint: Joint, name: bytes, layers: t.Sequence[Layer]) -> None:
-        """layers: what the joint's layer is to stand on."""
+    def _parts(self) -> list[int]:
+        """The disks that will be gone through, one after the other: their bytes."""
+        found = []
+        for joint in reversed(self.plan.joints):
+            if joint.action == COMMIT:
+                found.append(joint.between[0].virtual_size)
+            if joint.action not in (NONE, COMMIT) or joint.ends_early:
+                found.append(joint.upper.virtual_size)
+        return found
+
+    def _carry_out(
+        self,
+        joint: Joint,
+        name: bytes,
+        layers: t.Sequence[Layer],
+        listeners: t.Iterator[t.Callable[[int, int], None] | None],
+    ) -> None:
+        """layers: what the joint's layer is to stand on. listeners: one for each disk that is gone through."""
         clock, chain = self.plan.clock, self.plan.chain
         if joint.action == NONE:
             return
@@ -97,8 +117,9 @@ class Task:
             depth = len(joint.between)
             commits.open_base(view, depth)
             chain.make_writable(joint.upper)
-            limits = commits.commit_limits(view, clock.left())
-            committed = commits.commit(view, depth, False, self.wanted.allow_resize, limits=limits)
+            limits = commits.commit_limits(view, clock.left(), self.wanted.rate)
+            allow_resize, progress = self.wanted.allow_resize, next(listeners)
+            committed = commits.commit(view, depth, False, allow_resize, limits=limits, progress=progress)
             clock.reports.append(committed.report)
         if joint.action == COMMIT and not joint.ends_early:
             done = rebases.relink(joint.upper.image, name, format_name, limits=Limits(seconds=clock.left()))
@@ -109,8 +130,8 @@ class Task:
             chain.make_writable(joint.upper)
             backing = on_layers(name, layers, len(joint.between) + 1 if kept else 0) if layers else None
             compressed = self.wanted.compressed and joint.action != COMMIT
-            limits = rebases.rebase_limits(view, clock.left())
-            done = rebases.rebase(view, backing, limits=limits, compressed=compressed)
+            limits = rebases.rebase_limits(view, clock.left(), self.wanted.rate)
+            done = rebases.rebase(view, backing, limits=limits, progress=next(listeners), compressed=compressed)
         clock.reports.append(done.report)
 
 

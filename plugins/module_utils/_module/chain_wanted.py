@@ -9,10 +9,13 @@ import os
 import typing as t
 
 from ..sandbox import errors
+from .commit_wanted import parse_rate
+from .progress_file import check_directory
 
 
 class Wanted:
-    """What the task asks for. layers: paths, the top first. missing: how many of them are still to be created."""
+    """What the task asks for. layers: paths, the top first. missing: how many of them are still to be created. rate:
+    bytes a second, 0: not limited."""
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
         self.layers: list[str] = params["layers"][::-1]
@@ -25,11 +28,14 @@ class Wanted:
         self.allowed_roots: list[str] = params["allowed_roots"]
         self.siblings: list[str] = params["siblings"]
         self.scan: bool = params["scan"]
+        self.rate = parse_rate(params["rate_limit"])
+        self.progress_file: str | None = params["progress_file"]
         self.timeout: int = params["timeout"]
         if self.timeout < 1:
             raise errors.ArgumentError(f"timeout is {self.timeout} seconds. It must be at least 1.", "bad_timeout")
         if not self.layers:
             raise errors.ArgumentError("layers is empty. Name at least one image in it.", "no_layers")
+        check_directory(self.progress_file)
         self.missing = self._count_missing()
         self._check_named_once()
 

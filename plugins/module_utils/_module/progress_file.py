@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
@@ -14,6 +15,14 @@ import typing as t
 from ..sandbox import errors
 
 _EVERY_SECONDS = 0.5
+
+
+def check_directory(path: str | None) -> None:
+    """Raises ArgumentError when the file of a task could not be there."""
+    if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
+        raise errors.ArgumentError(
+            f"There is no directory for progress_file {errors.quote(path)}. Make it first.", "bad_progress_file"
+        )
 
 
 class ProgressFile:
@@ -53,8 +62,18 @@ class ProgressFile:
             self._last = now
             self._try(finished=False)
 
+    def parts(self, sizes: t.Sequence[int]) -> t.Iterator[t.Callable[[int, int], None] | None]:
+        """For operations that follow one another, each of so many bytes: what each is to tell its steps to."""
+        before = 0
+        for size in sizes:
+            yield functools.partial(self._part, before, size, sum(sizes)) if self._path else None
+            before += size
+
+    def _part(self, before: int, size: int, total: int, done: int, _size: int) -> None:
+        self.step(before + min(done, size), total)
+
     def _try(self, finished: bool) -> None:
-        with contextlib.suppress(OSError):  # a commit that is under way is worth more than the news of it
+        with contextlib.suppress(OSError):  # what is under way is worth more than the news of it
             self._write(finished)
 
     def _write(self, finished: bool) -> None:

@@ -230,6 +230,14 @@ def test_where_a_name_leads(chain: Chain, directory: pathlib.Path) -> None:
         rebases.key_of_path("no\0thing")
 
 
+@pytest.fixture(params=["without a name", "with a name"])
+def draft(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a new overlay is before it is whole."""
+    if request.param == "with a name":
+        monkeypatch.setattr("sandbox.overlays._DESCRIPTORS", "/nowhere")
+
+
+@pytest.mark.usefixtures("draft")
 @pytest.mark.parametrize("size", [0, 512, 1 << 20, (1 << 20) + 512, 3 << 40])
 def test_a_new_overlay(size: int, tmp_path: pathlib.Path) -> None:
     """Byte for byte as qemu-img makes it, and nothing left beside."""
@@ -242,6 +250,7 @@ def test_a_new_overlay(size: int, tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "theirs").stat().st_mode
 
 
+@pytest.mark.usefixtures("draft")
 def test_a_new_overlay_replaces_nothing(tmp_path: pathlib.Path) -> None:
     (tmp_path / "there").write_bytes(b"precious")
     with pytest.raises(errors.ImageOpenError) as caught:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import subprocess
@@ -288,6 +289,23 @@ def test_where_names_may_lead(task: Task, refused: Task, home: pathlib.Path) -> 
 )
 def test_refused(layers: tuple[str, ...], arguments: dict[str, t.Any], code: str, refused: Task) -> None:
     assert refused(*layers, **arguments)["error_code"] == code
+
+
+def test_progress_of_all_steps(task: Task, run_module: Run, home: pathlib.Path) -> None:
+    """One disk for the commit, one for the image that is taken off its base."""
+    overlay(home, "middle", "b", "write -P 8 2M 64k")
+    overlay(home, "last", "middle")
+    (home / "progress").mkdir()
+    where = home / "progress/file"
+    done = task("b", "last", method="commit", flatten=True, progress_file=str(where), rate_limit="64M")
+    assert actions(done) == [("detach", "b", ""), ("commit", "last", "b")]
+    facts = json.loads(where.read_text())
+    assert facts["bytes_done"] == facts["bytes_total"] == 8 << 20
+    assert (facts["finished"], facts["percent"], facts["seconds_left"]) == (True, 100.0, 0)
+    where.unlink()
+    run_module("qcow2_chain", layers=[str(home / name) for name in ("b", "last", "new")], progress_file=str(where))
+    assert (home / "new").exists()
+    assert not where.exists()
 
 
 def test_in_use(refused: Task, home: pathlib.Path) -> None:

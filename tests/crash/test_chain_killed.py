@@ -1,0 +1,184 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A task of qcow2_chain whose process is killed at any moment, in a step or between two, is run again, to the end.
+
+AIRLOCK_LONG=1 kills at every moment, not at some of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sandbox import errors
+from sandbox.overlays import create_overlay
+from tests.crash import replay
+from tests.crash.cut import LONG, record
+from tests.crash.killed import Killer, killing
+from tests.differential.harness import qemu
+from tests.unit.plugins.running import PLUGINS, make_tree
+
+MOMENTS = 10_000 if LONG else 8  # at most, of one task
+LAYERS = {
+    "base": (None, "cluster_size=4096", ("write -P 1 0 300k",)),
+    "a": ("base", "cluster_size=65536", ("write -P 2 100k 30k", "write -P 3 900k 4k")),
+    "b": ("a", "cluster_size=512", ("write -P 4 120k 30k",)),
+    "c": ("b", "cluster_size=4096", ("write -P 5 500k 60k", "write -z 0 64k")),
+    "top": ("c", "cluster_size=65536", ("write -P 6 40k 80k",)),
+}
+STAY = ("base", "b", "top", "new")
+NAMES = {"base": None, "b": b"base", "top": b"b", "new": b"top"}
+
+
+@pytest.fixture
+def module(tmp_path: pathlib.Path) -> Iterator[Any]:
+    """Finds the parts of the module qcow2_chain, under their full names."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    make_tree(tree)
+    yield lambda name: importlib.import_module(f"{PLUGINS}.module_utils.{name}")
+    sys.path.remove(str(tree))
+
+
+def make(directory: pathlib.Path) -> None:
+    directory.mkdir()
+    for name, (backing, options, writes) in LAYERS.items():
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options]
+        command += ["-b", backing, "-F", "qcow2"] if backing else []
+        qemu.must([*command, name, "1M"], cwd=str(directory))
+        qemu.io(str(directory / name), *writes)
+
+
+def shown(path: pathlib.Path) -> bytes:
+    target = path.with_suffix(".shown")
+    qemu.must(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", str(path), str(target)])
+    content = target.read_bytes()
+    target.unlink()
+    return content
+
+
+def run_task(module: Any, directory: pathlib.Path, method: str) -> Any:
+    """base <- b <- top <- new, whatever there is now; the files of what goes are removed."""
+    params = {
+        "layers": [str(directory / name) for name in STAY],
+        "method": method,
+        "flatten": False,
+        "drop": True,
+        "compressed": False,
+        "allow_resize": False,
+        "siblings": [],
+        "scan": True,
+        "backing_format": None,
+        "allowed_roots": [],
+        "rate_limit": None,
+        "progress_file": None,
+        "timeout": 600,
+    }
+    return module("_module.chain").chain_flow(SimpleNamespace(params=params, check_mode=False, _diff=False))
+
+
+def in_process(module: Any, directory: pathlib.Path, method: str, killer: Killer) -> int:
+    """The task in a process of its own, in which removing a file and giving one its name are moments as well; how it
+    ended, as of os.waitpid()."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    code = 1
+    try:
+        for name in ("link", "unlink"):
+            setattr(os, name, _mortal(getattr(os, name), killer))
+        run_task(module, directory, method)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _mortal(call: Any, killer: Killer) -> Any:
+    def then(*arguments: Any, **more: Any) -> Any:
+        killer.moment()
+        call(*arguments, **more)
+        killer.moment()
+
+    return then
+
+
+def again(module: Any, directory: pathlib.Path, method: str) -> Any:
+    """The second run. The guest of the first one dies with it, but not in the same instant."""
+    for _unused in range(200):
+        try:
+            return run_task(module, directory, method)
+        except module("sandbox.errors").ImageInUseError:
+            time.sleep(0.02)
+    return run_task(module, directory, method)
+
+
+@pytest.mark.parametrize("method", ["commit", "pull"])
+def test_killed(method: str, module: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, work = tmp_path / "made", tmp_path / "work"
+    make(made)
+    # A commit goes into b, which shows something else then.
+    wanted = {name: shown(made / name) for name in (("top",) if method == "commit" else ("b", "top"))}
+    changes = module("sandbox.changes")
+    with killing(-1, monkeypatch, changes) as nobody:
+        shutil.copytree(made, work)
+        assert in_process(module, work, method, nobody) == 0
+    assert sorted(path.name for path in work.iterdir()) == sorted(STAY)
+    assert nobody.moments > 40
+    step = max(1, nobody.moments // MOMENTS)
+    # The last moments are those between removing one file and the next.
+    for moment in sorted({*range(0, nobody.moments, step), *range(nobody.moments - 6, nobody.moments)}):
+        shutil.rmtree(work)
+        shutil.copytree(made, work)
+        with killing(moment, monkeypatch, changes) as killer:
+            assert in_process(module, work, method, killer) == 9, moment
+        for name, content in wanted.items():
+            assert shown(work / name) == content, moment
+        again(module, work, method)
+        for name in STAY:
+            assert qemu.check(str(work / name)).code in (0, 3), moment  # leaks are harmless
+            assert backing(work / name) == NAMES[name]
+        assert {name: shown(work / name) for name in wanted} == wanted, moment
+        assert shown(work / "new") == wanted["top"], moment
+        assert {path.name for path in work.iterdir()} <= {*LAYERS, "new"}, moment
+        assert again(module, work, method)["changed"] is False
+
+
+def backing(path: pathlib.Path) -> bytes | None:
+    """The name that is recorded."""
+    from tests.differential.harness.qcow2 import Qcow2
+
+    with Qcow2(str(path)) as image:
+        offset = image.header["backing_file_offset"]
+        return image.read(offset, image.header["backing_file_size"]) if offset else None
+
+
+def test_a_new_overlay_has_no_name_before_it_is_whole(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that was written is on the disk when the file gets its name, and there is nothing to be found before."""
+    path = str(tmp_path / "new")
+    seen: list[bool] = []
+
+    def link(_name: str, target: str, **_more: Any) -> None:
+        seen.append(os.listdir(tmp_path) == ["log"] and target == path)
+        raise OSError(5, "pulled out")
+
+    def create() -> None:
+        with pytest.raises(errors.ImageOpenError):
+            create_overlay(path, 1 << 20, b"base", "raw")
+
+    monkeypatch.setattr(os, "link", link)
+    log = record(str(tmp_path / "log"), create, monkeypatch)
+    assert seen == [True]
+    assert len(log) > 4
+    assert log[-1].kind == replay.FLUSH
+    assert os.listdir(tmp_path) == ["log"]
