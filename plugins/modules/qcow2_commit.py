@@ -84,7 +84,10 @@ options:
       - With V(drop), they are removed from the overlay after the commit.
       - With V(merge), each is merged into the base's bitmap of that name, which is added when there is none. They stay
         in the overlay as well.
-      - Bitmaps of the base that are recording note what the commit writes, in any case.
+      - An overlay that holds nothing but bitmaps is left as it is, unless O(drop=true), which would lose them. This
+        option is obeyed then as well.
+      - Bitmaps of the base that are recording note what the commit writes, in any case. When the task is interrupted in
+        the middle of that, they are inconsistent afterwards, as after a crash of a virtual machine.
     type: str
     choices:
       - refuse

@@ -59,26 +59,31 @@ class Task:
 
     def carry_out(self) -> None:
         """Does what there is to do. Interrupted at any moment, it can be done again."""
-        if self.commits:
+        later = self.bitmaps is not None and self.bitmaps.any
+        if self.commits or later:
             commits.open_base(self.chain, self.base)
-            later = self.bitmaps is not None and self.bitmaps.any
-            with ProgressFile(self.wanted.progress_file) as progress:
-                done = commits.commit(
-                    self.chain,
-                    self.base,
-                    self.empties and not later,
-                    self.wanted.allow_resize,
-                    limits=self.limits(self.wanted.rate),
-                    progress=progress.step if self.wanted.progress_file else None,
-                )
-            self.clock.reports.append(done.report)
-            if self.bitmaps is not None:
-                self.bitmaps.carry_out()
-            if self.empties and later:
-                done = done._replace(overlay_clusters_cleared=commits.empty(self.chain, self.limits()))
-            self.planned = done
+        if self.commits:
+            self.planned = self._commit(self.empties and not later)
+        if self.bitmaps is not None and later:
+            self.bitmaps.carry_out()
+        if self.commits and self.empties and later:
+            cleared = commits.empty(self.chain, self.limits())
+            self.planned = self.planned._replace(overlay_clusters_cleared=cleared)
         if self.wanted.drop:
             remove(self.chain.top)
+
+    def _commit(self, empties: bool) -> commits.Commit:
+        with ProgressFile(self.wanted.progress_file) as progress:
+            done = commits.commit(
+                self.chain,
+                self.base,
+                empties,
+                self.wanted.allow_resize,
+                limits=self.limits(self.wanted.rate),
+                progress=progress.step if self.wanted.progress_file else None,
+            )
+        self.clock.reports.append(done.report)
+        return done
 
     def layers(self) -> list[dict[str, t.Any]]:
         """RETURN's `chain`: as it is now, or would be."""

@@ -211,12 +211,34 @@ def test_bitmaps_are_merged(drop: bool, commit: Run, marked: pathlib.Path, run_m
     assert done["overlay_clusters_cleared"] == (0 if drop else 4)
     assert bitmaps(marked, "middle") == {"week": 32768, "days": 4096}
     assert shown(marked, "middle") == disk
-    found = run_module("qcow2_info", path=str(marked / "middle"))["bitmaps"]
-    assert {bitmap["name"]: bitmap["dirty_bytes"] for bitmap in found} == {"week": 65536, "days": 4096}
+    assert dirty(run_module, marked / "middle") == {"week": 65536, "days": 4096}
     if not drop:
         assert shown(marked, "top") == disk
         assert bitmaps(marked, "top") == {"days": 4096, "week": 65536}
         assert not commit()["changed"]  # what is not to be committed, no bitmap is in the way of
+
+
+def dirty(run_module: Run, path: pathlib.Path) -> dict[str, int]:
+    """Bytes by name."""
+    return {bitmap["name"]: bitmap["dirty_bytes"] for bitmap in run_module("qcow2_info", path=str(path))["bitmaps"]}
+
+
+@pytest.mark.parametrize("policy", ["merge", "drop"])
+def test_bitmaps_of_an_overlay_that_holds_nothing(
+    policy: str, commit: Run, marked: pathlib.Path, run_module: Run
+) -> None:
+    """As qemu-img leaves it, which commits the data alone. They are not lost with the file but by order."""
+    qemu("qemu-img", "commit", "-q", "top", directory=marked)
+    assert not commit()["changed"]
+    before = dirty(run_module, marked / "middle")
+    assert commit(drop=True)["error_code"] == "has_bitmaps"
+    assert commit(drop=True, bitmaps=policy, check=True)["bitmaps"] == ["days", "week"]
+    assert (marked / "top").exists()
+    done = commit(drop=True, bitmaps=policy)
+    assert (done["changed"], done["bytes_committed"], done["bitmaps"]) == (True, 0, ["days", "week"])
+    assert not (marked / "top").exists()
+    after = dirty(run_module, marked / "middle")
+    assert after == ({"week": 65536, "days": 4096} if policy == "merge" else before)
 
 
 def test_bitmaps_that_cannot_be_merged(commit: Run, marked: pathlib.Path) -> None:
