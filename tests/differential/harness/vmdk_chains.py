@@ -195,7 +195,7 @@ class VmdkArena:
         shutil.rmtree(self.directory, ignore_errors=True)
         build(scenario, self.path("made"))
         for who in ("qemu", "ours"):
-            subprocess.run(["cp", "-r", "--sparse=always", self.path("made"), self.path(who)], check=True)
+            self._copy(who)
         outcome = by_qemu(scenario, self.path("qemu"))
         try:
             foreseen = by_airlock(scenario, self.path("ours"), dry_run=True)
@@ -205,6 +205,10 @@ class VmdkArena:
             return self._refusal_faults(scenario, outcome, error)
         faults = [] if foreseen[:-1] == done[:-1] else [f"foreseen {foreseen[:-1]}, done {done[:-1]}"]
         return faults + (self._faults_alone(scenario, outcome) if outcome.code else self._faults(scenario))
+
+    def _copy(self, who: str) -> None:
+        shutil.rmtree(self.path(who), ignore_errors=True)
+        subprocess.run(["cp", "-r", "--sparse=always", self.path("made"), self.path(who)], check=True)
 
     def _faults_alone(self, scenario: Scenario, outcome: qemu.Outcome) -> list[str]:
         """qemu-img gives the base another content id first, and then does not read the rest of a chunk through a layer
@@ -240,6 +244,11 @@ class VmdkArena:
             if layer not in (base, top) and self._differs("qemu", layer.name):
                 faults.append(f"{layer.name} is not as qemu-img leaves it")
         exact = base.recipe is not None and self._same_base(base)
+        for _again in range(3 if scenario.one_at_a_time else 0):
+            if not exact:  # on a busy machine an operation can take longer than its slice of time
+                self._copy("qemu")
+                by_qemu(scenario, theirs)
+                exact = self._same_base(base)
         self.outcomes["to the byte" if exact else "in effect"] += 1
         if scenario.one_at_a_time and not exact:
             faults.append("the base is not as qemu-img leaves it")
