@@ -5,8 +5,8 @@
 #include "qcow2/emptying.h"
 
 #include "qcow2/bitmaps.h"
+#include "qcow2/discarding.h"
 #include "qcow2/header.h"
-#include "qcow2/resize.h"
 
 static u64 clusters_left(const struct qcow2 *image) {
     return CLUSTERS_IN_FRONT + clusters_of(image, 8ull * image->l1_entries);

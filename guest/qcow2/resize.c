@@ -4,7 +4,7 @@
  */
 #include "qcow2/resize.h"
 
-#include "qcow2/clusters.h"
+#include "qcow2/discarding.h"
 #include "qcow2/header.h"
 
 void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
@@ -34,52 +34,6 @@ void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
         disk_flush(&image->disk);
     }
     refcounts_free(refcounts, old_offset, old_bytes, false);
-}
-
-/* get_cluster_table(): an L2 table that is shared, or missing, is replaced by one of the disk's own. */
-static void own_l2(struct qcow2 *image, struct refcounts *refcounts, u64 index, u8 *table) {
-    u64 old = image->l1[index] & ENTRY_OFFSET;
-    memset(table, 0, image->cluster_size);
-    if (old != 0) {
-        disk_read(&image->disk, old, table, image->cluster_size);
-    }
-    if ((image->l1[index] & ENTRY_COPIED) != 0) {
-        return;
-    }
-    u64 offset = refcounts_allocate(refcounts, image->cluster_size);
-    disk_write(&image->disk, offset, table, image->cluster_size);
-    image->l1[index] = offset | ENTRY_COPIED;
-    if (index < l1_entries_for(image, image->virtual_size)) { /* stays in use: it must be named first */
-        u8 entry[8];
-        refcounts_write_back(refcounts);
-        disk_flush(&image->disk);
-        store64(entry, image->l1[index]);
-        disk_write(&image->disk, image->l1_offset + 8 * index, entry, sizeof(entry));
-        disk_flush(&image->disk);
-    }
-    if (old != 0) {
-        refcounts_free(refcounts, old, image->cluster_size, false);
-    }
-}
-
-/* discard_in_l2_slice() for the guest clusters from `first` to `end`, of one L2 table; room for two at `table`. */
-static void drop_clusters(struct qcow2 *image, struct refcounts *refcounts, struct disk *data, u64 first, u64 end,
-                          u8 *table) {
-    u64 per_table = l2_entries(image);
-    u64 index = first / per_table;
-    u32 step = l2_entry_size(image);
-    u8 *entries = table + image->cluster_size; /* a copy of those that go */
-    own_l2(image, refcounts, index, table);
-    u8 *at = table + (first % per_table) * step;
-    memcpy(entries, at, (end - first) * step);
-    memset(at, 0, (end - first) * step);
-    if (index < l1_entries_for(image, image->virtual_size)) {
-        disk_write(&image->disk, image->l1[index] & ENTRY_OFFSET, table, image->cluster_size);
-        disk_flush(&image->disk);
-    }
-    for (u64 i = 0; i < end - first; i++) {
-        clusters_free(refcounts, data, load64(entries + i * step), true);
-    }
 }
 
 /* From here on nothing names the L2 tables behind the end any more. */
@@ -120,7 +74,7 @@ static void shrink_mapping(struct qcow2 *image, struct refcounts *refcounts, u64
     u64 end = clusters_of(image, old_size);
     for (u64 first = clusters_of(image, image->virtual_size); first < end;) {
         u64 next = min64((first / per_table + 1) * per_table, end);
-        drop_clusters(image, refcounts, NULL, first, next, table);
+        discard_clusters(image, refcounts, NULL, first, next, table);
         first = next;
     }
     for (u64 i = image->l1_entries; i-- > entries;) {
@@ -129,16 +83,6 @@ static void shrink_mapping(struct qcow2 *image, struct refcounts *refcounts, u64
             refcounts_free(refcounts, offset, image->cluster_size, true);
             image->l1[i] = 0;
         }
-    }
-    write_back_and_discard(image, refcounts);
-}
-
-void discard_disk(struct qcow2 *image, struct refcounts *refcounts, struct disk *data) {
-    u64 per_table = l2_entries(image);
-    u64 end = clusters_of(image, image->virtual_size);
-    u8 *table = heap_take(2 * image->cluster_size);
-    for (u64 first = 0; first < end; first += per_table) {
-        drop_clusters(image, refcounts, data, first, min64(first + per_table, end), table);
     }
     write_back_and_discard(image, refcounts);
 }

@@ -21,8 +21,4 @@ void resize_mapping(struct qcow2 *image, struct refcounts *refcounts, u64 size);
  * last cluster in use. */
 void resize_file(struct qcow2 *image, struct refcounts *refcounts);
 
-/* Discards every cluster of the disk, as qcow2_make_empty() does where it must: each L2 table becomes the disk's
- * own first, even one that was not there. data: its external data file, NULL: it has none. */
-void discard_disk(struct qcow2 *image, struct refcounts *refcounts, struct disk *data);
-
 #endif
