@@ -16,9 +16,9 @@ import pytest
 from sandbox.chain import open_chain
 from sandbox.commits import commit, find_base, open_base
 from tests.differential.harness import qemu
+from tests.differential.harness.maps import KILO64, data, entries, refcounts
 from tests.differential.harness.qcow2 import COPIED, Qcow2
 
-KILO64 = 64 << 10
 MEGA = 1 << 20
 ZERO = 1
 
@@ -38,28 +38,6 @@ def ours(top: str, name: bytes | None = None) -> None:
         depth = find_base(chain, name)
         open_base(chain, depth)
         commit(chain, depth, empties=name is None, allow_resize=True)
-
-
-def refcounts(image: Qcow2) -> dict[int, int]:
-    """Cluster index -> refcount, those of 0 left out."""
-    last = -(-image.length // image.cluster_size)
-    return {cluster: image.refcount(cluster) for cluster in range(last + 1) if image.refcount(cluster)}
-
-
-def entries(image: Qcow2) -> dict[int, int]:
-    """Offset on the disk -> L2 entry, those of 0 left out."""
-    found = {}
-    per_table = image.cluster_size // 8
-    for index, table in enumerate(image.active_l1()):
-        if table:
-            for slot, (entry, _unused) in enumerate(image.l2(table & ~COPIED)):
-                if entry:
-                    found[(index * per_table + slot) * image.cluster_size] = entry
-    return found
-
-
-def data(cluster: int) -> int:
-    return COPIED | cluster * KILO64
 
 
 def test_gv6(base: str, overlay: str) -> None:
