@@ -17,7 +17,8 @@ static void queue_tables(struct vmdk_writer *w, const u32 *directory) {
     disk_run();
 }
 
-/* Data first. Then both tables: an entry of either is the old one or the new one, and both are right. */
+/* Data first, then the copies of the tables, then the tables: what these have, the copies have, so that who goes by
+ * the tables and finds nothing to do leaves no copy behind. An entry of either is the old one or the new one. */
 static void write_group(struct vmdk_writer *w) {
     struct grains *grains = w->grains;
     struct vmdk *image = grains->image;
@@ -29,14 +30,15 @@ static void write_group(struct vmdk_writer *w) {
         return;
     }
     disk_flush(&image->disk);
-    queue_tables(w, grains->directory);
     if (image->redundant_offset != 0) {
         void *mark = heap_mark();
         u32 *directory = heap_take(4ull * grains->count);
         directory_read(image, image->redundant_offset, grains->first, grains->count, directory);
         queue_tables(w, directory);
+        disk_flush(&image->disk);
         heap_release(mark);
     }
+    queue_tables(w, grains->directory);
     disk_flush(&image->disk);
     memset(w->dirty, 0, grains->count * sizeof(bool));
     w->waiting = 0;

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a disk shows, read through its backing chain: qcow2 and raw layers, compressed with zlib, data files."""
+"""What a disk shows, read through its backing chain: qcow2 layers, compressed with zlib, with data files; raw ones; and
+vmdk as the lowest."""
 
 from __future__ import annotations
 
@@ -18,8 +19,10 @@ from tests.differential.harness.qcow2 import (
     ZERO,
     Qcow2,
 )
+from tests.differential.harness.vmdk import Vmdk
 
 BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
+SECTOR = 512
 SUBCLUSTERS = 32
 KNOWN_MAX = 64
 _known: dict[tuple[bytes, bytes, bytes | None], bytes] = {}  # of an image, what is below it, its data file
@@ -64,13 +67,27 @@ def shown(path: str) -> bytes:
 
 
 def _below(path: str, image_format: str) -> bytes:
-    if image_format not in ("raw", "qcow2") or not os.path.isfile(path):
+    if image_format not in ("raw", "qcow2", "vmdk") or not os.path.isfile(path):
         raise ChainError(f"{path!r}, of the format {image_format!r}")
     if image_format == "qcow2":
         return shown(path)
+    if image_format == "vmdk":
+        return shown_vmdk(path)
     with open(path, "rb") as file:
         content = file.read()
     return content + bytes(-len(content) % 512)
+
+
+def shown_vmdk(path: str, redundant: bool = False) -> bytes:
+    """Every byte of the disk of an image without a parent, by its tables or by their copies."""
+    image = Vmdk(path)
+    size = image.header["grain"] * SECTOR
+    content = bytearray(image.header["capacity"] * SECTOR)
+    for grain, entry in image.entries(redundant).items():
+        if entry != ZERO:
+            stored = image.bytes[entry * SECTOR : entry * SECTOR + size].ljust(size, b"\0")
+            content[grain * size : (grain + 1) * size] = stored[: max(0, len(content) - grain * size)]
+    return bytes(content)
 
 
 def _lay_over(image: Qcow2, content: bytearray, stored: bytes | None) -> None:

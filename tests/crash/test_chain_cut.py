@@ -24,6 +24,7 @@ from sandbox.rebases import open_backing, rebase, relink
 from tests.crash.chain_cut import Cut, cut_power
 from tests.crash.cut import LONG
 from tests.differential.harness import qemu
+from tests.differential.harness.vmdk import Recipe
 
 KIB = 1 << 10
 Steps = tuple[str, ...]
@@ -31,8 +32,8 @@ Steps = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """options: of qemu-img create; "raw" for a raw file. size: bytes. steps: of qemu-io, "snapshot", "resize SIZE", or
-    arguments of qemu-img bitmap."""
+    """options: of qemu-img create; "raw" or "vmdk" for such a file. size: bytes. steps: of qemu-io, "snapshot", "resize
+    SIZE", or arguments of qemu-img bitmap."""
 
     options: str
     size: int
@@ -40,14 +41,17 @@ class Layer:
 
     @property
     def format(self) -> str:
-        return "raw" if self.options == "raw" else "qcow2"
+        return self.options if self.options in ("raw", "vmdk") else "qcow2"
 
     def make(self, directory: str, name: str, below: tuple[str, str] | None) -> None:
         """below: name and format of the backing file."""
         command = ["qemu-img", "create", "-q", "-f", self.format]
         command += ["-o", self.options] if self.format == "qcow2" else []
         command += ["-b", below[0], "-F", below[1]] if below else []
-        qemu.must([*command, name, str(self.size)], cwd=directory)
+        if self.format == "vmdk":
+            Recipe(self.size, 4096, 64, zeroed_grains=True).make(os.path.join(directory, name))
+        else:
+            qemu.must([*command, name, str(self.size)], cwd=directory)
         for number, step in enumerate(self.steps):
             if step == "snapshot":
                 qemu.must(["qemu-img", "snapshot", "-c", "s", name], cwd=directory)
@@ -182,6 +186,7 @@ SCENARIOS = {
     "commit, compressed base": Scenario(pair(SMALL, SMALL, 0, ("write -c -P 9 120k 20k",)), committed()),
     "commit, raw": Scenario(pair("raw"), committed()),
     "commit, raw grows": Scenario(pair("raw", more=40 * KIB), committed()),
+    "commit, vmdk": Scenario(pair("vmdk"), committed()),
     "commit, base grows": Scenario(pair(SMALL, more=64 * KIB + 512), committed()),
     "commit, base grows over its backing file": Scenario(three(LOW, SHORT), committed()),
     "commit, base with a backing file": Scenario(three(LOW, Layer(SMALL, SIZE, BASE_STEPS)), committed()),
