@@ -104,9 +104,13 @@ class Recipe:
 class Vmdk:
     """An image as it was when it was read."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        with open(path, "rb") as file:
-            self.bytes = file.read()
+    def __init__(self, image: str | os.PathLike[str] | bytes) -> None:
+        """image: the bytes, or where they are."""
+        if isinstance(image, bytes):
+            self.bytes = image
+        else:
+            with open(image, "rb") as file:
+                self.bytes = file.read()
         self.header = dict(zip(FIELDS, HEADER.unpack_from(self.bytes)))
         self.places = {match[1]: match.span(2) for match in _CID.finditer(self.bytes, SECTOR, 21 * SECTOR)}
 
@@ -141,6 +145,19 @@ class Vmdk:
             entries = struct.unpack_from(f"<{per_table}I", self.bytes, table * SECTOR)
             found.update({index * per_table + slot: entry for slot, entry in enumerate(entries) if entry})
         return found
+
+    def shown(self, below: bytes = b"") -> bytes:
+        """The disk. below: what the parent shows, of the same size. Raises ValueError for a grain outside the file."""
+        size = self.header["capacity"] * SECTOR
+        grain = self.header["grain"] * SECTOR
+        disk = bytearray(below or bytes(size))
+        for index, entry in self.entries().items():
+            end = min((index + 1) * grain, size)
+            data = bytes(grain) if entry == 1 else self.bytes[entry * SECTOR : entry * SECTOR + grain]
+            if len(data) < grain:
+                raise ValueError(f"grain {index} at sector {entry} ends behind the file")
+            disk[index * grain : end] = data[: end - index * grain]
+        return bytes(disk)
 
 
 def patch(path: str | os.PathLike[str], offset: int, content: bytes) -> None:
