@@ -36,7 +36,8 @@ _SECONDS_MAX = float(10 * 365 * 86400)
 class Commit(t.NamedTuple):
     """bytes_committed, bytes_zeroed: of the disk, written to the base and made zeros there. clusters_committed: what
     that is in clusters of the base, RAW_CLUSTER of a raw one. overlay_clusters_cleared: that the top held, 0 when it
-    was not to be emptied. resized: the base has grown, to virtual_size bytes.
+    was not to be emptied. resized: the base has grown, to virtual_size bytes. complete: the base had all of it
+    before, as the content ids of vmdk layers say, so that nothing new was written.
 
     Of a dry run: what would be.
     """
@@ -47,6 +48,7 @@ class Commit(t.NamedTuple):
     overlay_clusters_cleared: int
     resized: bool
     virtual_size: int
+    complete: bool
     report: Report
 
 
@@ -161,6 +163,7 @@ def commit(
         result.cleared_clusters,
         bool(result.resized),
         result.virtual_size,
+        bool(result.complete),
         report,
     )
 

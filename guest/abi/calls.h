@@ -330,6 +330,8 @@ struct result_commit {
     uint64_t zeroed_bytes;       /* of the disk, made zeros in the base */
     uint64_t committed_clusters; /* of the base's clusters, or 64 KiB of a raw one */
     uint64_t cleared_clusters;   /* of the top */
+    uint32_t complete;           /* 1: all of it was in the base before, as the content ids of vmdk layers say */
+    uint32_t reserved;
 };
 
 struct result_empty {

@@ -7,6 +7,7 @@
 #include "vmdk/descriptor.h"
 
 #define FNV_START 0x811c9dc5u /* the hash FNV-1a with 32 bits */
+#define DIGITS_MIN 6          /* of an id that tells anything */
 #define FNV_PRIME 0x01000193u
 
 static u32 mix(u32 hash, u32 value) {
@@ -47,7 +48,15 @@ u32 content_id_after(const struct chain *chain, u32 base) {
 
 /* Has the base got all that the layers above it hold? */
 static bool was_committed(const struct chain *chain, u32 base) {
-    return all_vmdk(chain, base) && chain->layers[base].vmdk->id.value == content_id_after(chain, base);
+    const struct content_id *id = &chain->layers[base].vmdk->id;
+    return all_vmdk(chain, base) && id->digits >= DIGITS_MIN && id->value == content_id_after(chain, base);
+}
+
+bool content_ids_complete(const struct chain *chain, u32 base) {
+    if (!is_vmdk(chain, base) || !was_committed(chain, base)) {
+        return false;
+    }
+    return base > 1 || chain->layers[0].vmdk->parent_id.value == chain->layers[1].vmdk->id.value;
 }
 
 void content_ids_check(const struct chain *chain, u32 base) {

@@ -75,6 +75,7 @@ static void open_commit(struct commit *c) {
     c->size = c->chain.layers[0].size;
     c->chunk = min64(max64(cluster_of(c->base), CHUNK_MIN), CHUNK_MAX);
     content_ids_check(&c->chain, c->base_index);
+    c->result->complete = content_ids_complete(&c->chain, c->base_index);
     if (c->base->size >= c->size) {
         return;
     }

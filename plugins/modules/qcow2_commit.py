@@ -39,7 +39,7 @@ attributes:
     details:
       - An overlay that holds nothing is not touched, nor is its base.
       - With a O(base) that is further down, no layer can be emptied, so that every run commits again, unless
-        O(drop=true). The same goes for an overlay that is vmdk.
+        O(drop=true). Of vmdk layers alone the content ids tell whether the base has it all.
 options:
   path:
     description:

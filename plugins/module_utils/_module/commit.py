@@ -45,6 +45,8 @@ class Task:
             chain, self.base, self.empties, wanted.allow_resize, dry_run=True, limits=self.limits()
         )
         clock.reports.append(self.planned.report)
+        if self.planned.complete and not wanted.drop:
+            self.planned = self.planned._replace(bytes_committed=0, bytes_zeroed=0, clusters_committed=0)
         self.commits = bool(self.planned.bytes_committed or self.planned.bytes_zeroed or self.planned.resized)
         self.changed = self.commits or wanted.drop
         self.bitmaps = commit_bitmaps.Plan(self, clock) if self.changed else None

@@ -99,7 +99,7 @@ def test_the_disks_that_may_be_written_to(
     guest.answers("commit", virtual_size=1 << 20)
     commits.open_base(chain, base)
     done = commits.commit(chain, base, empties, allow_resize=True)
-    assert done == (0, 0, 0, 0, False, 1 << 20, guest.report)
+    assert done == (0, 0, 0, 0, False, 1 << 20, False, guest.report)
     call = call_of(guest)
     assert (call.layer_count, call.base, call.resize_allowed, call.empties) == (4, base, 1, int(empties))
     layers = [(layer.format, layer.disk, layer.data_disk) for layer in call.layers[0:4]]

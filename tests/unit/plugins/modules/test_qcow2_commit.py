@@ -97,6 +97,32 @@ def test_named_base(base: str, image_format: str, commit: Run, home: pathlib.Pat
     assert {name: (home / name).read_bytes() for name in kept} == kept
 
 
+def test_vmdk(commit: Run, home: pathlib.Path) -> None:
+    """A vmdk overlay keeps what it holds; that its base has it already is known without that, but for drop."""
+    qemu("qemu-img", "create", "-f", "vmdk", "base.vmdk", "1M", directory=home)
+    qemu("qemu-io", "-f", "vmdk", "-c", "write -P 1 0 64k", "base.vmdk", directory=home)
+    qemu("qemu-img", "create", "-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk", "top.vmdk", directory=home)
+    qemu("qemu-io", "-f", "vmdk", "-c", "write -P 2 64k 64k", "top.vmdk", directory=home)
+    disk = shown(home, "top.vmdk", "vmdk")
+    for check, changed in ((True, True), (False, True), (True, False), (False, False)):
+        done = commit("top.vmdk", format="vmdk", check=check)
+        assert (done["rc"], done["changed"], done["bytes_committed"]) == (0, changed, 65536 * changed)
+        assert (done["overlay_format"], done["base_format"], done["bitmaps"]) == ("vmdk", "vmdk", [])
+        assert done["overlay_clusters_cleared"] == 0
+    assert shown(home, "base.vmdk", "vmdk") == shown(home, "top.vmdk", "vmdk") == disk
+    qemu("qemu-io", "-f", "vmdk", "-c", "write -P 3 64k 64k", "top.vmdk", directory=home)
+    assert commit("top.vmdk", format="vmdk")["changed"]
+    done = commit("top.vmdk", format="vmdk", drop=True)
+    assert (done["changed"], done["bytes_committed"], done["dropped"]) == (True, 65536, True)
+    assert shown(home, "base.vmdk", "vmdk")[65536:131072] == b"\3" * 65536
+
+
+def test_format_is_never_guessed(commit: Run, home: pathlib.Path) -> None:
+    qemu("qemu-img", "create", "-f", "vmdk", "disk.vmdk", "1M", directory=home)
+    assert commit("disk.vmdk")["error_code"] == "not_qcow2"
+    assert commit("top", format="vmdk")["error_code"] == "not_vmdk"
+
+
 def test_drop(commit: Run, home: pathlib.Path) -> None:
     disk = shown(home, "top")
     assert commit(drop=True, check=True)["dropped"]
