@@ -79,6 +79,7 @@ void recording_note(struct recording *recording, u64 offset, u64 length) {
     if (recording->written != NULL) {
         bits_set(recording->written, offset >> recording->chunk_bits,
                  bitmap_bits(offset + length, recording->chunk_bits));
+        recording->end = max64(recording->end, offset + length);
     }
 }
 
@@ -86,7 +87,7 @@ void recording_note(struct recording *recording, u64 offset, u64 length) {
 static void store_bitmap(struct recording *r, u32 index, struct bitmap_content *content, struct replaced *replaced) {
     struct qcow2 *image = r->image;
     struct bitmap *bitmap = &image->bitmaps.bitmaps[index];
-    struct payload written = payload_in_memory(r->written, r->bits, r->chunk_bits);
+    struct payload written = payload_in_memory(r->written, r->bits, r->chunk_bits, r->end);
     const struct bitmap_plan plan = {.image = image,
                                      .original = index,
                                      .exists = true,

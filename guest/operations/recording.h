@@ -16,6 +16,7 @@ struct recording {
     u32 chunk_bits; /* log2 of the bytes that a bit of `written` stands for */
     u64 bits;
     u64 *written; /* NULL: no bitmap records */
+    u64 end;      /* bytes of the disk: behind all that was written */
     bool grows;
     bool active;
 };

@@ -14,11 +14,12 @@ struct payload payload_of(const struct qcow2 *image, const struct bitmap *bitmap
                             .cluster_bits = image->cluster_bits,
                             .granularity_bits = bitmap->granularity_bits,
                             .bits = bitmap_bits(image->virtual_size, bitmap->granularity_bits),
+                            .end = UINT64_MAX,
                             .bitmap = *bitmap};
 }
 
-struct payload payload_in_memory(const u64 *words, u64 bits, u32 granularity_bits) {
-    return (struct payload){.memory = words, .bits = bits, .granularity_bits = granularity_bits};
+struct payload payload_in_memory(const u64 *words, u64 bits, u32 granularity_bits, u64 end) {
+    return (struct payload){.memory = words, .bits = bits, .granularity_bits = granularity_bits, .end = end};
 }
 
 static void check_entry(const struct payload *payload, u64 entry) {
@@ -93,7 +94,8 @@ static bool rescale(const struct payload *payload, const u64 *piece, u64 base, u
     while (at < count) {
         u64 run_end = bits_next_clear(piece, at, count);
         u64 to_set = max64(((base + at) << own_bits) >> granularity_bits, first);
-        u64 set_end = min64(((((base + run_end) << own_bits) - 1) >> granularity_bits) + 1, end);
+        u64 byte_end = min64((base + run_end) << own_bits, payload->end);
+        u64 set_end = min64(((byte_end - 1) >> granularity_bits) + 1, end);
         bits_set(words, to_set - first, set_end - first);
         any = true;
         /* What lies under the last bit set needs no second look. */

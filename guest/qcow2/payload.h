@@ -18,6 +18,7 @@ struct payload {
     u32 cluster_bits;
     u32 granularity_bits;
     u64 bits; /* as many as the disk needs; what is stored behind them does not count */
+    u64 end;  /* bytes of the disk: the last bit may stand for less than its granularity */
     u64 clusters_read;
     const u64 *memory; /* the bits themselves; NULL: they are read through the table */
     struct bitmap bitmap;
@@ -29,7 +30,7 @@ struct dirty_count {
 };
 
 struct payload payload_of(const struct qcow2 *image, const struct bitmap *bitmap);
-struct payload payload_in_memory(const u64 *words, u64 bits, u32 granularity_bits);
+struct payload payload_in_memory(const u64 *words, u64 bits, u32 granularity_bits, u64 end);
 
 /* Refuses a table with an entry that cannot be. */
 void payload_check_table(struct payload *payload);

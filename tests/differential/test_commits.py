@@ -43,6 +43,12 @@ def test_random_chains(arena: CommitArena, first: int) -> None:
     assert arena.tally.outcomes["to the byte"] + arena.tally.outcomes["in effect"] > BATCH // 2
 
 
+@pytest.mark.parametrize("seed", [152, 604])
+def test_bitmaps_of_a_base_that_is_larger(arena: CommitArena, seed: int) -> None:
+    """The top ends within a chunk: the base's bitmaps record no more than what was written."""
+    assert faults(arena, make_scenario(seed)) == ""
+
+
 @pytest.mark.parametrize("seed", range(1, SLOW + 1))
 def test_one_operation_at_a_time(arena: CommitArena, seed: int) -> None:
     """Every file is qemu-img's, to the byte."""
