@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from tests.unit.guest import native
@@ -52,10 +53,13 @@ def fuzzer(directory: Path, libfuzzer: bool = False, options: Sequence[str] = ()
         ([path for path in [*guest, *own] if path.name not in IN_A_ROW], []),
     ]
     for files, more in groups:
-        subprocess.run([*compiler, *FLAGS, *options, *more, "-c", *map(str, files)], cwd=directory, check=True)
+        for room, there in groupby(sorted(files), lambda path: path.parent):
+            objects = directory / room.name  # files of different rooms may have the same name
+            objects.mkdir(exist_ok=True)
+            subprocess.run([*compiler, *FLAGS, *options, *more, "-c", *map(str, there)], cwd=objects, check=True)
     link = [*compiler, "-fsanitize=fuzzer" if libfuzzer else "-g", f"-fsanitize={SANITIZERS}", "-Wl,--wrap=heap_open"]
-    objects = sorted(str(path) for path in directory.glob("*.o"))
-    subprocess.run([*link, *objects, "-lz", "-lzstd", "-o", "fuzzer"], cwd=directory, check=True)
+    linked = sorted(str(path) for path in directory.rglob("*.o"))
+    subprocess.run([*link, *linked, "-lz", "-lzstd", "-o", "fuzzer"], cwd=directory, check=True)
     return directory / "fuzzer"
 
 

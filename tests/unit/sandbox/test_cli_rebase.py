@@ -60,6 +60,7 @@ def both(airlock: Airlock, directory: pathlib.Path, arguments: t.Sequence[bytes]
         b"-u -b||o",
         b"-u -b nowhere/at:all -F vmdk o",
         b"-u -F raw o",
+        b"-u -c -b b -F qcow2 o",
         b"-U -b b -F qcow2 o",
         b"--backing b --backing-format qcow2 --format qcow2 o",
         b"--backing-u o",
