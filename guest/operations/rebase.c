@@ -177,15 +177,14 @@ static bool both_empty(struct rebase *r, u64 offset, u64 *length) {
 }
 
 /* Decides how what is at `offset` is written, and returns up to where that holds, at most `end`. Compressed clusters
- * are whole: where the image holds a part of one, in subclusters, the rest is pulled up as it is. */
+ * are whole: where the image holds a part of one, in subclusters, or a place for it, the rest is pulled up as it is. */
 static u64 choose_unit(struct rebase *r, u64 offset, u64 end) {
-    u32 layer;
     u64 cluster = r->image->cluster_size;
     u64 start = offset / cluster * cluster;
     if (r->call->compresses == 0) {
         return end;
     }
-    struct extent found = chain_at(&r->chain, 0, 1, start, r->size - start, &layer);
+    struct extent found = lookup_at(&r->chain.layers[0].lookup, start, r->size - start);
     bool whole = found.kind == EXTENT_ABSENT && (found.entry & ENTRY_OFFSET) == 0;
     u64 whole_end = start + found.length;
     whole_end = whole_end < r->size ? whole_end / cluster * cluster : r->size;
