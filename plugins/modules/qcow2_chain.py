@@ -97,7 +97,9 @@ options:
   siblings:
     description:
       - Other overlays that stand on files of this chain. Only their headers are looked at, so that they may be in use.
-      - A commit into what they stand on, and removing it, is refused with RV(error_code=has_siblings).
+        Files of the chain itself may be named as well, and are passed over.
+      - A commit into what they stand on, and removing it, is refused with RV(error_code=has_siblings). With
+        O(method=auto), a commit gives way to a pull then.
     type: list
     elements: path
     default: []
@@ -105,6 +107,8 @@ options:
     description:
       - Whether siblings are looked for, in the directories of the layers and in O(allowed_roots), with all below. Each
         file there is looked at in a guest, which takes some milliseconds.
+      - Files that cannot be read, and what is no qcow2 image, are passed over. The task warns of images whose backing
+        files are in places where no name may lead.
     type: bool
     default: false
   backing_format:

@@ -15,7 +15,7 @@ from ..sandbox import chain_facts, commits, errors, overlays, rebases
 from ..sandbox.chain import Chain, Layer, draw, open_chain, open_raw
 from ..sandbox.images import Limits
 from .chain_plan import COMMIT, NONE, Joint, Plan, on_layers
-from .chain_siblings import find_siblings
+from .chain_siblings import find_siblings, unclear_warning
 from .chain_wanted import Wanted
 from .commit import Clock, remove
 from .group import sandbox_summary
@@ -143,19 +143,22 @@ def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
         chain = stack.enter_context(_open(wanted, clock))
         clock.reports += chain.reports
         plan = Plan(chain, wanted, clock, stack)
-        plan.decide(find_siblings(wanted, plan.own_files(), clock))
+        found = find_siblings(wanted, plan.own_files(), clock)
+        plan.decide(found.siblings)
+        if found.unclear and plan.changes:
+            module.warn(unclear_warning(found.unclear))
         task = Task(plan)
         done = task.changed and not module.check_mode
         if done:
             task.carry_out()
-        found = [] if done else _foreseen(task)
+        layers = [] if done else _foreseen(task)
     if done:
-        found = _read(wanted, clock)
+        layers = _read(wanted, clock)
     result: dict[str, t.Any] = {
         "changed": task.changed,
         "plan": task.steps,
-        "chain": found,
-        "chain_drawing": draw([facts["path"] for facts in found]),
+        "chain": layers,
+        "chain_drawing": draw([facts["path"] for facts in layers]),
         "sandbox": sandbox_summary([clock]),
     }
     if module._diff:

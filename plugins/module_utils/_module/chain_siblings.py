@@ -11,12 +11,13 @@ import typing as t
 from ..sandbox import errors, info, rebases
 from ..sandbox.chain import open_chain
 from ..sandbox.images import Image, Limits
+from ..sandbox.references import Key, file_key
 from .commit import Clock
 
 if t.TYPE_CHECKING:
     from .chain_wanted import Wanted
 
-Key = tuple[int, int]
+_SHOWN_MAX = 5
 
 
 class Sibling(t.NamedTuple):
@@ -26,7 +27,14 @@ class Sibling(t.NamedTuple):
     below: frozenset[Key]
 
 
-def find_siblings(wanted: Wanted, own: t.Mapping[Key, str], clock: Clock) -> list[Sibling]:
+class Search(t.NamedTuple):
+    """What was found. unclear: images that stand on something to which no name may lead."""
+
+    siblings: list[Sibling]
+    unclear: list[str]
+
+
+def find_siblings(wanted: Wanted, own: t.Mapping[Key, str], clock: Clock) -> Search:
     """Those that the task names, and those that a scan finds. own: the files of the chain itself, which are none.
 
     What is scanned are the directories of these files, and the allowed roots, with all below. Images that may not be
@@ -34,13 +42,35 @@ def find_siblings(wanted: Wanted, own: t.Mapping[Key, str], clock: Clock) -> lis
     """
     # A name that leads to a file of the chain is what is looked for, wherever it stands.
     roots = [*wanted.allowed_roots, *own.values()]
-    found = [_named(path, roots, wanted, clock) for path in wanted.siblings]
+    found = Search([_named(path, roots, wanted, clock) for path in wanted.siblings if _key(path) not in own], [])
     if wanted.scan:
         seen: set[Key] = set()
-        places = [*(os.path.dirname(path) or "." for path in own.values()), *wanted.allowed_roots]
-        for directory in dict.fromkeys(map(os.path.realpath, places)):
-            found += [each for path in _files(directory, seen, own) for each in _scanned(path, roots, clock)]
+        homes = [os.path.dirname(path) or "." for path in own.values() if os.path.isfile(path)]
+        for place in dict.fromkeys(map(os.path.realpath, [*homes, *wanted.allowed_roots])):
+            for path in _files(place):
+                key = _key(path)
+                if key is not None and key not in seen and key not in own:
+                    seen.add(key)
+                    _scan(path, roots, clock, found)
     return found
+
+
+def unclear_warning(paths: t.Sequence[str]) -> str:
+    """For a person."""
+    shown = ", ".join(errors.quote(path) for path in paths[:_SHOWN_MAX])
+    more = f" and {len(paths) - _SHOWN_MAX} more" if len(paths) > _SHOWN_MAX else ""
+    return (
+        f"scan has found images whose backing files are in places where no name may lead: {shown}{more}. Whether they "
+        "stand on files of this chain is not known. Add the places to allowed_roots to have that looked at."
+    )
+
+
+def _key(path: str) -> Key | None:
+    """None: there is nothing that can be looked at."""
+    try:
+        return file_key(os.stat(path))
+    except (OSError, ValueError):
+        return None
 
 
 def _named(path: str, roots: t.Sequence[str], wanted: Wanted, clock: Clock) -> Sibling:
@@ -56,32 +86,30 @@ def _named(path: str, roots: t.Sequence[str], wanted: Wanted, clock: Clock) -> S
         return Sibling(path, frozenset(layer.key for layer in chain.layers[1:]))
 
 
-def _scanned(path: str, roots: t.Sequence[str], clock: Clock) -> list[Sibling]:
-    """At most one: what the image stands on itself. Whatever stands on that is found in its own place."""
+def _scan(path: str, roots: t.Sequence[str], clock: Clock, found: Search) -> None:
+    """Looks at what one image stands on itself. Whatever stands on that is found in its own place."""
     try:
         with Image.open(path, force_share=True) as image:
             header = info.image_info(image, Limits(seconds=clock.left()))
             clock.reports.append(header.report)
-            if not header.backing_name:
-                return []
-            return [Sibling(path, frozenset([rebases.leads_to(header.backing_name, path, roots)]))]
+            if header.backing_name:
+                below = rebases.leads_to(header.backing_name, path, roots)
+                found.siblings.append(Sibling(path, frozenset([below])))
     except (errors.TimeLimitError, errors.JailError):
         raise
+    except errors.ChainError as error:
+        if error.code != "backing_not_found":
+            found.unclear.append(path)
     except errors.AirlockError:
-        return []
+        return
 
 
-def _files(directory: str, seen: set[Key], own: t.Container[Key]) -> t.Iterator[str]:
-    """Regular files in the directory and below, each once. No symbolic link is followed."""
-    for place, _directories, names in os.walk(directory):
+def _files(place: str) -> t.Iterator[str]:
+    """Regular files in a directory and below; no symbolic link is followed. What is no directory is one itself."""
+    if not os.path.isdir(place):
+        yield place
+    for directory, _directories, names in os.walk(place):
         for name in sorted(names):
-            path = os.path.join(place, name)
-            try:
-                status = os.lstat(path)
-            except OSError:
-                continue
-            key = (status.st_dev, status.st_ino)
-            if key in seen or key in own or (status.st_mode & 0o170000) != 0o100000:
-                continue
-            seen.add(key)
-            yield path
+            path = os.path.join(directory, name)
+            if not os.path.islink(path) and os.path.isfile(path):
+                yield path

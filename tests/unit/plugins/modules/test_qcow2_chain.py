@@ -222,6 +222,37 @@ def test_siblings(task: Task, refused: Task, home: pathlib.Path) -> None:
     assert (shown(home / "sibling"), shown(home / "deep/hidden")) == content
 
 
+def test_layers_that_are_named_as_siblings(task: Task, home: pathlib.Path) -> None:
+    """As a list of all images in a directory does."""
+    (home / "link").symlink_to("top")
+    everything = [str(home / name) for name in ("base", "a", "b", "top", "link")]
+    assert actions(task("base", "top", method="commit", siblings=everything)) == [("commit", "top", "base")]
+
+
+def test_a_root_that_is_a_sibling(refused: Task, home: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    overlay(elsewhere, "sibling", str(home / "base"))
+    found = refused("base", "top", method="commit", scan=True, allowed_roots=[str(elsewhere / "sibling")])
+    assert found["error_code"] == "has_siblings"
+
+
+def test_images_on_something_unknown(
+    run_module: Run, home: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """They are told of, and are no obstacle. One that stands on nothing at all is none."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "images").symlink_to(home)
+    overlay(home, "first", str(elsewhere / "images/base"))
+    overlay(home, "second", "first")
+    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "gone", "-F", "qcow2", "second", directory=home)
+    layers = [str(home / "base"), str(home / "top")]
+    foreseen = run_module("qcow2_chain", layers=layers, method="commit", scan=True, check=True)
+    (warning,) = foreseen["warnings"]
+    assert f"no name may lead: {home}/first. Whether they stand on" in str(warning)
+    assert run_module("qcow2_chain", layers=layers, method="commit", scan=True)["changed"]
+    assert not run_module("qcow2_chain", layers=layers, method="commit", scan=True)["changed"]
+
+
 def test_an_overlay_of_what_stays_is_no_obstacle(task: Task, home: pathlib.Path) -> None:
     """What stands on the upper layer of the joint goes on showing the same."""
     overlay(home, "above", "top")
