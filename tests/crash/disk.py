@@ -22,7 +22,6 @@ from tests.differential.harness.qcow2 import (
 from tests.differential.harness.vmdk import Vmdk
 
 BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
-SECTOR = 512
 SUBCLUSTERS = 32
 KNOWN_MAX = 64
 _known: dict[tuple[bytes, bytes, bytes | None], bytes] = {}  # of an image, what is below it, its data file
@@ -79,15 +78,11 @@ def _below(path: str, image_format: str) -> bytes:
 
 
 def shown_vmdk(path: str, redundant: bool = False) -> bytes:
-    """Every byte of the disk of an image without a parent, by its tables or by their copies."""
-    image = Vmdk(path)
-    size = image.header["grain"] * SECTOR
-    content = bytearray(image.header["capacity"] * SECTOR)
-    for grain, entry in image.entries(redundant).items():
-        if entry != ZERO:
-            stored = image.bytes[entry * SECTOR : entry * SECTOR + size].ljust(size, b"\0")
-            content[grain * size : (grain + 1) * size] = stored[: max(0, len(content) - grain * size)]
-    return bytes(content)
+    """Every byte of the disk of an image without a parent, by its tables or by their copies. Raises ChainError."""
+    try:
+        return Vmdk(path).shown(redundant=redundant)
+    except ValueError as error:
+        raise ChainError(f"{path!r}: {error}") from error
 
 
 def _lay_over(image: Qcow2, content: bytearray, stored: bytes | None) -> None:

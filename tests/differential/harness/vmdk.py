@@ -146,12 +146,13 @@ class Vmdk:
             found.update({index * per_table + slot: entry for slot, entry in enumerate(entries) if entry})
         return found
 
-    def shown(self, below: bytes = b"") -> bytes:
-        """The disk. below: what the parent shows, of the same size. Raises ValueError for a grain outside the file."""
+    def shown(self, below: bytes = b"", redundant: bool = False) -> bytes:
+        """The disk. below: what the parent shows, of the same size. redundant: by the copies of the tables. Raises
+        ValueError for a grain that is not all in the file."""
         size = self.header["capacity"] * SECTOR
         grain = self.header["grain"] * SECTOR
         disk = bytearray(below or bytes(size))
-        for index, entry in self.entries().items():
+        for index, entry in self.entries(redundant).items():
             end = min((index + 1) * grain, size)
             data = bytes(grain) if entry == 1 else self.bytes[entry * SECTOR : entry * SECTOR + grain]
             if len(data) < grain:
