@@ -259,7 +259,11 @@ static void grow_base(struct commit *c) {
 static void prepare_base(struct commit *c) {
     struct layer *base = c->base;
     if (is_vmdk(base)) {
-        vmdk_verify(base->vmdk);
+        const struct layer *top = &c->chain.layers[0];
+        vmdk_verify(base->vmdk, true);
+        if (c->call->empties != 0 && is_vmdk(top)) { /* it will record another content id */
+            vmdk_verify(top->vmdk, false);
+        }
         vmdk_writer_open(&c->vmdk_writer, &base->grains, keep_of_base, c);
     }
     if (!is_qcow2(base)) {

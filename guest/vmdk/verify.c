@@ -50,13 +50,16 @@ static void require(enum mark found, enum table table, u64 at, u64 index, u64 se
 }
 
 /* One of the two directories, and the tables that it names. */
-static void verify_directory(struct vmdk *image, struct used *used, u64 offset) {
+static void verify_directory(struct vmdk *image, struct used *used, u64 offset, bool grows) {
     u32 entries[1024];
     require(mark(used, offset, 4 * image->tables), TABLE_HEADER, 0, 0, offset / SECTOR);
     for (u64 index = 0; index < image->tables;) {
         u32 count = (u32)min64(image->tables - index, sizeof(entries) / 4);
         directory_read(image, offset, index, count, entries);
         for (u32 i = 0; i < count; i++) {
+            if (entries[i] == 0 && !grows) {
+                continue;
+            }
             if (entries[i] == 0) {
                 refuse(REFUSAL_VMDK_NO_TABLE, TABLE_GRAIN_DIRECTORY, offset, index + i, 0, 0, 0);
             }
@@ -68,14 +71,14 @@ static void verify_directory(struct vmdk *image, struct used *used, u64 offset) 
     }
 }
 
-static void verify_metadata(struct vmdk *image) {
+static void verify_metadata(struct vmdk *image, bool grows) {
     void *before = heap_mark();
     struct used used;
     used_open(&used, 0, image->data_offset, SECTOR);
     require(mark(&used, 0, DESCRIPTOR_OFFSET + image->descriptor_size), TABLE_HEADER, 0, 0, 0);
-    verify_directory(image, &used, image->directory_offset);
+    verify_directory(image, &used, image->directory_offset, grows);
     if (image->redundant_offset != 0) {
-        verify_directory(image, &used, image->redundant_offset);
+        verify_directory(image, &used, image->redundant_offset, grows);
     }
     heap_release(before);
 }
@@ -103,7 +106,7 @@ static bool verify_grains(struct vmdk *image, struct grains *grains, u64 unit, u
     for (u64 index = 0; index < image->tables; index++) {
         const u8 *table = grains_need(grains, index);
         u64 at = grains->directory[index - grains->first] * SECTOR;
-        if (!verify_table(image, &used, table, at, sector)) {
+        if (table != NULL && !verify_table(image, &used, table, at, sector)) {
             heap_release(before);
             return false;
         }
@@ -112,12 +115,12 @@ static bool verify_grains(struct vmdk *image, struct grains *grains, u64 unit, u
     return true;
 }
 
-void vmdk_verify(struct vmdk *image) {
+void vmdk_verify(struct vmdk *image, bool grows) {
     void *before = heap_mark();
     struct grains grains;
     u32 sector = 0;
     result_disk(image->disk.index);
-    verify_metadata(image);
+    verify_metadata(image, grows);
     grains_open(&grains, image, DOORBELL_BATCH * table_bytes(image));
     u64 unit = image->grain_size; /* as programs place them; a smaller one takes more memory */
     while (!verify_grains(image, &grains, unit, &sector)) {

@@ -7,8 +7,8 @@
 
 #include "vmdk/format.h"
 
-/* What has to hold before the image is written to, which QEMU takes for granted: each grain table is there, as often
- * as there are directories; all tables and grains are in the file; no two are in the same place. */
-void vmdk_verify(struct vmdk *image);
+/* What has to hold before the image is written to, which QEMU takes for granted: all tables and grains are in the file,
+ * no two of them in the same place. grows: it gets new grains, and so each grain table has to be there. */
+void vmdk_verify(struct vmdk *image, bool grows);
 
 #endif

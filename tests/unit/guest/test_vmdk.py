@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.differential.harness.vmdk import FLAG_COMPRESSED, FLAG_MARKERS, SECTOR, Recipe
+from tests.differential.harness.vmdk import FLAG_COMPRESSED, FLAG_MARKERS, SECTOR, Recipe, Vmdk
 from tests.unit.guest.native import Answer, Guest
 
 MEGA = 1 << 20
@@ -284,6 +284,18 @@ def test_directories_that_cannot_be(guest: Guest, sector: int) -> None:
     assert guest.image() == base
 
 
+@pytest.mark.parametrize(("sector", "refusal"), [(1, "VMDK_OVERLAP"), (0x7FFFFFFF, "VMDK_OUTSIDE"), (0, "")])
+def test_top_is_looked_through_first(guest: Guest, sector: int, refusal: str) -> None:
+    """What is wrong with its last table, far behind the first ones, is found before the first write."""
+    base = Recipe(16384 * MEGA)
+    top = bytearray(top_of(base, b"\x11" * GRAIN))
+    (place,) = struct.unpack_from("<Q", top, 56)
+    struct.pack_into("<I", top, place * SECTOR + 4 * (base.tables - 1), sector)
+    answer = commit(guest, base.image(), bytes(top), empties=int(sector != 0))  # disk 1 is not written to here
+    assert answer.refusal == refusal
+    assert (guest.image() == base.image()) == (refusal != "")
+
+
 def test_parent_that_has_changed(guest: Guest) -> None:
     other = Recipe(RECIPE.size, cid=RECIPE.cid + 1)
     answer = commit(guest, other.image(), top_of(RECIPE, b"\x11" * GRAIN))
@@ -311,3 +323,45 @@ def test_id_of_few_digits(guest: Guest) -> None:
     after = guest.image()[SECTOR : SECTOR + len(text)]
     assert after != text
     assert len(after.rstrip(b"\0")) == len(text)
+
+
+SMALL = Recipe(64 << 10, 512, 64, zeroed_grains=True)
+
+
+@given(
+    st.sampled_from(("base", "top")),
+    st.lists(st.tuples(st.integers(0, 60 * SECTOR), st.integers(0, 0xFFFFFFFF) | st.integers(0, 300)), max_size=4),
+)
+@settings(max_examples=400, deadline=None)
+def test_a_commit_between_damaged_images(library: Guest, which: str, damage: list[tuple[int, int]]) -> None:
+    """Refused before the first write, or done as the images say; and never anything outside the rules."""
+    grains = [bytes([number]) * 512 for number in range(1, 100)]
+    images = {
+        "base": bytearray(filled(SMALL, grains[:40])),
+        "top": bytearray(
+            filled(Recipe(SMALL.size, 512, 64, True, parent=b"base", parent_cid=SMALL.cid, cid=7), grains[40:])
+        ),
+    }
+    for offset, value in damage:
+        struct.pack_into("<I", images[which], offset // 4 * 4, value)
+    base, top = bytes(images["base"]), bytes(images["top"])
+    answer = commit(library, base, top)
+    after = library.image()
+    if answer.refusal:
+        assert not answer.modified
+        assert after == base
+    else:
+        assert Vmdk(after).shown() == Vmdk(top).shown(Vmdk(base).shown())
+
+
+def filled(recipe: Recipe, grains: list[bytes]) -> bytes:
+    """An image of small grains, with every other one of the disk."""
+    image = bytearray(recipe.image())
+    first = len(image) // SECTOR
+    for copy in ("redundant", "directory"):
+        (place,) = struct.unpack_from("<Q", image, 56 if copy == "directory" else 48)
+        for index in range(len(grains)):
+            table, slot = divmod(2 * index, recipe.entries)
+            (sector,) = struct.unpack_from("<I", image, place * SECTOR + 4 * table)
+            struct.pack_into("<I", image, sector * SECTOR + 4 * slot, first + index)
+    return bytes(image) + b"".join(grains)
