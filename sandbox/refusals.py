@@ -421,8 +421,8 @@ WORDINGS: dict[int, Wording] = {
     206: Wording(
         "compress_data_file",
         "RebaseError",
-        "The image keeps its clusters in an external data file, where none can be compressed. Leave out compressed: "
-        "true (on the command line -c).",
+        "The image keeps its clusters in an external data file, where none can be compressed. Run it without "
+        "compressed: true (on the command line -c).",
         {REBASE: "Operation not supported"},
     ),
     **VMDK_WORDINGS,

@@ -97,12 +97,12 @@ enum refusal {
 
     /* Chains. header.disk says which image is meant. */
     REFUSAL_ENCRYPTED = 200,
-    REFUSAL_COMPRESSED_CLUSTER = 201,   /* a L2 entry, b offset: it does not inflate to a cluster */
-    REFUSAL_BASE_RESIZE = 202,          /* a bytes of the base, b of the top: growing was not allowed */
-    REFUSAL_BASE_RESIZE_V2 = 203,       /* the same, and it has snapshots */
-    REFUSAL_BACKING_NAME_ROOM = 204,    /* no room for the backing file's name in the first cluster */
-    REFUSAL_FILE_NOT_EMPTY = 205,       /* a bytes: a new image wants an empty file */
-    REFUSAL_COMPRESSED_DATA_FILE = 206, /* no cluster of an external data file can be compressed */
+    REFUSAL_COMPRESSED_CLUSTER = 201, /* a L2 entry, b offset: it does not inflate to a cluster */
+    REFUSAL_BASE_RESIZE = 202,        /* a bytes of the base, b of the top: growing was not allowed */
+    REFUSAL_BASE_RESIZE_V2 = 203,     /* the same, and it has snapshots */
+    REFUSAL_BACKING_NAME_ROOM = 204,  /* no room for the backing file's name in the first cluster */
+    REFUSAL_FILE_NOT_EMPTY = 205,     /* a bytes: a new image wants an empty file */
+    REFUSAL_COMPRESS_DATA_FILE = 206, /* no cluster of an external data file can be compressed */
 
     /* Images of the format vmdk: block/vmdk.c of QEMU. */
     REFUSAL_NOT_VMDK = 240,

@@ -238,7 +238,7 @@ static void check_compression(const struct rebase *r, compressor_opener *open) {
         refuse_plain(REFUSAL_BAD_CALL);
     }
     if (has_data_file(r->image)) {
-        refuse_plain(REFUSAL_COMPRESSED_DATA_FILE);
+        refuse_plain(REFUSAL_COMPRESS_DATA_FILE);
     }
 }
 
