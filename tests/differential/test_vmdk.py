@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Commits of random chains with vmdk images, side by side with qemu-img's."""
+"""Commits and rebases of random chains with vmdk images, side by side with qemu-img's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.differential.harness.vmdk_chains import Scenario, VmdkArena, make_scenario, make_slow_scenario
+from tests.differential.harness.vmdk_chains import (
+    Scenario,
+    VmdkArena,
+    make_rebase,
+    make_scenario,
+    make_slow_scenario,
+)
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 CHAINS = 1000 if LONG else 40
+REBASES = 300 if LONG else 20
 SLOW = 40 if LONG else 6
 BATCH = 10
 
@@ -48,3 +55,11 @@ def test_one_operation_at_a_time(arena: VmdkArena, seed: int) -> None:
     """The base is qemu-img's, to the byte."""
     assert faults(arena, make_slow_scenario(seed)) == ""
     assert arena.outcomes["to the byte"] == 1
+
+
+@pytest.mark.parametrize("first", range(1, REBASES + 1, BATCH))
+def test_random_rebases(arena: VmdkArena, first: int) -> None:
+    """All files are qemu-img's, to the byte."""
+    for seed in range(first, first + BATCH):
+        layers, new = make_rebase(seed)
+        assert arena.rebase(layers, new) == [], "\n".join(map(str, (*layers, *new)))

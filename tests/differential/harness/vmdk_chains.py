@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from sandbox import errors
 from sandbox.chain import open_chain
 from sandbox.commits import Commit, commit, find_base, open_base
+from sandbox.rebases import open_backing, rebase
 
 from . import qemu
 from .commits import CLUSTER_SIZES, MEGA, ONE_OPERATION_RATE
@@ -127,11 +128,29 @@ def make_slow_scenario(seed: int) -> Scenario:
     return Scenario(seed, (*layers, top), len(layers) - 1, False, True)
 
 
-def build(scenario: Scenario, directory: str) -> None:
+def make_rebase(seed: int) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+    """A qcow2 image on a chain of vmdk ones, and another chain of those which it is to stand on; () for none."""
+    rng = random.Random(-seed)
+    size = rng.choice((MEGA, 3 * MEGA, 5 * MEGA + 512 * 7, 16 * MEGA))
+    chains = []
+    for letter in "ln":
+        layers: tuple[Layer, ...] = ()
+        for index in range(rng.choice((1, 1, 2))):
+            recipe = _recipe(rng, max(MEGA, size + rng.choice((0, 0, 0, -MEGA, MEGA, -512 * 9))))
+            steps = _steps(rng, recipe.size, recipe.grain, 12)
+            same = chains[0][0].steps if chains and chains[0][0].size <= recipe.size else ()
+            layers += (Layer(f"{letter}{index}.vmdk", recipe.size, (*same, *steps), recipe),)
+        chains.append(layers)
+    cluster = rng.choice(CLUSTER_SIZES)
+    top = Layer("top.qcow2", size, _steps(rng, size, cluster, 6), None, f"cluster_size={cluster}")
+    return (*chains[0], top), chains[1] if rng.random() < 0.8 else ()
+
+
+def build(layers: tuple[Layer, ...], directory: str) -> None:
     """Makes the images, lowest first: a vmdk image knows the content id that its parent has by then."""
-    os.makedirs(directory)
+    os.makedirs(directory, exist_ok=True)
     below: Layer | None = None
-    for layer in scenario.layers:
+    for layer in layers:
         path = os.path.join(directory, layer.name)
         if layer.recipe:
             recipe = layer.recipe.on(os.path.join(directory, below.name)) if below else layer.recipe
@@ -193,7 +212,7 @@ class VmdkArena:
     def run(self, scenario: Scenario) -> list[str]:
         """One chain, committed by both; what is wrong with ours."""
         shutil.rmtree(self.directory, ignore_errors=True)
-        build(scenario, self.path("made"))
+        build(scenario.layers, self.path("made"))
         for who in ("qemu", "ours"):
             self._copy(who)
         outcome = by_qemu(scenario, self.path("qemu"))
@@ -205,6 +224,25 @@ class VmdkArena:
             return self._refusal_faults(scenario, outcome, error)
         faults = [] if foreseen[:-1] == done[:-1] else [f"foreseen {foreseen[:-1]}, done {done[:-1]}"]
         return faults + (self._faults_alone(scenario, outcome) if outcome.code else self._faults(scenario))
+
+    def rebase(self, layers: tuple[Layer, ...], new: tuple[Layer, ...]) -> list[str]:
+        """One image, given other backing files by both; what is wrong with ours."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        build(layers, self.path("made"))
+        build(new, self.path("made"))
+        for who in ("qemu", "ours"):
+            self._copy(who)
+        name, top = new[-1].name if new else "", layers[-1].name
+        command = ["qemu-img", "rebase", "-f", "qcow2", "-b", name, *(["-F", "vmdk"] if new else []), top]
+        qemu.must(command, cwd=self.path("qemu"))
+        with open_chain(self.path("ours", top), writable_layers=(0,)) as chain:
+            if new:
+                with open_backing(chain, name.encode(), "vmdk") as backing:
+                    rebase(chain, backing)
+            else:
+                rebase(chain, None)
+        different = [each.name for each in (*layers, *new) if self._differs("qemu", each.name)]
+        return [f"{each} is not as qemu-img leaves it" for each in different]
 
     def _copy(self, who: str) -> None:
         shutil.rmtree(self.path(who), ignore_errors=True)
