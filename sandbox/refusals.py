@@ -13,7 +13,7 @@ and {list} commands.
 from __future__ import annotations
 
 from .vmdk_refusals import VMDK_WORDINGS
-from .wording import APPLY, BITMAP, COMMIT, CREATE, DELETE, OPEN, REBASE, Wording
+from .wording import APPLY, BITMAP, COMMIT, CREATE, DELETE, OPEN, REBASE, RESTORE, Wording
 
 __all__ = ["APPLY", "BITMAP", "BITMAP_CODES", "COMMIT", "OPEN", "REBASE", "WORDINGS", "Wording"]
 
@@ -25,7 +25,6 @@ CHECK = (
     "Run {check}; then restore the image from a backup, or repair a copy of it with {repair}, which loses all "
     "snapshots of an image that has bitmaps."
 )
-RESTORE = "No tool can repair this in place: restore the image from a backup."
 NEWER = "Use the qemu-img that wrote the image, or convert the image with it."
 
 

@@ -8,10 +8,9 @@ qemu-img's texts: block/vmdk.c of QEMU 10.0.
 
 from __future__ import annotations
 
-from .wording import COMMIT, OPEN, Wording
+from .wording import COMMIT, OPEN, RESTORE, Wording
 
 _CONVERT = 'Convert a copy of it with "qemu-img convert -O vmdk" or "-O qcow2".'
-_RESTORE = "No tool can repair this in place: restore the image from a backup."
 
 
 def _header(code: str, message: str, qemu: str = "") -> Wording:
@@ -19,7 +18,7 @@ def _header(code: str, message: str, qemu: str = "") -> Wording:
 
 
 def _broken(code: str, message: str) -> Wording:
-    return Wording(code, "InconsistentImageError", message + " " + _RESTORE)
+    return Wording(code, "InconsistentImageError", message + " " + RESTORE)
 
 
 # {fault}: of the tables below, by argument a.
@@ -45,7 +44,7 @@ VMDK_WORDINGS: dict[int, Wording] = {
         "An image of version 3 is not written to: another program notes changed blocks in it. " + _CONVERT,
         "VMDK version 3 must be read only",
     ),
-    244: _header("vmdk_header", "The header is not sound: {fault} ({b}). " + _RESTORE),
+    244: _header("vmdk_header", "The header is not sound: {fault} ({b}). " + RESTORE),
     245: _header("vmdk_descriptor", "The descriptor is not sound: {fault}. Edit it, or restore the image."),
     246: _header(
         "vmdk_extent",
@@ -54,7 +53,7 @@ VMDK_WORDINGS: dict[int, Wording] = {
     ),
     247: _header(
         "vmdk_extent_size",
-        "The header says that the disk has {a} sectors, the descriptor {b}. " + _RESTORE,
+        "The header says that the disk has {a} sectors, the descriptor {b}. " + RESTORE,
     ),
     248: _broken("vmdk_outside", "{entry} points to {e_hex}, where this file has nothing of the kind."),
     249: _broken("vmdk_overlap", "{entry} points to {e_hex}, which is in use for something else already."),

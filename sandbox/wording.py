@@ -15,6 +15,9 @@ BITMAP = "bitmap"
 COMMIT = "commit"
 REBASE = "rebase"
 
+# What several messages advise.
+RESTORE = "No tool can repair this in place: restore the image from a backup."
+
 
 class Wording(t.NamedTuple):
     """How a refusal is told.

@@ -351,3 +351,20 @@ def test_in_use(refused: Task, home: pathlib.Path) -> None:
         answer = refused("base", "top")
         holder.stdin.close()
     assert answer["error_code"] == "in_use"
+
+
+def test_vmdk_base(run_module: Run, home: pathlib.Path) -> None:
+    """A new overlay on a vmdk image, then the chain of another image moved onto it, and then flattened."""
+    run("qemu-img", "create", "-q", "-f", "vmdk", "disk.vmdk", "4M", directory=home)
+    run("qemu-io", "-f", "vmdk", "-c", "write -P 7 1M 1M", "disk.vmdk", directory=home)
+    layers = [str(home / "disk.vmdk"), str(home / "new.qcow2")]
+    for changed in (True, False):
+        done = run_module("qcow2_chain", layers=layers, backing_format="vmdk")
+        assert (done["rc"], done["changed"]) == (0, changed), done
+        assert done["chain_drawing"] == "disk.vmdk <- new.qcow2"
+        assert done["chain"][0]["backing_format"] == "vmdk"
+    assert shown(home / "new.qcow2")[1 << 20 : 2 << 20] == b"\7" * (1 << 20)
+    content = shown(home / "a")
+    done = run_module("qcow2_chain", layers=[layers[0], str(home / "a")], backing_format="vmdk", method="pull")
+    assert (done["rc"], done["changed"], done["chain_drawing"]) == (0, True, "disk.vmdk <- a"), done
+    assert shown(home / "a") == content
