@@ -226,6 +226,19 @@ REWRITES: dict[str, tuple[str, Change]] = {
             b"base.file",
         ),
     ),
+    "two sectors, by way of a third": (
+        "extended",
+        extensions(extension(0x11111111, bytes(range(250)) * 2), extension(0x22222222, b"next"), autoclear_features=4),
+    ),
+    "two sectors that were one": ("extended", extensions(extension(0x11111111, b"u" * 40), autoclear_features=4)),
+    "one sector that was two": (
+        "bits8",
+        extensions(extension(FEATURES, bytes(384)), extension(0x11111111, b"u" * 99), autoclear_features=4),
+    ),
+    "two sectors without room for others": (
+        "bits8",
+        extensions(extension(0x11111111, b"u" * 200), extension(0x22222222, b"v" * 256), autoclear_features=4),
+    ),
     "an odd disk size": ("tiny", fields(size=(256 << 10) - 100, autoclear_features=4)),
 }
 
