@@ -23,8 +23,8 @@ from tests.differential.harness.bitmaps import Bitmap, bitmaps
 from tests.differential.harness.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
 
 RUN_AGAIN_EVERY = 3 if LONG else 60
-RANDOM_SUBSETS = 100 if LONG else 8
-TEARS = 2000 if LONG else 24
+RANDOM_SUBSETS = 100 if LONG else 6
+TEARS = 2000 if LONG else 16
 SECTOR = 512
 
 
