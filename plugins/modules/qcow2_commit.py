@@ -13,8 +13,8 @@ description:
   - Writes what an overlay holds into the image that it stands on, as C(qemu-img commit) does, while no virtual machine
     uses them.
   - The base can be qcow2 or raw, a file or a block device, or vmdk in one file (monolithicSparse), which cannot grow.
-    The layers can differ in cluster size, refcount width,
-    compression and version, and can have snapshots and external data files.
+    The layers can differ in cluster size, refcount width, compression and version, and can have snapshots and external
+    data files.
   - Until the base is complete, the layers above it stay as they are. What the overlay shows is the same at every
     moment, whatever fails. An interrupted commit is run again.
   - The base is not the same afterwards. Other overlays that stand on it, or on a layer between it and the overlay, show
@@ -57,14 +57,16 @@ options:
     default: qcow2
   base:
     description:
-      - The layer of the chain that the overlay is committed to. All layers above it are, then.
+      - The layer of the chain that the overlay is committed to, with what all layers between them hold. These and the
+        overlay stay as they are.
       - A relative name is looked for in the directory of each layer that stands on another, as C(qemu-img commit -b)
         does.
       - Without it, that is the layer below the overlay.
     type: path
   drop:
     description:
-      - Whether the file of the overlay is removed when all is done. An external data file of it stays.
+      - Whether the file of the overlay is removed when all is done. An external data file of it stays, and so do layers
+        between it and O(base), which are of no use any more.
       - An overlay that is not there is taken for one that an earlier run has removed, if its directory is there.
       - C(qemu-img commit -d) is something else. It leaves the overlay as it is.
     type: bool
@@ -126,8 +128,8 @@ options:
   timeout:
     description:
       - How many seconds the work may take, all guests together.
-      - When they have passed, the guest is ended, and the task fails with RV(error_code=time_limit). Nothing is lost
-        then, run it again with more time.
+      - When they have passed, the guest is ended, and the task fails with RV(error_code=time_limit). No data is lost
+        then, run it again with more time. What is to be known of bitmaps of the base is with O(bitmaps).
     type: int
     default: 86400
 seealso:
