@@ -52,8 +52,8 @@ options:
   method:
     description:
       - Where the content of a layer that is no longer named goes.
-      - With V(commit), into the layer below. Recording bitmaps of that layer note what is written. Bitmaps of the layers
-        that go are not merged into it, for which there is M(airlock.images.qcow2_commit).
+      - With V(commit), into the layer below. Recording bitmaps of that layer note what is written. Bitmaps of the
+        layers that go are not merged into it, for which there is M(airlock.images.qcow2_commit).
       - With V(pull), into the layer above, as far as the layer below shows something else.
       - With V(auto), whichever writes fewer bytes, a pull when they are equal, and a pull where a commit cannot be done
         because of O(siblings) or O(allow_resize). RV(plan[].reason) says what decided.
