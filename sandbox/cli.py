@@ -17,7 +17,7 @@ from . import errors
 from .cli_common import HelpRequest, UsageError, complain, say, write
 from .options import OptionError, Options
 
-VERSION = b"airlock version 0.1.0\nCopyright (c) 2026 The airlock.images authors\n"
+VERSION = b"airlock version 0.2.0\nCopyright (c) 2026 The airlock.images authors\n"
 
 HELP = (
     VERSION

@@ -41,6 +41,7 @@ FACE = {
     "listing",
     "overlays",
     "rebases",
+    "references",
     "snapshot_changes",
     "snapshot_facts",
     "snapshots",
