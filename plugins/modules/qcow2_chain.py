@@ -56,7 +56,8 @@ options:
         layers that go are not merged into it, for which there is M(airlock.images.qcow2_commit).
       - With V(pull), into the layer above, as far as the layer below shows something else.
       - With V(auto), whichever writes fewer bytes, a pull when they are equal, and a pull where a commit cannot be done
-        because of O(siblings) or O(allow_resize). RV(plan[].reason) says what decided.
+        because of O(siblings) or O(allow_resize), or a commit where a pull cannot be done because of O(compressed).
+        RV(plan[].reason) says what decided.
     type: str
     choices:
       - auto
@@ -85,8 +86,8 @@ options:
         takes less room then, and more time, now and whenever it is read. A cluster that does not get smaller is stored
         as it is. What the layer holds already stays as it is as well.
       - A commit compresses nothing, and neither does a second run.
-      - A layer with an external data file cannot have compressed clusters, and is refused with
-        RV(error_code=compress_data_file).
+      - A layer with an external data file cannot have compressed clusters. A pull into it is refused with
+        RV(error_code=compress_data_file), or with O(method=auto) gives way to a commit where that can be done.
     type: bool
     default: false
   allow_resize:
@@ -97,8 +98,8 @@ options:
     default: false
   siblings:
     description:
-      - Other overlays that stand on files of this chain. Only their headers are looked at, so that they may be in use.
-        Files of the chain itself may be named as well, and are passed over.
+      - Other overlays that stand on files of this chain, qcow2 or vmdk images. Only their headers are looked at, so
+        that they may be in use. Files of the chain itself may be named as well, and are passed over.
       - A commit into what they stand on, and removing it, is refused with RV(error_code=has_siblings). With
         O(method=auto), a commit gives way to a pull then.
     type: list
@@ -108,8 +109,9 @@ options:
     description:
       - Whether siblings are looked for, in the directories of the layers and in O(allowed_roots), with all below. Each
         file there is looked at in a guest, which takes some milliseconds.
-      - Files that cannot be read, and what is no qcow2 image, are passed over. The task warns of images whose backing
-        files are in places where no name may lead.
+      - Files that cannot be opened, and what is no qcow2 image, are passed over. Name vmdk overlays in O(siblings).
+      - The task warns of images whose backing files are in places where no name may lead, and of those that are qcow2
+        images but could not be read as such. They are no obstacle.
     type: bool
     default: false
   backing_format:

@@ -186,7 +186,13 @@ class Plan:
                 down = self._commit_bytes(joint)
             except errors.CommitError as error:
                 obstacle = error
-        up = self._pull_bytes(joint)
+        try:
+            up = self._pull_bytes(joint)
+        except errors.RebaseError as error:
+            if down is None or error.code != "compress_data_file":
+                raise
+            self._set(joint, COMMIT, down, f"pulling up cannot be done: {error.message}")
+            return
         if down is not None and down < up:
             self._set(joint, COMMIT, down, f"a commit writes {down} bytes, pulling up {up}")
         elif method == PULL:

@@ -28,7 +28,8 @@ class Sibling(t.NamedTuple):
 
 
 class Search(t.NamedTuple):
-    """What was found. unclear: images that stand on something to which no name may lead."""
+    """What was found. unclear: images that may stand on the chain: no name may lead to what they stand on, or that
+    could not be found out."""
 
     siblings: list[Sibling]
     unclear: list[str]
@@ -37,8 +38,9 @@ class Search(t.NamedTuple):
 def find_siblings(wanted: Wanted, own: t.Mapping[Key, str], clock: Clock) -> Search:
     """Those that the task names, and those that a scan finds. own: the files of the chain itself, which are none.
 
-    What is scanned are the directories of these files, and the allowed roots, with all below. Images that may not be
-    read, or are no qcow2 images, are passed over. Raises what open_chain() raises, for one that the task names.
+    What is scanned are the directories of these files, and the allowed roots, with all below. Files that cannot be
+    opened, or are no qcow2 images, are passed over. Raises what open_chain() raises, for one that the task names;
+    HostError, JailError, TimeLimitError, for the scan could not go on.
     """
     # A name that leads to a file of the chain is what is looked for, wherever it stands.
     roots = [*wanted.allowed_roots, *own.values()]
@@ -60,8 +62,9 @@ def unclear_warning(paths: t.Sequence[str]) -> str:
     shown = ", ".join(errors.quote(path) for path in paths[:_SHOWN_MAX])
     more = f" and {len(paths) - _SHOWN_MAX} more" if len(paths) > _SHOWN_MAX else ""
     return (
-        f"scan has found images whose backing files are in places where no name may lead: {shown}{more}. Whether they "
-        "stand on files of this chain is not known. Add the places to allowed_roots to have that looked at."
+        f"scan has found images of which it is not known whether they stand on files of this chain: {shown}{more}. "
+        "Their backing files are in places where no name may lead, or they could not be read as qcow2 images. Add such "
+        "places to allowed_roots to have that looked at, and look at the others with qcow2_info."
     )
 
 
@@ -74,6 +77,19 @@ def _key(path: str) -> Key | None:
 
 
 def _named(path: str, roots: t.Sequence[str], wanted: Wanted, clock: Clock) -> Sibling:
+    """A qcow2 image, or a vmdk image."""
+    try:
+        return _opened(path, "qcow2", roots, wanted, clock)
+    except errors.NotQcow2Error as error:
+        try:
+            return _opened(path, "vmdk", roots, wanted, clock)
+        except errors.HeaderError as other:
+            if other.code != "not_vmdk":
+                raise
+            raise error from other
+
+
+def _opened(path: str, format_name: str, roots: t.Sequence[str], wanted: Wanted, clock: Clock) -> Sibling:
     """Shared with whoever uses it: only its header is looked at."""
     with open_chain(
         path,
@@ -81,6 +97,7 @@ def _named(path: str, roots: t.Sequence[str], wanted: Wanted, clock: Clock) -> S
         allowed_roots=roots,
         force_share=True,
         limits=Limits(seconds=clock.left()),
+        top_format=format_name,
     ) as chain:
         clock.reports += chain.reports
         return Sibling(path, frozenset(layer.key for layer in chain.layers[1:]))
@@ -89,19 +106,20 @@ def _named(path: str, roots: t.Sequence[str], wanted: Wanted, clock: Clock) -> S
 def _scan(path: str, roots: t.Sequence[str], clock: Clock, found: Search) -> None:
     """Looks at what one image stands on itself. Whatever stands on that is found in its own place."""
     try:
-        with Image.open(path, force_share=True) as image:
-            header = info.image_info(image, Limits(seconds=clock.left()))
-            clock.reports.append(header.report)
-            if header.backing_name:
-                below = rebases.leads_to(header.backing_name, path, roots)
-                found.siblings.append(Sibling(path, frozenset([below])))
-    except (errors.TimeLimitError, errors.JailError):
+        try:
+            with Image.open(path, force_share=True) as image:
+                header = info.image_info(image, Limits(seconds=clock.left()))
+        except (errors.ImageOpenError, errors.NotQcow2Error):
+            return
+        clock.reports.append(header.report)
+        if header.backing_name:
+            below = rebases.leads_to(header.backing_name, path, roots)
+            found.siblings.append(Sibling(path, frozenset([below])))
+    except (errors.HostError, errors.JailError, errors.TimeLimitError):
         raise
-    except errors.ChainError as error:
+    except errors.AirlockError as error:
         if error.code != "backing_not_found":
             found.unclear.append(path)
-    except errors.AirlockError:
-        return
 
 
 def _files(place: str) -> t.Iterator[str]:

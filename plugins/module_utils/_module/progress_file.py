@@ -80,7 +80,8 @@ class ProgressFile:
         """Raises OSError."""
         if self._path is None:
             return
-        draft = f"{self._path}.{os.getpid()}.tmp"
+        # By chance, so that what a killed task left behind is not in the way.
+        draft = f"{self._path}.{os.urandom(4).hex()}.tmp"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
             with os.fdopen(descriptor, "w") as file:

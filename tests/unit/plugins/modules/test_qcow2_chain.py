@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ import subprocess
 import typing as t
 
 import pytest
+
+from tests.unit.plugins.running import PLUGINS
 
 Run = t.Callable[..., dict[str, t.Any]]
 Task = t.Callable[..., dict[str, t.Any]]
@@ -192,6 +195,20 @@ def test_compressed_with_a_data_file(refused: Task, home: pathlib.Path) -> None:
     assert found["error_code"] == "compress_data_file"
 
 
+def test_compressed_where_a_commit_is_all_that_can_be_done(task: Task, refused: Task, home: pathlib.Path) -> None:
+    """A layer with a data file gets nothing by a commit: auto finds that, whatever a pull would have cost."""
+    options = ("-o", "data_file=raw.data", "-b", "b", "-F", "qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", *options, "new", "4M", directory=home)
+    layers = ("base", "a", "new")
+    assert refused(*layers, compressed=True, method="pull")["error_code"] == "compress_data_file"
+    overlay(home, "sibling", "a")
+    siblings = [str(home / "sibling")]
+    assert refused(*layers, compressed=True, siblings=siblings)["error_code"] == "compress_data_file"
+    done = task(*layers, compressed=True)
+    assert actions(done) == [("commit", "new", "a")]
+    assert done["plan"][0]["reason"].startswith("pulling up cannot be done: ")
+
+
 def test_flatten_in_the_middle(task: Task) -> None:
     done = task("a", "top", flatten=True, method="pull")
     assert actions(done) == [("detach", "a", ""), ("pull", "top", "a")]
@@ -248,9 +265,64 @@ def test_images_on_something_unknown(
     layers = [str(home / "base"), str(home / "top")]
     foreseen = run_module("qcow2_chain", layers=layers, method="commit", scan=True, check=True)
     (warning,) = foreseen["warnings"]
-    assert f"no name may lead: {home}/first. Whether they stand on" in str(warning)
+    assert f"stand on files of this chain: {home}/first. Their backing files are in places" in str(warning)
     assert run_module("qcow2_chain", layers=layers, method="commit", scan=True)["changed"]
     assert not run_module("qcow2_chain", layers=layers, method="commit", scan=True)["changed"]
+
+
+def test_images_that_cannot_be_read(run_module: Run, home: pathlib.Path) -> None:
+    """They are told of: they may stand on the chain. What is no qcow2 image, or cannot be opened, is not."""
+    for name, below in (("feature", "base"), ("short", "base"), ("second", "feature")):
+        overlay(home, name, below)
+    with (home / "feature").open("r+b") as image:
+        image.seek(72)
+        image.write(b"\x40")
+    os.truncate(home / "short", 80)
+    for name, content in (("empty", b""), ("text", b"text"), ("raw", bytes(1 << 20))):
+        (home / name).write_bytes(content)
+    os.mkfifo(home / "fifo")
+    layers = [str(home / "base"), str(home / "top")]
+    done = run_module("qcow2_chain", layers=layers, method="commit", scan=True)
+    assert done["changed"], done
+    (warning,) = done["warnings"]
+    assert f"stand on files of this chain: {home}/feature, {home}/short. Their backing" in str(warning)
+
+
+SCAN_FAILURES = {
+    "not_qcow2": ("NotQcow2Error", 0),
+    "permission_denied": ("ImageOpenError", 0),
+    "guest_crash": ("GuestCrashError", 0),
+    "guest_protocol": ("GuestProtocolError", 0),
+    "budget": ("BudgetError", 0),
+    "no_memory": ("GuestMemoryError", 0),
+    "read_failed": ("ImageReadError", 0),
+    "host": ("HostError", 1),
+    "jail": ("JailError", 1),
+    "time_limit": ("TimeLimitError", 1),
+}
+
+
+@pytest.mark.parametrize("code", SCAN_FAILURES)
+def test_a_scan_that_fails(
+    code: str, run_module: Run, home: pathlib.Path, errors: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No failure but two says that an image is no sibling. The task goes on where only the image can be to blame."""
+    overlay(home, "sibling", "base")
+    siblings = importlib.import_module(f"{PLUGINS}.module_utils._module.chain_siblings")
+    image_info = siblings.info.image_info
+    kind, rc = SCAN_FAILURES[code]
+
+    def fail(image: t.Any, *arguments: t.Any) -> t.Any:
+        if os.path.basename(image.path) == "sibling":
+            raise getattr(errors, kind)("It failed.", code=code)
+        return image_info(image, *arguments)
+
+    monkeypatch.setattr(siblings.info, "image_info", fail)
+    layers = [str(home / "base"), str(home / "top")]
+    done = run_module("qcow2_chain", layers=layers, method="commit", scan=True, check=True)
+    assert (done["rc"], done.get("error_code")) == (rc, code if rc else None), done
+    told = [str(warning) for warning in done["warnings"] if f": {home}/sibling. " in str(warning)]
+    assert len(told) == (kind not in ("NotQcow2Error", "ImageOpenError") and not rc)
 
 
 def test_an_overlay_of_what_stays_is_no_obstacle(task: Task, home: pathlib.Path) -> None:
@@ -368,3 +440,24 @@ def test_vmdk_base(run_module: Run, home: pathlib.Path) -> None:
     done = run_module("qcow2_chain", layers=[layers[0], str(home / "a")], backing_format="vmdk", method="pull")
     assert (done["rc"], done["changed"], done["chain_drawing"]) == (0, True, "disk.vmdk <- a"), done
     assert shown(home / "a") == content
+
+
+def test_vmdk_siblings(refused: Task, run_module: Run, home: pathlib.Path) -> None:
+    """A vmdk overlay that the task names is one. What is neither qcow2 nor vmdk is refused as what was looked for."""
+    run("qemu-img", "create", "-q", "-f", "vmdk", "disk.vmdk", "4M", directory=home)
+    run("qemu-img", "create", "-q", "-f", "vmdk", "-b", "disk.vmdk", "-F", "vmdk", "beside.vmdk", directory=home)
+    for name, below, below_format in (("middle", "disk.vmdk", "vmdk"), ("upper", "middle", "qcow2")):
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", below_format, name, directory=home)
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 1M", "middle", directory=home)
+    layers = ("disk.vmdk", "upper")
+    found = refused(*layers, method="commit", siblings=[str(home / "beside.vmdk")])
+    assert found["error_code"] == "has_siblings"
+    assert f"{home}/beside.vmdk stands on {home}/disk.vmdk" in found["msg"]
+    (home / "raw").write_bytes(bytes(1 << 20))
+    assert refused(*layers, method="commit", siblings=[str(home / "raw")])["error_code"] == "not_qcow2"
+    content = (home / "beside.vmdk").read_bytes()
+    (home / "beside.vmdk").write_bytes(content.replace(b"monolithicSparse", b"monolithicFlat  "))
+    found = refused(*layers, method="commit", siblings=[str(home / "beside.vmdk")])
+    assert found["error_code"] == "vmdk_subformat"
+    done = run_module("qcow2_chain", layers=[str(home / name) for name in layers], method="commit")
+    assert done["changed"], done
