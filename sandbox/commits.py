@@ -96,11 +96,19 @@ def _check_encryption(chain: Chain) -> None:
             raise error
 
 
+def _records_id(chain: Chain, base: int, goes_on: bool) -> bool:
+    """Does the layer above the base have a record of its content, which has to follow? goes_on: the top does."""
+    return chain.layers[base - 1].format == "vmdk" and (base > 1 or goes_on)
+
+
 def open_base(chain: Chain, base: int) -> None:
     """Makes the layer `base` writable. Those between it and the top are read by nobody else from here on: while the
     base changes, they do not show what they should. Raises ImageInUseError, ImageOpenError."""
     try:
         chain.make_writable(chain.layers[base])
+        above = chain.layers[base - 1]
+        if _records_id(chain, base, True) and not above.image.disk.writable:
+            chain.make_writable(above)
         for layer in chain.layers[1:base]:
             image = layer.image
             image.lock = locks.keep_readers_out(image.disk.descriptor, layer.path, image.lock)
@@ -118,25 +126,28 @@ def commit(
     dry_run: bool = False,
     limits: Limits | None = None,
     progress: t.Callable[[int, int], None] | None = None,
+    goes_on: bool = False,
 ) -> Commit:
     """Everything that the layers above the layer `base` hold goes into that one.
 
     empties: the top holds nothing afterwards. allow_resize: a base that is smaller than the top grows. dry_run: says
     what would be and writes nothing; the chain may be open for reading only. limits: None for none but time's; see
-    commit_limits(). progress: is told (done, total) bytes.
+    commit_limits(). progress: is told (done, total) bytes. goes_on: the top is used further, though it is not emptied.
     Raises ArgumentError, CommitError, RefusalError. The chain shows the same as before then, `modified` or not.
     """
     if not 0 < base < len(chain.layers):
         raise errors.ArgumentError(f"There is no layer {base} below the top of this chain.", "base_not_found")
     _check_device(chain, base, allow_resize)
     everything, rows = _disks(chain)
-    layers = (0, base) if empties and chain.top.format != "raw" else (base,)
+    records_id = _records_id(chain, base, empties or goes_on)
+    layers = {base} | ({0} if empties and chain.top.format != "raw" else set()) | ({base - 1} if records_id else set())
     fields = {
         "layer_count": len(rows),
         "base": base,
         "resize_allowed": int(allow_resize),
         "empties": int(empties),
         "dry_run": int(dry_run),
+        "records_id": int(records_id),
         "layers": rows,
     }
     refuse = functools.partial(_refusal, [each.path for each in everything])
@@ -195,8 +206,9 @@ def commit_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flu
     make it. rate: bytes a second. flushes: False: nothing is made sure to be on stable storage."""
     largest = max(layer.virtual_size for layer in chain.layers)
     longest = max(layer.file_size for layer in chain.layers)
-    # Data, tables and refcounts: with the smallest clusters, these are a twentieth of it.
-    growth = max(0, min(largest + largest // 8 + (1 << 30), OFFSET_MAX - longest))
+    # Data, tables and refcounts: with the smallest clusters, these are a twentieth of it. And the first grain of vmdk
+    # begins at a multiple of its size, which is 1 GiB at most.
+    growth = max(0, min(largest + largest // 8 + (3 << 30), OFFSET_MAX - longest))
     return Limits(_SECONDS_MAX if seconds is None else seconds, _UNLIMITED, _UNLIMITED, growth, rate, flushes)
 
 
@@ -234,7 +246,7 @@ def _check_device(chain: Chain, base: int, allow_resize: bool) -> None:
         )
 
 
-def _changed(rows: t.Sequence[t.Mapping[str, int]], layers: t.Sequence[int]) -> set[int]:
+def _changed(rows: t.Sequence[t.Mapping[str, int]], layers: t.Iterable[int]) -> set[int]:
     """The disks of these layers, to which the guest may write then."""
     return {disk for layer in layers for disk in (rows[layer]["disk"], rows[layer]["data_disk"] or layer)}
 

@@ -150,11 +150,11 @@ struct chain_layer {
 struct call_commit {
     struct call_header header;
     uint32_t layer_count;
-    uint32_t base;           /* index of the layer that gets what those above it hold */
-    uint32_t resize_allowed; /* 0: a base that is smaller than the top is refused */
-    uint32_t empties;        /* 1: the top is empty afterwards */
-    uint32_t dry_run;        /* 1: count, write nothing */
-    uint32_t reserved;
+    uint32_t base;                 /* index of the layer that gets what those above it hold */
+    uint32_t resize_allowed;       /* 0: a base that is smaller than the top is refused */
+    uint32_t empties;              /* 1: the top is empty afterwards */
+    uint32_t dry_run;              /* 1: count, write nothing */
+    uint32_t records_id;           /* 1: the layer above the base is of vmdk, and records the base's new content id */
     struct chain_layer layers[64]; /* the top first, the base's own backing files last */
 };
 

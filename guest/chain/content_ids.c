@@ -36,7 +36,9 @@ static bool all_vmdk(const struct chain *chain, u32 end) {
 }
 
 u32 content_id_after(const struct chain *chain, u32 base) {
-    const u32 old = chain->layers[base].vmdk->id.value;
+    const struct vmdk *above = chain->layers[base - 1].vmdk;
+    /* What the layer above knows is that of the base before the commit, also when that was interrupted. */
+    const u32 old = above != NULL ? above->parent_id.value : chain->layers[base].vmdk->id.value;
     u32 hash = all_vmdk(chain, base) ? FNV_START : mix(FNV_START, old);
     for (u32 i = base; i-- > 0;) {
         if (is_vmdk(chain, i)) {
@@ -46,17 +48,15 @@ u32 content_id_after(const struct chain *chain, u32 base) {
     return fit(chain, base, hash);
 }
 
-/* Has the base got all that the layers above it hold? */
+/* Has the base got what the layers above it held, and its content id? */
 static bool was_committed(const struct chain *chain, u32 base) {
     const struct content_id *id = &chain->layers[base].vmdk->id;
-    return all_vmdk(chain, base) && id->digits >= DIGITS_MIN && id->value == content_id_after(chain, base);
+    return id->digits >= DIGITS_MIN && id->value == content_id_after(chain, base);
 }
 
 bool content_ids_complete(const struct chain *chain, u32 base) {
-    if (!is_vmdk(chain, base) || !was_committed(chain, base)) {
-        return false;
-    }
-    return base > 1 || chain->layers[0].vmdk->parent_id.value == chain->layers[1].vmdk->id.value;
+    return is_vmdk(chain, base) && all_vmdk(chain, base) && was_committed(chain, base) &&
+           chain->layers[base - 1].vmdk->parent_id.value == chain->layers[base].vmdk->id.value;
 }
 
 void content_ids_check(const struct chain *chain, u32 base) {

@@ -19,7 +19,7 @@ void content_ids_check(const struct chain *chain, u32 base);
  * often it is done. */
 u32 content_id_after(const struct chain *chain, u32 base);
 
-/* Has a vmdk base got all that the layers above it hold, and does the top, where it stands on the base, know that? */
+/* Has a vmdk base got all that the vmdk layers above it hold, and does the one that stands on it know that? */
 bool content_ids_complete(const struct chain *chain, u32 base);
 
 #endif

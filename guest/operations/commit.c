@@ -27,6 +27,7 @@ struct commit {
     struct result_commit *result;
     struct chain chain;
     struct layer *base;
+    struct layer *above; /* the one that stands on the base */
     u32 base_index;
     u64 size; /* of the top, bytes */
     u64 end;  /* of what was committed */
@@ -65,13 +66,18 @@ static void keep_of_base(void *context, u64 offset, u64 length, struct disk *to,
 
 static void open_commit(struct commit *c) {
     const struct call_commit *call = c->call;
-    u64 writable = call->dry_run != 0 ? 0 : (1ull << call->base) | (call->empties != 0);
     if (call->base == 0 || call->base >= call->layer_count || call->layer_count > DISKS_MAX) {
         refuse_plain(REFUSAL_BAD_CALL);
     }
-    chain_open(&c->chain, call->layers, call->layer_count, writable);
+    const u64 records_id = call->records_id != 0;
+    u64 writable = 1ull << call->base | records_id << (call->base - 1) | (call->empties != 0);
+    chain_open(&c->chain, call->layers, call->layer_count, call->dry_run != 0 ? 0 : writable);
     c->base_index = call->base;
     c->base = &c->chain.layers[call->base];
+    c->above = &c->chain.layers[call->base - 1];
+    if (call->records_id != 0 && !is_vmdk(c->above)) {
+        refuse_plain(REFUSAL_BAD_CALL);
+    }
     c->size = c->chain.layers[0].size;
     c->chunk = min64(max64(cluster_of(c->base), CHUNK_MIN), CHUNK_MAX);
     content_ids_check(&c->chain, c->base_index);
@@ -259,10 +265,9 @@ static void grow_base(struct commit *c) {
 static void prepare_base(struct commit *c) {
     struct layer *base = c->base;
     if (is_vmdk(base)) {
-        const struct layer *top = &c->chain.layers[0];
         vmdk_verify(base->vmdk, true);
-        if (c->call->empties != 0 && is_vmdk(top)) { /* it will record another content id */
-            vmdk_verify(top->vmdk, false);
+        if (c->call->records_id != 0) {
+            vmdk_verify(c->above->vmdk, false);
         }
         vmdk_writer_open(&c->vmdk_writer, &base->grains, keep_of_base, c);
     }
@@ -276,10 +281,10 @@ static void prepare_base(struct commit *c) {
 }
 
 /* Last of all, so that a commit that was interrupted finds the layers above as they were. Unlike QEMU this lets the
- * overlay go on: it would read nothing through a parent that it does not know any more. */
+ * layer above go on: nothing is read through a parent that it does not know any more. */
 static void close_vmdk(struct commit *c) {
     struct layer *base = c->base;
-    struct vmdk *top = c->chain.layers[0].vmdk;
+    struct vmdk *above = c->above->vmdk;
     vmdk_writer_close(&c->vmdk_writer);
     if (!c->vmdk_writer.written) {
         return;
@@ -288,8 +293,8 @@ static void close_vmdk(struct commit *c) {
     if (value != base->vmdk->id.value) {
         content_id_write(base->vmdk, &base->vmdk->id, value);
     }
-    if (c->call->empties != 0 && top != NULL && top->parent_id.value != value) {
-        content_id_write(top, &top->parent_id, value);
+    if (c->call->records_id != 0 && above->parent_id.value != value) {
+        content_id_write(above, &above->parent_id, value);
     }
 }
 

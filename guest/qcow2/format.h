@@ -186,6 +186,11 @@ static inline void compressed_range(const struct qcow2 *image, u64 entry, u64 *o
     *length = sectors * 512 - (*offset & 511);
 }
 
+/* The last byte of a file that the L2 entry of a compressed cluster has bits for. */
+static inline u64 compressed_offset_max(const struct qcow2 *image) {
+    return (1ull << (62 - (image->cluster_bits - 8))) - 1;
+}
+
 /* The L2 entry of a compressed cluster, `length` bytes at an offset of the file. */
 static inline u64 compressed_entry(const struct qcow2 *image, u64 offset, u64 length) {
     u32 shift = 62 - (image->cluster_bits - 8);

@@ -365,6 +365,9 @@ u64 refcounts_allocate_bytes(struct refcounts *refcounts, u64 bytes) {
             bool continues = offset != 0 && round_up(offset, cluster) == fresh;
             offset = continues ? offset : fresh;
             room = continues ? room + cluster : cluster;
+            if (fresh + cluster - 1 > compressed_offset_max(refcounts->image)) {
+                refuse_plain(REFUSAL_FILE_TOO_BIG);
+            }
         }
         u64 first = offset / cluster;
         counted = add_reference(refcounts, first, (offset + bytes - 1) / cluster - first + 1);

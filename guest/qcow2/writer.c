@@ -98,7 +98,6 @@ static u64 allocate(struct writer *w, u64 *count, u64 at) {
         offset = at;
         *count = refcounts_allocate_at(w->refcounts, at, *count);
     }
-    w->clusters_allocated += *count;
     return offset;
 }
 

@@ -33,7 +33,6 @@ struct writer {
     u64 *old;     /* L2 entries that the request under way has replaced */
     u32 old_count;
     bool linked; /* an L2 entry was set to a cluster */
-    u64 clusters_allocated;
 };
 
 void writer_open(struct writer *writer, struct lookup *lookup, struct refcounts *refcounts, bool has_backing,

@@ -119,7 +119,7 @@ class Task:
             chain.make_writable(joint.upper)
             limits = commits.commit_limits(view, clock.left(), self.wanted.rate)
             allow_resize, progress = self.wanted.allow_resize, next(listeners)
-            committed = commits.commit(view, depth, False, allow_resize, limits=limits, progress=progress)
+            committed = commits.commit(view, depth, False, allow_resize, limits=limits, progress=progress, goes_on=True)
             clock.reports.append(committed.report)
         if joint.action == COMMIT and not joint.ends_early:
             done = rebases.relink(joint.upper.image, name, format_name, limits=Limits(seconds=clock.left()))

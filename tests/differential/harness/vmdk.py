@@ -142,6 +142,8 @@ class Vmdk:
         place = self.header["redundant" if redundant else "directory"] * SECTOR
         for index in range(-(-grains // per_table)):
             (table,) = struct.unpack_from("<I", self.bytes, place + 4 * index)
+            if table == 0:  # there is none
+                continue
             entries = struct.unpack_from(f"<{per_table}I", self.bytes, table * SECTOR)
             found.update({index * per_table + slot: entry for slot, entry in enumerate(entries) if entry})
         return found

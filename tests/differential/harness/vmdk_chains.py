@@ -275,11 +275,18 @@ class VmdkArena:
         made, theirs, ours = (self.path(who) for who in ("made", "qemu", "ours"))
         if differences(content(theirs, base), content(ours, base)):
             faults.append("the base shows something else than qemu-img's")
-        # One that was named by -b records what a vmdk base was before, so that QEMU reads no more through it.
-        if not (scenario.names_base or scenario.drop) and differences(content(made, top), content(ours, top)):
+        # With -d a top records what a vmdk base was before, so that QEMU reads no more through it.
+        left = (scenario.names_base or scenario.drop) and scenario.base == len(scenario.layers) - 2
+        if not left and differences(content(made, top), content(ours, top)):
             faults.append("the top shows something else")
         for layer in scenario.layers:
-            if layer not in (base, top) and self._differs("qemu", layer.name):
+            if layer in (base, top):
+                continue
+            if layer.recipe:
+                changed = self._as_made(layer) != Vmdk(self.path("qemu", layer.name)).bytes
+            else:
+                changed = self._differs("qemu", layer.name)
+            if changed:
                 faults.append(f"{layer.name} is not as qemu-img leaves it")
         exact = base.recipe is not None and self._same_base(base)
         for _again in range(3 if scenario.one_at_a_time else 0):
@@ -294,7 +301,7 @@ class VmdkArena:
             faults += self._base_faults(base)
         elif qemu.check(self.path("ours", base.name), ours).code:
             faults.append("qemu-img check of the base")
-        if top.recipe and Vmdk(self.path("made", top.name)).bytes != self._top_as_made(top):
+        if top.recipe and Vmdk(self.path("made", top.name)).bytes != self._as_made(top):
             faults.append("more of the top has changed than the id of its parent")
         if not top.recipe and self._differs("qemu", top.name) and not self._was_empty(scenario):
             faults.append("the top is not as qemu-img leaves it")
@@ -317,9 +324,9 @@ class VmdkArena:
         checked = qemu.run(["qemu-img", "check", "-q", "-f", "vmdk", paths[2]])
         return faults + ([f"qemu-img check: {checked.errors!r}"] if checked.code else [])
 
-    def _top_as_made(self, top: Layer) -> bytes:
-        """Our top with the parent's id that it had."""
-        made, ours = Vmdk(self.path("made", top.name)), Vmdk(self.path("ours", top.name))
+    def _as_made(self, layer: Layer) -> bytes:
+        """Our layer with the parent's id that it had."""
+        made, ours = Vmdk(self.path("made", layer.name)), Vmdk(self.path("ours", layer.name))
         first, end = made.places[b"parentCID"]
         return ours.bytes[:first] + made.bytes[first:end] + ours.bytes[end:]
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.differential.harness import qemu
 from tests.differential.harness.qcow2 import Qcow2
 from tests.unit.guest.native import Guest
 
@@ -204,3 +205,13 @@ def test_a_file_that_would_be_too_big(guest: Guest, image: Callable[[str], Path]
     changes = guest.ffi.new("struct probe_change[]", [(ALLOCATE, 0, 0, CLUSTER)])
     assert guest.probe("refcounts", changes, 1, 1 << 47).refusal == "FILE_TOO_BIG"
     assert guest.verify().refusal == ""
+
+
+def test_bytes_that_no_entry_could_name(guest: Guest, tmp_path: Path) -> None:
+    """The entry of a compressed cluster has 54 bits for its place, where clusters have 64 KiB."""
+    path = tmp_path / "large.qcow2"
+    qemu.create(str(path), 1 << 20, "")
+    guest.load(path)
+    changes = guest.ffi.new("struct probe_change[]", [(ALLOCATE_BYTES, 0, 0, 100)])
+    assert guest.probe("refcounts", changes, 1, 1 << 38).refusal == "FILE_TOO_BIG"
+    assert guest.image() == path.read_bytes()

@@ -291,7 +291,7 @@ def test_top_is_looked_through_first(guest: Guest, sector: int, refusal: str) ->
     top = bytearray(top_of(base, b"\x11" * GRAIN))
     (place,) = struct.unpack_from("<Q", top, 56)
     struct.pack_into("<I", top, place * SECTOR + 4 * (base.tables - 1), sector)
-    answer = commit(guest, base.image(), bytes(top), empties=int(sector != 0))  # disk 1 is not written to here
+    answer = commit(guest, base.image(), bytes(top), records_id=int(sector != 0))  # disk 1 is not written to here
     assert answer.refusal == refusal
     assert (guest.image() == base.image()) == (refusal != "")
 

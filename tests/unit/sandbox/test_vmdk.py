@@ -223,3 +223,42 @@ def test_grain_outside_the_file_is_not_read(home: pathlib.Path) -> None:
         committed(home)
     assert caught.value.code == "vmdk_outside"
     assert (home / "base.vmdk").read_bytes() == before
+
+
+def test_commit_below_a_layer_that_stays(home: pathlib.Path) -> None:
+    """Of a qcow2 top, two layers down: the layer between records the base's new id, so that both stay of use."""
+    upper = home / "upper.qcow2"
+    qemu.must(["qemu-io", "-f", "qcow2", "-c", "write -P 3 512k 64k", str(upper)])
+    for _again in range(2):
+        with open_chain(str(upper), writable_layers=(0,)) as chain:
+            open_base(chain, 2)
+            commit(chain, 2, empties=False)
+        assert Vmdk(home / "top.vmdk").parent_cid == Vmdk(home / "base.vmdk").cid != RECIPE.cid
+    reads = [f"read -P {pattern} {offset}k 64k" for pattern, offset in ((1, 0), (2, 64), (3, 512))]
+    for path, kind in ((upper, "qcow2"), (home / "top.vmdk", "vmdk"), (home / "base.vmdk", "vmdk")):
+        qemu.must(["qemu-io", "-r", "-f", kind, *(word for read in reads for word in ("-c", read)), str(path)])
+
+
+def test_commit_that_ended_between_the_two_ids_is_run_again(home: pathlib.Path) -> None:
+    """Not all layers above are of vmdk, so that their ids do not tell all that the base got."""
+    upper = home / "upper.qcow2"
+    qemu.must(["qemu-io", "-f", "qcow2", "-c", "write -P 3 512k 64k", str(upper)])
+    before = (home / "top.vmdk").read_bytes()
+    for _again in range(2):
+        with open_chain(str(upper), writable_layers=(0,)) as chain:
+            open_base(chain, 2)
+            commit(chain, 2, empties=False)
+        assert Vmdk(home / "top.vmdk").parent_cid == Vmdk(home / "base.vmdk").cid
+        (home / "top.vmdk").write_bytes(before)
+
+
+def test_grains_of_a_gibibyte(home: pathlib.Path) -> None:
+    """The first new one begins behind a GiB, and is one."""
+    recipe = Recipe(200 * MEGA, grain=1 << 30)
+    recipe.make(home / "base.vmdk")
+    upper = overlay(home / "upper.qcow2", b"base.vmdk", b"vmdk")
+    qemu.must(["qemu-io", "-f", "qcow2", "-c", "write -P 3 512k 64k", str(upper)])
+    with open_chain(str(upper), writable_layers=(0,)) as chain:
+        open_base(chain, 1)
+        commit(chain, 1)
+    qemu.must(["qemu-io", "-r", "-f", "vmdk", "-c", "read -P 3 512k 64k", str(home / "base.vmdk")])
