@@ -186,7 +186,7 @@ def all_commits(directory: pathlib.Path, short: bool, repeats: int) -> None:
         commits.small(),
     ]
     show_commits("where copying is copying", [commits.run(directory, case, repeats) for case in cases])
-    with commits.reflinking(directory, max(5 * length, 1 << 30)) as place:
+    with commits.reflinking(directory, max(8 * length, 1 << 30)) as place:
         show_commits("on XFS, which shares extents", [commits.run(place, commits.dense(length), repeats)])
 
 

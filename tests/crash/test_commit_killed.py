@@ -24,7 +24,7 @@ from tests.crash.killed import killing
 from tests.differential.harness import qemu
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
-MOMENTS = 10_000 if LONG else 24  # at most, of one chain
+MOMENTS = 10_000 if LONG else 16  # at most, of one chain
 
 CHAINS = {
     "clusters of 4 KiB": ("cluster_size=4096", "cluster_size=65536"),

@@ -19,7 +19,7 @@ from tests.differential.harness.cells import Cell, every_axis
 from tests.differential.harness.chains import Arena
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
-CELLS = list(every_axis())[:: 1 if LONG else 2]
+CELLS = list(every_axis())[:: 1 if LONG else 3]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_every_cell(lists: BitmapArena, cell: Cell) -> None:
     assert lists.tally.operations > 0
 
 
-@pytest.mark.parametrize("seed", range(3000, 3400 if LONG else 3025))
+@pytest.mark.parametrize("seed", range(3000, 3400 if LONG else 3015))
 def test_random_chain(lists: BitmapArena, seed: int) -> None:
     mismatch = lists.run(make_bitmap_chain(seed))
     assert mismatch is None, told(mismatch)

@@ -16,7 +16,7 @@ import pytest
 from tests.differential.harness.commits import CommitArena, Scenario, make_scenario, make_slow_scenario
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
-CHAINS = 1000 if LONG else 60
+CHAINS = 1000 if LONG else 40
 SLOW = 40 if LONG else 4
 BATCH = 10
 

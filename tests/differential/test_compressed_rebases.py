@@ -24,7 +24,7 @@ from tests.differential.harness.qcow2 import COPIED, Qcow2
 from tests.differential.harness.rebases import RebaseScenario, by_airlock
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
-CHAINS = 1000 if LONG else 40
+CHAINS = 1000 if LONG else 20
 BATCH = 10
 COMPRESSED = 1 << 62
 MEGA = 1 << 20

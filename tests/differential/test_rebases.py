@@ -16,7 +16,7 @@ import pytest
 from tests.differential.harness.rebases import RebaseArena, RebaseScenario, make_rebase
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
-CHAINS = 1000 if LONG else 60
+CHAINS = 1000 if LONG else 40
 BATCH = 10
 
 

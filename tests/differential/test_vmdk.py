@@ -22,7 +22,7 @@ from tests.differential.harness.vmdk_chains import (
 )
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
-CHAINS = 1000 if LONG else 40
+CHAINS = 1000 if LONG else 30
 REBASES = 300 if LONG else 20
 SLOW = 40 if LONG else 6
 BATCH = 10
