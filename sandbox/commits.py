@@ -140,7 +140,9 @@ def commit(
     _check_device(chain, base, allow_resize)
     everything, rows = _disks(chain)
     records_id = _records_id(chain, base, empties or goes_on)
-    layers = {base} | ({0} if empties and chain.top.format != "raw" else set()) | ({base - 1} if records_id else set())
+    layers = (
+        {base} | ({0} if empties and chain.top.format == "qcow2" else set()) | ({base - 1} if records_id else set())
+    )
     fields = {
         "layer_count": len(rows),
         "base": base,

@@ -20,6 +20,9 @@ struct layer {
     struct grains grains;
 };
 
+static inline bool is_qcow2(const struct layer *layer) { return layer->format == LAYER_QCOW2; }
+static inline bool is_vmdk(const struct layer *layer) { return layer->format == LAYER_VMDK; }
+
 struct chain {
     struct layer *layers; /* the top first */
     u32 count;

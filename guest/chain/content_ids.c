@@ -17,18 +17,16 @@ static u32 mix(u32 hash, u32 value) {
     return hash;
 }
 
-static bool is_vmdk(const struct chain *chain, u32 index) { return chain->layers[index].format == LAYER_VMDK; }
-
 /* A value that both the base and the layer that records it have digits for. */
 static u32 fit(const struct chain *chain, u32 base, u32 value) {
     value = content_id_fit(&chain->layers[base].vmdk->id, value);
-    return is_vmdk(chain, base - 1) ? content_id_fit(&chain->layers[base - 1].vmdk->parent_id, value) : value;
+    return is_vmdk(&chain->layers[base - 1]) ? content_id_fit(&chain->layers[base - 1].vmdk->parent_id, value) : value;
 }
 
 /* Do their ids tell all that these layers hold? */
 static bool all_vmdk(const struct chain *chain, u32 end) {
     for (u32 i = 0; i < end; i++) {
-        if (!is_vmdk(chain, i)) {
+        if (!is_vmdk(&chain->layers[i])) {
             return false;
         }
     }
@@ -41,7 +39,7 @@ u32 content_id_after(const struct chain *chain, u32 base) {
     const u32 old = above != NULL ? above->parent_id.value : chain->layers[base].vmdk->id.value;
     u32 hash = all_vmdk(chain, base) ? FNV_START : mix(FNV_START, old);
     for (u32 i = base; i-- > 0;) {
-        if (is_vmdk(chain, i)) {
+        if (is_vmdk(&chain->layers[i])) {
             hash = mix(hash, chain->layers[i].vmdk->id.value);
         }
     }
@@ -55,16 +53,16 @@ static bool was_committed(const struct chain *chain, u32 base) {
 }
 
 bool content_ids_complete(const struct chain *chain, u32 base) {
-    return is_vmdk(chain, base) && all_vmdk(chain, base) && was_committed(chain, base) &&
+    return is_vmdk(&chain->layers[base]) && all_vmdk(chain, base) && was_committed(chain, base) &&
            chain->layers[base - 1].vmdk->parent_id.value == chain->layers[base].vmdk->id.value;
 }
 
 void content_ids_check(const struct chain *chain, u32 base) {
     for (u32 i = 0; i + 1 < chain->count; i++) {
-        if (!is_vmdk(chain, i)) {
+        if (!is_vmdk(&chain->layers[i])) {
             continue;
         }
-        if (!is_vmdk(chain, i + 1)) {
+        if (!is_vmdk(&chain->layers[i + 1])) {
             refuse_plain(REFUSAL_BAD_CALL);
         }
         u32 recorded = chain->layers[i].vmdk->parent_id.value;

@@ -39,9 +39,6 @@ struct commit {
     struct recording recording;
 };
 
-static bool is_qcow2(const struct layer *layer) { return layer->format == LAYER_QCOW2; }
-static bool is_vmdk(const struct layer *layer) { return layer->format == LAYER_VMDK; }
-
 /* Bytes of a cluster, or what goes for one. */
 static u64 cluster_of(const struct layer *layer) {
     return is_qcow2(layer) ? layer->image->cluster_size : is_vmdk(layer) ? layer->vmdk->grain_size : CHUNK_MAX;

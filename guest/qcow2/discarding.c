@@ -5,6 +5,7 @@
 #include "qcow2/discarding.h"
 
 #include "qcow2/clusters.h"
+#include "qcow2/mapping.h"
 
 #define WINDOW_BYTES (1 * MIB)
 
@@ -22,12 +23,9 @@ static void own_l2(struct qcow2 *image, struct refcounts *refcounts, u64 index, 
     disk_write(&image->disk, offset, table, image->cluster_size);
     image->l1[index] = offset | ENTRY_COPIED;
     if (index < l1_entries_for(image, image->virtual_size)) { /* stays in use: it must be named first */
-        u8 entry[8];
         refcounts_write_back(refcounts);
         disk_flush(&image->disk);
-        store64(entry, image->l1[index]);
-        disk_write(&image->disk, image->l1_offset + 8 * index, entry, sizeof(entry));
-        disk_flush(&image->disk);
+        l1_write(image, index, index + 1);
     }
     if (old != 0) {
         refcounts_free(refcounts, old, image->cluster_size, false);
@@ -51,18 +49,6 @@ void discard_clusters(struct qcow2 *image, struct refcounts *refcounts, struct d
     for (u64 i = 0; i < end - first; i++) {
         clusters_free(refcounts, data, load64(entries + i * step), true);
     }
-}
-
-/* Writes a part of the L1 table, as it is in memory or (cleared) as zeros. */
-static void write_l1(struct qcow2 *image, u64 entries, bool cleared) {
-    void *mark = heap_mark();
-    u64 *raw = heap_take_zeroed(8 * entries);
-    for (u64 i = 0; i < entries && !cleared; i++) {
-        raw[i] = swap64(image->l1[i]);
-    }
-    disk_write(&image->disk, image->l1_offset, raw, 8 * entries);
-    disk_flush(&image->disk);
-    heap_release(mark);
 }
 
 /* One table, which nothing on the disk names now: in memory at `table`, and queued to be written. */
@@ -114,7 +100,7 @@ void discard_disk(struct qcow2 *image, struct refcounts *refcounts, struct disk 
     const u64 end = clusters_of(image, image->virtual_size);
     const u64 whole = end / per_table;
     if (whole > 0) {
-        write_l1(image, whole, true);
+        l1_clear(image, 0, whole);
         empty_tables(image, refcounts, data, whole);
     }
     if (whole * per_table < end) {
@@ -123,7 +109,7 @@ void discard_disk(struct qcow2 *image, struct refcounts *refcounts, struct disk 
     refcounts_write_back(refcounts);
     disk_flush(&image->disk);
     if (whole > 0) {
-        write_l1(image, whole, false);
+        l1_write(image, 0, whole);
     }
     refcounts_discard(refcounts);
 }

@@ -42,6 +42,19 @@ void mapping_write_shared(struct qcow2 *image, const struct mapping *mapping, u6
     write_l1(image, mapping, offset, entries, ~ENTRY_COPIED);
 }
 
+void l1_write(struct qcow2 *image, u64 first, u64 end) {
+    mapping_write(image, &(struct mapping){image->l1 + first, (u32)(end - first), image->l1_offset + 8 * first});
+    disk_flush(&image->disk);
+}
+
+void l1_clear(struct qcow2 *image, u64 first, u64 end) {
+    void *mark = heap_mark();
+    u64 bytes = 8 * (end - first);
+    disk_write(&image->disk, image->l1_offset + 8 * first, heap_take_zeroed(bytes), bytes);
+    disk_flush(&image->disk);
+    heap_release(mark);
+}
+
 void mapping_reserve(struct qcow2 *image, const struct mapping *mapping, const struct mapping *unlike) {
     for (u32 i = 0; i < mapping->entries; i++) {
         if (mapping->l1[i] != 0 && !mapping_same_table(mapping, unlike, i)) {

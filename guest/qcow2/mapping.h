@@ -45,4 +45,9 @@ bool mapping_clear_copied(struct qcow2 *image, struct mapping *mapping, const st
 /* Guest clusters that two mappings map to something else; COPIED flags do not count. */
 u64 mapping_differences(struct qcow2 *image, const struct mapping *a, const struct mapping *b);
 
+/* The entries of the active L1 table from `first` to `end` go to the disk, behind them a flush: as they are in memory,
+ * or as zeros, while they stay in memory. */
+void l1_write(struct qcow2 *image, u64 first, u64 end);
+void l1_clear(struct qcow2 *image, u64 first, u64 end);
+
 #endif

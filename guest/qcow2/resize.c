@@ -6,6 +6,7 @@
 
 #include "qcow2/discarding.h"
 #include "qcow2/header.h"
+#include "qcow2/mapping.h"
 
 void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
     if (entries <= image->l1_entries) {
@@ -15,16 +16,12 @@ void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
         refuse_plain(REFUSAL_SNAPSHOT_L1_LARGE);
     }
     u64 *l1 = heap_take_zeroed(8 * entries);
-    u64 *raw = heap_take_zeroed(8 * entries);
     memcpy(l1, image->l1, 8ull * image->l1_entries);
-    for (u32 i = 0; i < image->l1_entries; i++) {
-        raw[i] = swap64(l1[i]);
-    }
     u64 old_offset = image->l1_offset;
     u64 old_bytes = 8ull * image->l1_entries;
     image->l1_offset = refcounts_allocate(refcounts, 8 * entries);
     disk_reserve(&image->disk, image->l1_offset, 8 * entries);
-    disk_write(&image->disk, image->l1_offset, raw, 8 * entries);
+    mapping_write(image, &(struct mapping){l1, (u32)entries, image->l1_offset});
     refcounts_write_back(refcounts);
     disk_flush(&image->disk);
     image->l1 = l1;
@@ -34,15 +31,6 @@ void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
         disk_flush(&image->disk);
     }
     refcounts_free(refcounts, old_offset, old_bytes, false);
-}
-
-/* From here on nothing names the L2 tables behind the end any more. */
-static void clear_l1_tail(struct qcow2 *image, u64 entries) {
-    void *mark = heap_mark();
-    u64 bytes = 8 * (image->l1_entries - entries);
-    disk_write(&image->disk, image->l1_offset + 8 * entries, heap_take_zeroed(bytes), bytes);
-    disk_flush(&image->disk);
-    heap_release(mark);
 }
 
 static void write_back_and_discard(struct qcow2 *image, struct refcounts *refcounts) {
@@ -69,7 +57,7 @@ static void shrink_mapping(struct qcow2 *image, struct refcounts *refcounts, u64
     u64 entries = l1_entries_for(image, image->virtual_size);
     u8 *table = heap_take(2 * image->cluster_size);
     if (entries < image->l1_entries) {
-        clear_l1_tail(image, entries);
+        l1_clear(image, entries, image->l1_entries); /* from here on nothing names the tables behind the end any more */
     }
     u64 end = clusters_of(image, old_size);
     for (u64 first = clusters_of(image, image->virtual_size); first < end;) {

@@ -5,6 +5,7 @@
 #include "qcow2/writer.h"
 
 #include "qcow2/clusters.h"
+#include "qcow2/mapping.h"
 
 #define NOWHERE UINT64_MAX
 #define ALL_ZERO 0xffffffff00000000ull /* of a bitmap of subclusters */
@@ -33,19 +34,10 @@ static void write_tables(struct writer *w) {
 }
 
 static void write_l1(struct writer *w) {
-    struct qcow2 *image = image_of(w);
     if (w->l1_first >= w->l1_end) {
         return;
     }
-    void *mark = heap_mark();
-    u64 count = w->l1_end - w->l1_first;
-    u64 *raw = heap_take(8 * count);
-    for (u64 i = 0; i < count; i++) {
-        raw[i] = swap64(image->l1[w->l1_first + i]);
-    }
-    disk_write(&image->disk, image->l1_offset + 8 * w->l1_first, raw, 8 * count);
-    disk_flush(&image->disk);
-    heap_release(mark);
+    l1_write(image_of(w), w->l1_first, w->l1_end);
     w->l1_first = UINT64_MAX;
     w->l1_end = 0;
 }

@@ -11,11 +11,10 @@ granularity and every bit. Two ways in which one cluster of bits is stored (no c
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from .apart import printed_apart
 from .qcow2 import AUTOCLEAR_BITMAPS, OFFSET_MASK, BitmapEntry, Qcow2
 
 IN_USE, RECORDING = 1, 2  # flags of a directory entry
@@ -155,11 +154,10 @@ def difference(theirs: list[Bitmap], ours: list[Bitmap]) -> str:
 
 
 def peak_memory_of_list(path: str) -> int:
-    """Bytes resident in the child of a program of ordinary size: a fork starts with its parent's pages."""
-    script = f"""if True:
+    """Bytes resident in the child."""
+    return printed_apart(f"""if True:
         from sandbox import images
         from sandbox.bitmaps import list_bitmaps
         with images.Image.open({path!r}) as image:
             print(list_bitmaps(image).report.peak_memory)
-    """
-    return int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
+    """)

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from sandbox import errors
 from sandbox.chain import open_chain
@@ -34,6 +34,8 @@ MEGA = 1 << 20
 ONE_OPERATION_RATE = "640k"  # a chunk of 64 KiB takes a slice of time
 CLUSTER_SIZES = (512, 512, 1024, 2048, 4096, 4096, 8192, 16384, 32768, 65536, 65536, 65536, 131072, 524288, 2 * MEGA)
 
+LayerT = TypeVar("LayerT")
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -46,17 +48,20 @@ class Layer:
     size: int
     steps: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.format} {self.size} {self.options}"
+
     @property
     def has_bitmaps(self) -> bool:
         return any(step.startswith("bitmap") for step in self.steps)
 
 
 @dataclass(frozen=True)
-class Scenario:
+class Scenario(Generic[LayerT]):
     """layers: the lowest first. base: the index of the one that is committed to. drop: without emptying the top."""
 
     seed: int
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerT, ...]
     base: int
     drop: bool
     one_at_a_time: bool = False
@@ -69,7 +74,7 @@ class Scenario:
     def __str__(self) -> str:
         lines = [f"seed {self.seed}, base {self.base}, drop {self.drop}"]
         for layer in self.layers:
-            lines.append(f"  {layer.name} {layer.format} {layer.size} {layer.options}")
+            lines.append(f"  {layer}")
             lines += [f"    {step}" for step in layer.steps]
         return "\n".join(lines)
 

@@ -24,7 +24,7 @@ from sandbox.commits import Commit, commit, find_base, open_base
 from sandbox.rebases import open_backing, rebase
 
 from . import qemu
-from .commits import CLUSTER_SIZES, MEGA, ONE_OPERATION_RATE
+from .commits import CLUSTER_SIZES, MEGA, ONE_OPERATION_RATE, Scenario
 from .compare import differences
 from .vmdk import SECTOR, Recipe, Vmdk
 
@@ -41,31 +41,12 @@ class Layer:
     recipe: Recipe | None = None
     options: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.size} {self.recipe or self.options}"
+
     @property
     def format(self) -> str:
         return "vmdk" if self.recipe else "qcow2"
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """layers: the lowest first. base: the index of the one that is committed to."""
-
-    seed: int
-    layers: tuple[Layer, ...]
-    base: int
-    drop: bool
-    one_at_a_time: bool = False
-
-    @property
-    def names_base(self) -> bool:
-        return self.base != len(self.layers) - 2
-
-    def __str__(self) -> str:
-        lines = [f"seed {self.seed}, base {self.base}, drop {self.drop}"]
-        for layer in self.layers:
-            lines.append(f"  {layer.name} {layer.size} {layer.recipe or layer.options}")
-            lines += [f"    {step}" for step in layer.steps]
-        return "\n".join(lines)
 
 
 def _recipe(rng: random.Random, size: int) -> Recipe:
