@@ -14,7 +14,7 @@ import os
 import typing as t
 
 from . import kvm
-from .disks import FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO, SYNC_START
+from .disks import ADVICE_DROP, FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO, SYNC_START
 from .doorbell import Server
 from .rules import File
 
@@ -23,6 +23,7 @@ if t.TYPE_CHECKING:
 
 CHUNK = 1 << 20
 _BEHIND_MAX = 8 << 20  # bytes copied to a file before the kernel is told to write them
+_DROP_MIN = 1 << 20  # bytes of a copy whose source is dropped from the page cache: a call for each small one costs more
 
 # copy_file_range does not do these two files; reading and writing will.
 _COPY_ELSEWHERE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.ETXTBSY)
@@ -82,11 +83,21 @@ class ChangingServer(Server):
         """Bytes copied, fewer only at the end of the source, or -errno."""
         if source == disk and abs(source_offset - offset) < length:
             return -errno.EINVAL  # as copy_file_range says; reading and writing would make a mess of it
-        moved = self._copy_range(self._descriptors[source], source_offset, self._descriptors[disk], offset, length)
-        if moved >= 0:
-            self.bytes_read += moved
-            self.bytes_written += moved
-            self._write_behind(disk, moved)
+        moved = 0
+        while moved < length:
+            step = min(length - moved, _BEHIND_MAX)
+            done = self._copy_range(
+                self._descriptors[source], source_offset + moved, self._descriptors[disk], offset + moved, step
+            )
+            if done < 0:
+                return done
+            self._write_behind(disk, done)
+            self._drop_behind(disk, source, source_offset + moved, done)
+            moved += done
+            if done < step:
+                break
+        self.bytes_read += moved
+        self.bytes_written += moved
         return moved
 
     def _write_behind(self, disk: int, moved: int) -> None:
@@ -95,6 +106,11 @@ class ChangingServer(Server):
         if self._behind[disk] >= _BEHIND_MAX:
             self._library.sync_file_range(self._descriptors[disk], 0, 0, SYNC_START)
             self._behind[disk] = 0
+
+    def _drop_behind(self, disk: int, source: int, offset: int, length: int) -> None:
+        """An overlay that will be emptied need not stay in the page cache: its pages are the next ones to copy to."""
+        if length >= _DROP_MIN and source != disk and self._files[source].writable:
+            self._library.posix_fadvise(self._descriptors[source], offset, length, ADVICE_DROP)
 
     def _copy_range(self, source: int, source_offset: int, target: int, offset: int, length: int) -> int:
         """Copy between files in the kernel, and through the bounce buffer what it will not."""

@@ -16,6 +16,7 @@ from . import errors
 FALLOCATE_RESERVE = 0x01  # keep size
 FALLOCATE_DISCARD = 0x03  # punch hole, keep size
 FALLOCATE_ZERO = 0x10
+ADVICE_DROP = 4  # of posix_fadvise(): will not be needed
 SYNC_START = 0x02  # of sync_file_range(): start to write, wait for nothing
 
 _BLKGETSIZE64 = 0x80081272

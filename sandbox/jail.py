@@ -15,7 +15,7 @@ import time
 import typing as t
 
 from . import errors, kvm
-from .disks import FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO, SYNC_START
+from .disks import ADVICE_DROP, FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO, SYNC_START
 from .rules import File
 from .seccomp import OneOf, Rule, Without
 
@@ -214,6 +214,7 @@ def rules(
         allowed += [
             Rule("pwrite64", (OneOf(0, writable),)),
             Rule("fdatasync", (OneOf(0, writable),)),
+            Rule("fadvise64", (OneOf(0, writable), OneOf(3, (ADVICE_DROP,)))),
             Rule("sync_file_range", (OneOf(0, writable), OneOf(3, (SYNC_START,)))),
             Rule("copy_file_range", (OneOf(0, chain), OneOf(2, writable), OneOf(5, (0,)))),
             Rule("fallocate", (OneOf(0, writable), OneOf(1, (FALLOCATE_RESERVE, FALLOCATE_DISCARD, FALLOCATE_ZERO)))),

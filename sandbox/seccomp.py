@@ -34,6 +34,7 @@ SYSTEM_CALLS = {
     "madvise": 28,
     "fdatasync": 75,
     "ftruncate": 77,
+    "fadvise64": 221,
     "clock_gettime": 228,
     "clock_nanosleep": 230,
     "exit_group": 231,

@@ -120,6 +120,7 @@ ssize_t pwrite(int fd, const void *buffer, size_t count, long offset);
 ssize_t write(int fd, const void *buffer, size_t count);
 int fdatasync(int fd);
 int sync_file_range(int fd, long offset, long length, unsigned int flags);
+int posix_fadvise(int fd, long offset, long length, int advice);
 int ftruncate(int fd, long length);
 int fallocate(int fd, int mode, long offset, long length);
 ssize_t copy_file_range(int in, int64_t *in_offset, int out, int64_t *out_offset, size_t length, unsigned int flags);

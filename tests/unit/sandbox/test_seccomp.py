@@ -53,6 +53,7 @@ CASES = {
     "pread64": ((CHAIN, ANY, 512, 0), {0: (VCPU, PIPE, RECORD, 0)}),
     "pwrite64": ((TARGET, ANY, 512, 0), {0: (CHAIN, VCPU, PIPE)}),
     "fdatasync": ((TARGET,), {0: (CHAIN, PIPE)}),
+    "fadvise64": ((TARGET, 0, ANY, 4), {0: (CHAIN, PIPE), 3: (0, 1, 3, 5)}),
     "sync_file_range": ((TARGET, 0, 0, 2), {0: (CHAIN, PIPE), 3: (1, 4, 7)}),
     "ftruncate": ((TARGET, 512), {0: (CHAIN, PIPE)}),
     "fallocate": ((TARGET, 3, 0, 512), {0: (CHAIN, PIPE), 1: (0, 2, 8, 0x20, 0x40)}),
@@ -168,7 +169,7 @@ def test_rule_that_is_too_long():
 def test_a_guest_that_only_reads_has_fewer_calls():
     names = {rule.name for rule in jail.rules(VCPU, FILES[:1], [PIPE])}
     assert names.isdisjoint(
-        {"pwrite64", "ftruncate", "fallocate", "copy_file_range", "fdatasync", "sync_file_range", "lseek"}
+        {"pwrite64", "ftruncate", "fallocate", "copy_file_range", "fdatasync", "fadvise64", "sync_file_range", "lseek"}
     )
     program = seccomp.program(jail.rules(VCPU, [], [PIPE]))
     assert interpret(program, 17, [0] * 6) == KILL_PROCESS, "without disks nothing can be read"
