@@ -69,14 +69,15 @@ def small() -> Case:
 
 
 @contextlib.contextmanager
-def reflinking(directory: pathlib.Path, size: int) -> t.Iterator[pathlib.Path]:
-    """A directory on an XFS file system that shares extents between files, in a file of its own. Wants to be root."""
-    backing, place = directory / "xfs.raw", directory / "xfs"
+def file_system(directory: pathlib.Path, size: int, kind: str) -> t.Iterator[pathlib.Path]:
+    """A directory on an ext4 as mkfs makes it, or on an XFS that shares extents, in a file. Wants to be root."""
+    make = {"ext4": ["mkfs.ext4", "-q"], "xfs": ["mkfs.xfs", "-q", "-m", "reflink=1"]}[kind]
+    backing, place = directory / f"{kind}.raw", directory / kind
     place.mkdir()
     with open(backing, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, size)
     try:
-        measure.run(["mkfs.xfs", "-q", "-m", "reflink=1", str(backing)])
+        measure.run([*make, str(backing)])
         measure.run(["mount", "-o", "loop", str(backing), str(place)])
         try:
             yield place
@@ -153,9 +154,21 @@ def _command(name: str, folder: pathlib.Path, case: Case) -> list[str]:
 
 def _turn(name: str, master: pathlib.Path, folder: pathlib.Path, case: Case) -> float:
     _copy(master, folder)
-    if name == "call":
-        return measure.seconds_of(_call, folder, case)
-    return measure.seconds_of(measure.run, _command(name, folder, case))
+    work = functools.partial(_call, folder, case)
+    if name != "call":
+        work = functools.partial(measure.run, _command(name, folder, case))
+    seconds = measure.seconds_of(work)
+    # What this turn leaves in memory would push out what the next one is to find there.
+    _forget(folder)
+    return seconds
+
+
+def _forget(folder: pathlib.Path) -> None:
+    """Nothing of these files stays in the page cache."""
+    measure.write_back()
+    for path in folder.iterdir():
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _call(folder: pathlib.Path, case: Case) -> None:

@@ -186,8 +186,9 @@ def all_commits(directory: pathlib.Path, short: bool, repeats: int) -> None:
         commits.small(),
     ]
     show_commits("where copying is copying", [commits.run(directory, case, repeats) for case in cases])
-    with commits.reflinking(directory, max(8 * length, 1 << 30)) as place:
-        show_commits("on XFS, which shares extents", [commits.run(place, commits.dense(length), repeats)])
+    for kind, title in (("ext4", "on an ext4 with a journal"), ("xfs", "on XFS, which shares extents")):
+        with commits.file_system(directory, max(8 * length, 1 << 30), kind) as place:
+            show_commits(title, [commits.run(place, commits.dense(length), repeats)])
 
 
 if __name__ == "__main__":
