@@ -308,7 +308,14 @@ class CommitArena:
         os.makedirs(self.directory)
         build(scenario, self.path("made"))
         for who in copies:
-            subprocess.run(["cp", "-r", "--sparse=always", self.path("made"), self.path(who)], check=True)
+            self._copy(who)
+
+    def _copy(self, who: str) -> None:
+        shutil.rmtree(self.path(who), ignore_errors=True)
+        subprocess.run(["cp", "-r", "--sparse=always", self.path("made"), self.path(who)], check=True)
+
+    def _different(self, names: list[str]) -> list[str]:
+        return [name for name in names if differences(self.path("qemu", name), self.path("ours", name))]
 
     def run(self, scenario: Scenario) -> list[str]:
         """One chain, committed by both; what is wrong with ours."""
@@ -335,7 +342,12 @@ class CommitArena:
             return faults + self._refused_by_qemu(scenario, outcome)
         names = sorted(os.listdir(self.path("made")))
         faults += self._faults(scenario, names, emptied=done.overlay_clusters_cleared > 0)
-        different = [name for name in names if differences(self.path("qemu", name), self.path("ours", name))]
+        different = self._different(names)
+        for _again in range(3 if scenario.one_at_a_time else 0):
+            if different:  # on a busy machine an operation can take longer than its slice of time
+                self._copy("qemu")
+                by_qemu(scenario, self.path("qemu"))
+                different = self._different(names)
         self.tally.outcomes["to the byte" if not different else "in effect"] += 1
         if different and scenario.one_at_a_time:
             faults.append(f"not to the byte: {different}")
