@@ -145,6 +145,12 @@ def _show_vmdk(wanted: _Wanted) -> None:
         b"    cid: %d" % found.content_id,
         b"    parent cid: %d" % found.parent_content_id,
         b"    create type: monolithicSparse",
+        b"    extents:",  # the one that there can be, and it is the file itself
+        b"        [0]:",
+        b"            virtual size: %d" % found.virtual_size,
+        b"            filename: " + shown(wanted.path),
+        b"            cluster size: %d" % found.cluster_size,
+        b"            format: ",
     ]
     say(b"\n".join(lines) + b"\n" + (_chain_text(chain) if chain else b""))
 

@@ -25,6 +25,7 @@ def image_facts(path: str, info: ImageInfo, bitmaps: t.Sequence[Bitmap] = ()) ->
     """The facts of one image. Sizes in bytes; names are None where the image has none. bitmaps: those of the image."""
     return {
         "path": errors.clean(path, 4096),
+        "format": "qcow2",
         "version": info.version,
         "virtual_size": info.virtual_size,
         "file_size": info.file_size,
@@ -51,7 +52,8 @@ def image_facts(path: str, info: ImageInfo, bitmaps: t.Sequence[Bitmap] = ()) ->
 
 
 def vmdk_facts(path: str, info: VmdkInfo) -> dict[str, t.Any]:
-    """The facts of one vmdk image, as image_facts(). Content ids are numbers of 32 bits."""
+    """The facts of one vmdk image, as image_facts(). Content ids are numbers of 32 bits. There are no bitmaps and no
+    snapshots in any."""
     return {
         "path": errors.clean(path, 4096),
         "format": "vmdk",
@@ -64,6 +66,8 @@ def vmdk_facts(path: str, info: VmdkInfo) -> dict[str, t.Any]:
         "parent_content_id": info.parent_content_id,
         "backing_file": _name(info.backing_name),
         "backing_format": _name(info.backing_format),
+        "bitmaps": [],
+        "snapshots": [],
     }
 
 

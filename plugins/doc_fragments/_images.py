@@ -8,8 +8,8 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The options that modules for a list of images have (see module_utils/_module/arguments.py), and in SANDBOX what
-    each module needs and does."""
+    """The options that modules for a list of images have (see module_utils/_module/arguments.py), in CHAIN those of
+    modules that open what an image stands on, and in SANDBOX what each module needs and does."""
 
     DOCUMENTATION = r"""
 options:
@@ -28,6 +28,25 @@ options:
         RV(ignore:error_code=time_limit).
     type: int
     default: 300
+"""
+
+    CHAIN = r"""
+options:
+  allowed_roots:
+    description:
+      - Directories, files and block devices to which names in the images of the chain may lead, besides the directory
+        of the image that has the name. What is below a directory is allowed with it.
+    type: list
+    elements: path
+    default: []
+    version_added: 0.2.0
+  backing_format:
+    description:
+      - The format of backing files where the image that names one does not record it. Formats are never guessed, so a
+        chain with such an image is refused without this.
+    type: str
+    choices: [qcow2, raw, vmdk]
+    version_added: 0.2.0
 """
 
     SANDBOX = r"""

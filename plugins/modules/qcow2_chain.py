@@ -390,6 +390,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.startup imp
 
 save_time()  # on the imports below
 
+from ansible_collections.airlock.images.plugins.module_utils._module.arguments import CHAIN_ARGUMENTS
 from ansible_collections.airlock.images.plugins.module_utils._module.chain import chain_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
@@ -402,8 +403,7 @@ ARGUMENTS = {
     "allow_resize": {"type": "bool", "default": False},
     "siblings": {"type": "list", "elements": "path", "default": []},
     "scan": {"type": "bool", "default": False},
-    "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
-    "allowed_roots": {"type": "list", "elements": "path", "default": []},
+    **CHAIN_ARGUMENTS,
     "rate_limit": {"type": "str"},
     "progress_file": {"type": "path"},
     "timeout": {"type": "int", "default": 86400},

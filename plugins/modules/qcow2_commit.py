@@ -26,6 +26,7 @@ author:
 extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup
+  - airlock.images._images.chain
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -96,22 +97,6 @@ options:
       - drop
       - merge
     default: refuse
-  backing_format:
-    description:
-      - The format of backing files where the image that names one does not record it. Formats are never guessed, so a
-        chain with such an image is refused without this.
-    type: str
-    choices:
-      - qcow2
-      - raw
-      - vmdk
-  allowed_roots:
-    description:
-      - Directories, files and block devices to which names in the images of the chain may lead, besides the directory
-        of the image that has the name. What is below a directory is allowed with it.
-    type: list
-    elements: path
-    default: []
   rate_limit:
     description:
       - How many bytes a second are written at most, as a number, or with one of the suffixes V(k), V(K), V(KiB), V(M),
@@ -361,6 +346,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.startup imp
 
 save_time()  # on the imports below
 
+from ansible_collections.airlock.images.plugins.module_utils._module.arguments import CHAIN_ARGUMENTS
 from ansible_collections.airlock.images.plugins.module_utils._module.commit import commit_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
@@ -371,8 +357,7 @@ ARGUMENTS = {
     "drop": {"type": "bool", "default": False},
     "allow_resize": {"type": "bool", "default": False},
     "bitmaps": {"type": "str", "choices": ["refuse", "drop", "merge"], "default": "refuse"},
-    "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
-    "allowed_roots": {"type": "list", "elements": "path", "default": []},
+    **CHAIN_ARGUMENTS,
     "rate_limit": {"type": "str"},
     "progress_file": {"type": "path"},
     "timeout": {"type": "int", "default": 86400},

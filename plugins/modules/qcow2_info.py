@@ -7,11 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: qcow2_info
-short_description: Read the format facts, the snapshots and the bitmaps of qcow2 images
+short_description: Read the format facts, the snapshots and the bitmaps of qcow2 images, and the chains they stand on
 version_added: 0.1.0
 description:
   - Reads what a qcow2 image says about itself, its internal snapshots and its persistent dirty bitmaps. Nothing is
     written.
+  - Reads vmdk images as well, with O(format=vmdk).
   - Tells the dirty ranges of one bitmap, which is what an incremental backup has to copy.
   - Names of other files that stand in an image are returned as text. Those files are not opened, unless O(chain) asks
     for it.
@@ -22,8 +23,17 @@ extends_documentation_fragment:
   - airlock.images._attributes.actiongroup
   - airlock.images._attributes.info_module
   - airlock.images._images
+  - airlock.images._images.chain
   - airlock.images._images.sandbox
 options:
+  format:
+    description:
+      - The format of the images of O(path). Formats are never guessed.
+      - With V(vmdk), images of one file are read (monolithicSparse). They have neither snapshots nor bitmaps.
+    type: str
+    choices: [qcow2, vmdk]
+    default: qcow2
+    version_added: 0.3.0
   force_share:
     description:
       - Read an image even though another process has it open for writing. What is found there may be out of date in
@@ -62,25 +72,9 @@ options:
         directory of that image or below, or into one of O(allowed_roots); symbolic links on the way must, too.
         Protocols, URLs, FIFOs, devices that are not named in O(allowed_roots), chains that return to themselves, and
         chains of more than 64 layers are refused.
+      - O(allowed_roots) and O(backing_format) are for this, and of no meaning without.
     type: bool
     default: false
-    version_added: 0.2.0
-  allowed_roots:
-    description:
-      - Directories, files and block devices to which names in the images of the chain may lead, besides the directory
-        of the image that has the name. What is below a directory is allowed with it.
-      - Of no meaning without O(chain=true).
-    type: list
-    elements: path
-    default: []
-    version_added: 0.2.0
-  backing_format:
-    description:
-      - The format of backing files where the image that names one does not record it. Formats are never guessed, so a
-        chain with such an image is refused without this.
-      - Of no meaning without O(chain=true).
-    type: str
-    choices: [qcow2, raw, vmdk]
     version_added: 0.2.0
 seealso:
   - module: airlock.images.qcow2_bitmap
@@ -93,22 +87,16 @@ EXAMPLES = r"""
     path: /var/lib/libvirt/images/web.qcow2
   register: web
 
-- name: Show its snapshots
-  ansible.builtin.debug:
-    msg: "{{ web.listing }}"
-
 - name: Refuse images that were not closed
   ansible.builtin.assert:
     that: not web.images[0].dirty
 
 - name: Read images that running machines have open
   airlock.images.qcow2_info:
-    path: "{{ images }}"
-    force_share: true
-  vars:
-    images:
+    path:
       - /var/lib/libvirt/images/db-system.qcow2
       - /var/lib/libvirt/images/db-data.qcow2
+    force_share: true
 
 - name: Find out what an incremental backup has to copy
   airlock.images.qcow2_info:
@@ -116,6 +104,12 @@ EXAMPLES = r"""
     dirty_extents: true
     bitmap: backup
   register: web
+
+- name: Read a vmdk image, and what it stands on
+  airlock.images.qcow2_info:
+    path: /var/lib/libvirt/images/old.vmdk
+    format: vmdk
+    chain: true
 
 - name: Read a chain whose base is kept elsewhere
   airlock.images.qcow2_info:
@@ -137,6 +131,9 @@ RETURN = r"""
 images:
   description:
     - What each image says, in the order of O(path).
+    - Facts that no vmdk image has are not there with O(format=vmdk). These are V(refcount_bits), V(dirty), V(corrupt),
+      V(lazy_refcounts), V(extended_l2), V(compression_type), V(encryption), V(features), V(data_file) and
+      V(bitmap_count). Lists of snapshots and bitmaps are empty.
     - Bytes of names that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
   returned: success
   type: list
@@ -145,134 +142,114 @@ images:
     path:
       description: The image file.
       type: str
-      returned: success
       sample: /var/lib/libvirt/images/web.qcow2
+    format:
+      description: The format, as O(format) says.
+      type: str
+      version_added: 0.3.0
+      sample: qcow2
     version:
-      description: The version of the format, V(2) (C(compat=0.10)) or V(3) (C(compat=1.1)).
+      description: The version of the format, of qcow2 V(2) (C(compat=0.10)) or V(3) (C(compat=1.1)).
       type: int
-      returned: success
-      sample: 3
     virtual_size:
       description: The size of the disk in bytes.
       type: int
-      returned: success
-      sample: 10737418240
     file_size:
       description: The length of the file in bytes, holes included.
       type: int
-      returned: success
-      sample: 393216
     cluster_size:
-      description: The size of a cluster in bytes.
+      description: The size of a cluster, of vmdk a grain, in bytes.
       type: int
-      returned: success
-      sample: 65536
     refcount_bits:
       description: The width of a refcount in bits.
       type: int
-      returned: success
-      sample: 16
     dirty:
       description: Whether the image was not closed by whoever wrote to it last, so that refcounts may be wrong.
       type: bool
-      returned: success
-      sample: false
     corrupt:
       description: Whether QEMU has marked the image as corrupt.
       type: bool
-      returned: success
-      sample: false
     lazy_refcounts:
       description: Whether refcounts may be updated late.
       type: bool
-      returned: success
-      sample: false
     extended_l2:
       description: Whether clusters are divided into subclusters.
       type: bool
-      returned: success
-      sample: false
     compression_type:
       description: How clusters are compressed, V(zlib) or V(zstd).
       type: str
-      returned: success
-      sample: zlib
     encryption:
       description: How the data is encrypted, V(aes) or V(luks). V(null) when it is not.
       type: str
-      returned: success
-      sample: null
     features:
       description:
         - The feature bits that are set, by the numbers that the format gives them.
       type: dict
-      returned: success
       contains:
         incompatible:
           description: Features that a reader must know.
           type: list
           elements: int
-          returned: success
-          sample: []
         compatible:
           description: Features that a reader may ignore.
           type: list
           elements: int
-          returned: success
           sample: [0]
         autoclear:
           description: Features that a writer which does not know them switches off.
           type: list
           elements: int
-          returned: success
-          sample: []
+    zeroed_grains:
+      description: Whether the image can say of a grain that it is zero without storing zeros.
+      type: bool
+      returned: success, with O(format=vmdk)
+      version_added: 0.3.0
+    content_id:
+      description: A number that each program changes which writes to the disk.
+      type: int
+      returned: success, with O(format=vmdk)
+      version_added: 0.3.0
+    parent_content_id:
+      description: The number that the backing file had when the image was made on it. V(4294967295) without one.
+      type: int
+      returned: success, with O(format=vmdk)
+      version_added: 0.3.0
     backing_file:
       description: The name of the backing file, as it stands in the image. V(null) without one.
       type: str
-      returned: success
       sample: base.qcow2
     backing_format:
       description: The format of the backing file, as it stands in the image. V(null) when it is not recorded.
       type: str
-      returned: success
       sample: qcow2
     data_file:
       description: The name of the external data file, as it stands in the image. V(null) without one.
       type: str
-      returned: success
-      sample: null
     bitmap_count:
       description: How many persistent bitmaps the image has, stale ones not counted.
       type: int
-      returned: success
-      sample: 0
     bitmaps:
       description: The bitmaps, in the form of RV(bitmaps).
       type: list
       elements: dict
-      returned: success
       version_added: 0.2.0
-      sample: []
     dirty_extents:
       description: The dirty ranges of the bitmap, in the form of RV(dirty_extents).
       type: list
       elements: dict
       returned: success, with O(dirty_extents=true)
       version_added: 0.2.0
-      sample: []
     extents_next:
       description: Where to go on, in the form of RV(extents_next).
       type: int
       returned: success, with O(dirty_extents=true)
       version_added: 0.2.0
-      sample: null
     chain:
       description: The layers, in the form of RV(chain).
       type: list
       elements: dict
       returned: success, with O(chain=true)
       version_added: 0.2.0
-      sample: []
     chain_drawing:
       description: The chain in one line, in the form of RV(chain_drawing).
       type: str
@@ -283,13 +260,9 @@ images:
       description: The snapshots, in the form of RV(snapshots).
       type: list
       elements: dict
-      returned: success
-      sample: []
     listing:
       description: The snapshots, in the form of RV(listing).
       type: str
-      returned: success
-      sample: ""
 snapshots:
   description:
     - The snapshots of the image, in the order of its table.
@@ -301,53 +274,37 @@ snapshots:
     id:
       description: The id.
       type: str
-      returned: success
       sample: "1"
     name:
       description: The name.
       type: str
-      returned: success
       sample: before-upgrade
     date:
-      description: When the snapshot was taken. All of it is
+      description: When the snapshot was taken.
       type: dict
-      returned: success
       contains:
         seconds:
           description: Seconds since 1970, UTC.
           type: int
-          returned: success
-          sample: 1795250399
         nanoseconds:
           description: Nanoseconds of that second.
           type: int
-          returned: success
-          sample: 123456789
         iso8601:
           description: The same moment as text, in UTC.
           type: str
-          returned: success
           sample: "2026-11-21T08:39:59.123456789Z"
     vm_state_size:
       description: The size of the saved state of a running machine in bytes. 0 without one.
       type: int
-      returned: success
-      sample: 0
     vm_clock:
       description: How long the machine had been running, in nanoseconds.
       type: int
-      returned: success
-      sample: 0
     icount:
       description: The number of instructions the machine had executed. V(null) when it was not recorded.
       type: int
-      returned: success
-      sample: 0
     disk_size:
       description: The size of the disk at the time of the snapshot, in bytes.
       type: int
-      returned: success
-      sample: 10737418240
 listing:
   description:
     - The snapshots as the table that C(qemu-img snapshot -l) prints, with control characters escaped. Empty without
@@ -370,45 +327,31 @@ bitmaps:
     name:
       description: The name.
       type: str
-      returned: success
       sample: backup
     granularity:
       description: How many bytes of the disk a bit stands for.
       type: int
-      returned: success
-      sample: 65536
     recording:
       description: Whether it notes what virtual machines write.
       type: bool
-      returned: success
       sample: true
     in_use:
       description:
         - Whether it was opened and not stored since, by a process that has ended, or that has the image open still.
       type: bool
-      returned: success
-      sample: false
     stale:
       description: Whether a program that does not know bitmaps has written to the image since.
       type: bool
-      returned: success
-      sample: false
     inconsistent:
       description:
         - Whether what it says is not to be relied upon, because it is in use or stale. It can only be removed.
       type: bool
-      returned: success
-      sample: false
     dirty_bytes:
       description: How many bytes of the disk are dirty. V(null) when it is inconsistent.
       type: int
-      returned: success
-      sample: 131072
     dirty_count:
       description: How many of its bits are set. V(null) when it is inconsistent.
       type: int
-      returned: success
-      sample: 2
 dirty_extents:
   description: The dirty ranges of the bitmap, ascending. Ranges that touch are told as one.
   returned: success, with O(dirty_extents=true), when O(path) is one image
@@ -419,13 +362,9 @@ dirty_extents:
     offset:
       description: Where the range begins on the disk, in bytes.
       type: int
-      returned: success
-      sample: 1048576
     length:
       description: How many bytes it has. The last one of a disk ends with the disk.
       type: int
-      returned: success
-      sample: 131072
 extents_next:
   description:
     - Where to go on with O(extents_start), in bytes, when there were more ranges than O(extents_limit).
@@ -446,43 +385,29 @@ chain:
     path:
       description: The file, its name combined with the directory of the image that names it.
       type: str
-      returned: success
       sample: /srv/templates/debian.qcow2
     format:
       description: The format, V(qcow2), V(raw) or V(vmdk).
       type: str
-      returned: success
       sample: qcow2
     depth:
       description: How many layers are above it.
       type: int
-      returned: success
-      sample: 1
     virtual_size:
       description: The size of the disk in bytes.
       type: int
-      returned: success
-      sample: 10737418240
     file_size:
       description: The length of the file in bytes, holes included.
       type: int
-      returned: success
-      sample: 393216
     backing_file:
       description: The name of the backing file, as it stands in the image. V(null) in a base.
       type: str
-      returned: success
-      sample: null
     backing_format:
       description: The format of the backing file, as it stands in the image. V(null) when it is not recorded.
       type: str
-      returned: success
-      sample: null
     data_file:
       description: The external data file, combined like RV(chain[].path). V(null) without one.
       type: str
-      returned: success
-      sample: null
 chain_drawing:
   description:
     - The chain in one line, the base first. Names of files; whole paths where two layers have the same name.
@@ -499,27 +424,13 @@ sandbox:
       description: The layers of the jail that were active.
       type: list
       elements: str
-      returned: success
-      sample:
-        - user_mode_guest
-        - descriptors
-        - namespaces
-        - credentials
-        - no_new_privs
-        - landlock_abi_7
-        - rlimits
-        - seccomp
-        - timer
+      sample: [user_mode_guest, descriptors, namespaces, credentials, no_new_privs, landlock_abi_7, seccomp, timer]
     exits:
       description: How often a guest rang for the host, all guests of the task together.
       type: int
-      returned: success
-      sample: 9
     milliseconds:
       description: How long all guests of the task took, from fork to exit.
       type: float
-      returned: success
-      sample: 11.532
 error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
@@ -528,7 +439,8 @@ error_code:
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(in_use), V(open_failed),
       V(read_failed)).
-    - The image (V(not_qcow2), V(truncated), V(incompatible_features), and more of that kind).
+    - The image (V(not_qcow2), V(truncated), V(incompatible_features), V(not_vmdk), V(vmdk_subformat), and more of that
+      kind).
     - Its bitmaps (V(bitmap_not_found), V(bitmap_inconsistent), V(bitmap_ambiguous)).
     - Its chain (V(backing_absolute), V(backing_outside), V(backing_symlink), V(backing_symlink_loop),
       V(backing_protocol), V(backing_name_nul), V(backing_name_long), V(backing_not_found), V(backing_not_regular),
@@ -555,6 +467,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.startup imp
 save_time()  # on the imports below
 
 from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
+    CHAIN_ARGUMENTS,
     FORCE_SHARE_ARGUMENT,
     IMAGES_ARGUMENTS,
 )
@@ -564,13 +477,13 @@ from ansible_collections.airlock.images.plugins.module_utils._module.outcome imp
 ARGUMENTS = {
     **IMAGES_ARGUMENTS,
     **FORCE_SHARE_ARGUMENT,
+    "format": {"type": "str", "choices": ["qcow2", "vmdk"], "default": "qcow2"},
     "dirty_extents": {"type": "bool", "default": False},
     "bitmap": {"type": "str"},
     "extents_start": {"type": "int", "default": 0},
     "extents_limit": {"type": "int", "default": 10000},
     "chain": {"type": "bool", "default": False},
-    "allowed_roots": {"type": "list", "elements": "path", "default": []},
-    "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
+    **CHAIN_ARGUMENTS,
 }
 
 

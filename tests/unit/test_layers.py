@@ -46,6 +46,7 @@ FACE = {
     "snapshot_facts",
     "snapshots",
     "transaction",
+    "vmdk",
 }  # for flows
 
 

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The options that every module has, documented in doc_fragments/_images.py, and what all of them take for a name."""
+"""The options that several modules have, documented in doc_fragments/_images.py, and what they take for a name."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ IMAGES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
 
 FORCE_SHARE_ARGUMENT: dict[str, dict[str, t.Any]] = {
     "force_share": {"type": "bool", "default": False},
+}
+
+CHAIN_ARGUMENTS: dict[str, dict[str, t.Any]] = {
+    "allowed_roots": {"type": "list", "elements": "path", "default": []},
+    "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
 }
 
 

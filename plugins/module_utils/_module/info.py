@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -21,9 +22,10 @@ SINGLE = ("snapshots", "listing", "bitmaps", "dirty_extents", "extents_next", "c
 def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """Reads the images; returns what RETURN of qcow2_info says. Raises errors.ArgumentError, GroupError."""
     params = module.params
+    record = _vmdk_record if params["format"] == "vmdk" else _image_record
     wanted = Extents(params) if params["dirty_extents"] else None
     with open_images(params["path"], params["timeout"], writable=False, force_share=params["force_share"]) as subjects:
-        images = for_each(lambda subject: _image_record(subject, wanted, params), subjects)
+        images = for_each(lambda subject: {**record(subject, wanted), **_chain(subject, params)}, subjects)
     result: dict[str, t.Any] = {"changed": False, "images": images, "sandbox": sandbox_summary(subjects)}
     if len(images) == 1:
         result.update({key: images[0][key] for key in SINGLE if key in images[0]})
@@ -45,7 +47,7 @@ class Extents:
             )
 
 
-def _image_record(subject: OpenImage, wanted: Extents | None, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def _image_record(subject: OpenImage, wanted: Extents | None) -> dict[str, t.Any]:
     """One element of RETURN's `images`."""
     image: info.ImageInfo = subject.run(info.image_info)
     asked = (wanted.bitmap, wanted.limit, wanted.start) if wanted else ()
@@ -56,12 +58,28 @@ def _image_record(subject: OpenImage, wanted: Extents | None, params: t.Mapping[
         complete = listed.extents_end >= listed.virtual_size
         record["dirty_extents"] = [extent._asdict() for extent in listed.extents]
         record["extents_next"] = None if complete else listed.extents_end
-    if params["chain"]:
-        from ..sandbox.chain_facts import ChainFacts, read_chain  # most tasks look at the images alone
-
-        chain: ChainFacts = subject.run(
-            read_chain, params["backing_format"], params["allowed_roots"], params["force_share"]
-        )
-        record["chain"] = chain.layers
-        record["chain_drawing"] = chain.drawing
     return record
+
+
+def _vmdk_record(subject: OpenImage, wanted: Extents | None) -> dict[str, t.Any]:
+    """The same of a vmdk image. Raises ArgumentError where a bitmap is asked for."""
+    from ..sandbox.vmdk import vmdk_info  # another guest
+
+    if wanted:
+        raise errors.ArgumentError(
+            f"{errors.quote(subject.path)} is read as vmdk, and there are no bitmaps in such images. Leave "
+            "dirty_extents out.",
+            "bitmap_not_found",
+        )
+    return {**facts.vmdk_facts(subject.path, subject.run(vmdk_info)), "path": subject.path, "listing": ""}
+
+
+def _chain(subject: OpenImage, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """What an element has of the image's chain."""
+    if not params["chain"]:
+        return {}
+    from ..sandbox.chain_facts import ChainFacts, read_chain  # most tasks look at the images alone
+
+    read = functools.partial(read_chain, top_format=params["format"])
+    chain: ChainFacts = subject.run(read, params["backing_format"], params["allowed_roots"], params["force_share"])
+    return {"chain": chain.layers, "chain_drawing": chain.drawing}

@@ -169,6 +169,28 @@ def test_command_line(airlock: Airlock, home: pathlib.Path) -> None:
     assert b"Backing chain: base.vmdk <- top.vmdk\n" in text
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, Recipe(3 * MEGA + 512, 4096, 64, True, False, 2), Recipe(MEGA, version=3)])
+def test_info_beside_qemu_img(airlock: Airlock, tmp_path: pathlib.Path, recipe: Recipe) -> None:
+    """The same lines in the same order, but for what the file system alone knows, and what a node's child is."""
+    recipe.make(tmp_path / "base.vmdk")
+    recipe.on(tmp_path / "base.vmdk").make(tmp_path / "a disk.vmdk")
+    for name in (b"base.vmdk", b"a disk.vmdk"):
+        done = airlock(b"info", b"-f", b"vmdk", name, directory=tmp_path)
+        assert (done.code, done.stderr) == (0, b"")
+        theirs = qemu_img(b"info", b"-f", b"vmdk", name, directory=tmp_path).stdout.partition(b"Child node")[0]
+        lines = [line for line in theirs.splitlines() if not line.startswith(b"disk size: ")]
+        assert len(lines) > 12
+        assert [line for line in done.stdout.splitlines() if not line.startswith(b"file length: ")] == lines
+        facts = json.loads(airlock(b"info", b"-f", b"vmdk", b"--output=json", name, directory=tmp_path).stdout)
+        theirs = json.loads(qemu_img(b"info", b"-f", b"vmdk", b"--output=json", name, directory=tmp_path).stdout)
+        for key in ("virtual-size", "cluster-size", "format"):
+            assert facts[key.replace("-", "_")] == theirs[key]
+        assert facts["content_id"] == theirs["format-specific"]["data"]["cid"]
+        assert facts["parent_content_id"] == theirs["format-specific"]["data"]["parent-cid"]
+        assert facts["backing_file"] == theirs.get("backing-filename")
+        assert facts["zeroed_grains"] == recipe.zeroed_grains
+
+
 @pytest.mark.parametrize(
     ("line", "reports"),
     [

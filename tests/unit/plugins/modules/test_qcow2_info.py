@@ -27,6 +27,7 @@ def test_a_plain_image(run_module: Run, script: Script) -> None:
     assert image.pop("listing").count("\n") == 3
     assert image == {
         "path": "a",
+        "format": "qcow2",
         "version": 3,
         "virtual_size": 1 << 20,
         "file_size": 196624,

@@ -10,6 +10,7 @@ import typing as t
 
 import pytest
 
+from tests.differential.harness.vmdk import NO_PARENT, Recipe
 from tests.unit.sandbox.chain_images import overlay, raw
 
 Run = t.Callable[..., dict[str, t.Any]]
@@ -90,3 +91,67 @@ def test_several_images(run_module: Run, top: str, tmp_path: pathlib.Path) -> No
         "base.raw <- second.qcow2",
     ]
     assert "chain" not in answer
+
+
+@pytest.fixture
+def vmdk(tmp_path: pathlib.Path) -> str:
+    """top.vmdk on other/base.vmdk."""
+    (tmp_path / "other").mkdir()
+    base = Recipe(1 << 20, cid=7)
+    base.make(tmp_path / "other/base.vmdk")
+    Recipe(1 << 20, 4096, zeroed_grains=True, parent=b"other/base.vmdk", parent_cid=7).make(tmp_path / "top.vmdk")
+    return str(tmp_path / "top.vmdk")
+
+
+def test_vmdk(run_module: Run, vmdk: str) -> None:
+    answer = run_module("qcow2_info", path=vmdk, format="vmdk")
+    assert (answer["rc"], answer["changed"]) == (0, False), answer
+    assert answer["images"] == [
+        {
+            "path": vmdk,
+            "format": "vmdk",
+            "version": 1,
+            "virtual_size": 1 << 20,
+            "file_size": pathlib.Path(vmdk).stat().st_size,
+            "cluster_size": 4096,
+            "zeroed_grains": True,
+            "content_id": 0x12345678,
+            "parent_content_id": 7,
+            "backing_file": "other/base.vmdk",
+            "backing_format": "vmdk",
+            "bitmaps": [],
+            "snapshots": [],
+            "listing": "",
+        }
+    ]
+    assert (answer["snapshots"], answer["bitmaps"], answer["listing"]) == ([], [], "")
+    assert "chain" not in answer
+
+
+def test_vmdk_chain(run_module: Run, vmdk: str, tmp_path: pathlib.Path) -> None:
+    answer = run_module("qcow2_info", path=vmdk, format="vmdk", chain=True)
+    assert answer["chain_drawing"] == "base.vmdk <- top.vmdk"
+    assert [layer["format"] for layer in answer["chain"]] == ["vmdk", "vmdk"]
+    both = [vmdk, str(tmp_path / "other/base.vmdk")]
+    answer = run_module("qcow2_info", path=both, format="vmdk", chain=True, force_share=True)
+    assert [image["chain_drawing"] for image in answer["images"]] == ["base.vmdk <- top.vmdk", "base.vmdk"]
+    assert answer["images"][1]["parent_content_id"] == NO_PARENT
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"format": "qcow2"}, "not_qcow2"),
+        ({"format": "vmdk", "dirty_extents": True, "bitmap": "b"}, "bitmap_not_found"),
+        ({"format": "vmdk", "chain": True}, "backing_outside"),
+    ],
+)
+def test_vmdk_refusals(run_module: Run, vmdk: str, options: dict[str, t.Any], code: str) -> None:
+    Recipe(1 << 20, parent=b"../base.vmdk", parent_cid=7).make(vmdk)
+    answer = run_module("qcow2_info", path=vmdk, **options)
+    assert (answer["rc"], answer["error_code"]) == (1, code)
+
+
+def test_formats_are_not_guessed(run_module: Run, top: str) -> None:
+    answer = run_module("qcow2_info", path=top, format="vmdk")
+    assert (answer["rc"], answer["error_code"]) == (1, "not_vmdk")
