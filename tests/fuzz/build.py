@@ -2,17 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Makes the fuzzer and its seeds: the guest under sanitizers, and images of the unit tests with an operation each."""
+"""Makes the fuzzers and their seeds: the guest under sanitizers, and images of the unit tests with operations."""
 
 from __future__ import annotations
 
 import shutil
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from tests.fuzz import chain_seeds
 from tests.unit.guest import native
 from tests.unit.guest.images import NAMES, RECIPES
 
@@ -30,6 +31,13 @@ IN_A_ROW = {
     "list_bitmaps.c",
     "snapshots.c",
 }  # pieces of the heap that follow each other are one to them
+PROGRAMS = {
+    "steps": ("steps_harness.c", "mutate_steps.c", "mutate.c", "mutate_bitmaps.c"),
+    "chains": (
+        *("chain_harness.c", "chain_calls.c", "chain_images.c"),
+        *("mutate_chain.c", "mutate_vmdk.c", "mutate.c", "mutate_bitmaps.c"),
+    ),
+}
 OPERATIONS = ("list", "info", "compare", "create", "apply", "delete", "bitmaps", "change")
 ACTIONS = ("add", "remove", "clear", "enable", "disable", "merge")
 BITMAPS = (b"first", b"second", b"fresh")
@@ -41,26 +49,33 @@ def clang() -> str:
     return next((name for name in ("clang", "clang-14") if shutil.which(name)), "clang")
 
 
-def fuzzer(directory: Path, libfuzzer: bool = False, options: Sequence[str] = ()) -> Path:
-    """Compiles the fuzzer into an empty directory: with clang's engine, or with driver.c. Raises CalledProcessError."""
-    compiler = [clang(), "-fsanitize=fuzzer-no-link"] if libfuzzer else ["gcc"]
+def objects(directory: Path, compiler: Sequence[str], options: Sequence[str]) -> list[str]:
+    """Compiles the guest and all of the fuzzers' own files but driver.c; returns those of the guest."""
     guest = [path for path in native.sources() if path.name != "heap.c"]
-    own = [native.HERE / "host.c", native.HERE / "families.c"]
-    own += [HERE / name for name in ("harness.c", "mutate.c", "mutate_bitmaps.c", "heap.c")]
-    own += [] if libfuzzer else [HERE / "driver.c"]
+    guest += [native.HERE / "host.c", native.HERE / "families.c", HERE / "heap.c"]
+    own = [HERE / name for names in PROGRAMS.values() for name in names]
     groups = [
         ([path for path in guest if path.name in IN_A_ROW], ["-Dheap_take=heap_take_row"]),
-        ([path for path in [*guest, *own] if path.name not in IN_A_ROW], []),
+        ([path for path in {*guest, *own} if path.name not in IN_A_ROW], []),
     ]
     for files, more in groups:
         for room, there in groupby(sorted(files), lambda path: path.parent):
-            objects = directory / room.name  # files of different rooms may have the same name
-            objects.mkdir(exist_ok=True)
-            subprocess.run([*compiler, *FLAGS, *options, *more, "-c", *map(str, there)], cwd=objects, check=True)
-    link = [*compiler, "-fsanitize=fuzzer" if libfuzzer else "-g", f"-fsanitize={SANITIZERS}", "-Wl,--wrap=heap_open"]
-    linked = sorted(str(path) for path in directory.rglob("*.o"))
-    subprocess.run([*link, *linked, "-lz", "-lzstd", "-o", "fuzzer"], cwd=directory, check=True)
-    return directory / "fuzzer"
+            place = directory / room.name  # files of different rooms may have the same name
+            place.mkdir(exist_ok=True)
+            command = [*compiler, *FLAGS, *options, *more, "-c", *map(str, there)]
+            subprocess.run(command, cwd=place, check=True)
+    return sorted(str(directory / path.parent.name / f"{path.stem}.o") for path in guest)
+
+
+def fuzzers(directory: Path, libfuzzer: bool = False, options: Sequence[str] = ()) -> None:
+    """Compiles PROGRAMS into an empty directory: with clang's engine, or with driver.c. Raises CalledProcessError."""
+    compiler = [clang(), "-fsanitize=fuzzer-no-link"] if libfuzzer else ["gcc"]
+    engine = ["-fsanitize=fuzzer"] if libfuzzer else [f"-I{native.TOP / 'guest'}", str(HERE / "driver.c")]
+    guest = objects(directory, compiler, options)
+    for name, files in PROGRAMS.items():
+        own = [str(directory / HERE.name / f"{Path(file).stem}.o") for file in files]
+        link = [*compiler, "-g", f"-fsanitize={SANITIZERS}", "-Wl,--wrap=heap_open", *engine, *guest, *own]
+        subprocess.run([*link, "-lz", "-lzstd", "-o", name], cwd=directory, check=True)
 
 
 def step(operation: str, text: bytes) -> bytes:
@@ -135,3 +150,7 @@ def seeds(directory: Path) -> list[Path]:
             seed.write_bytes(start + image)
             made.append(seed)
     return made
+
+
+SEEDS: dict[str, Callable[[Path], list[Path]]] = {"steps": seeds, "chains": chain_seeds.seeds}
+"""What writes a program's seeds into a directory."""

@@ -16,35 +16,43 @@ import pytest
 
 from tests.fuzz import build
 
-INPUTS = 1500
+INPUTS = {"steps": 1500, "chains": 1500}
 PARTS = 2
+DONE = {
+    "steps": ("create", "apply", "delete", "bitmaps", "change"),
+    "chains": ("commit", "rebase", "compress", "relink", "empty"),
+}
 
 
 @pytest.fixture(scope="session")
-def fuzzer(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A directory with the fuzzer and its seeds, made once for all workers."""
+def fuzzers(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A directory with the fuzzers and their seeds, made once for all workers."""
     base = tmp_path_factory.getbasetemp()
     directory = (base if worker_id == "master" else base.parent) / "fuzz"
     directory.mkdir(exist_ok=True)
     with open(directory / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (directory / "fuzzer").exists():
-            (directory / "seeds").mkdir()
-            build.seeds(directory / "seeds")
-            build.fuzzer(directory)
+        if not (directory / "done").exists():
+            for name, make in build.SEEDS.items():
+                (directory / f"{name}-seeds").mkdir()
+                make(directory / f"{name}-seeds")
+            build.fuzzers(directory)
+            (directory / "done").touch()
     return directory
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-def test_fuzz(fuzzer: Path, part: int) -> None:
-    seeds = sorted(str(path) for path in (fuzzer / "seeds").iterdir())
-    command = [str(fuzzer / "fuzzer"), str(part * INPUTS), str(INPUTS), *seeds]
+@pytest.mark.parametrize("name", build.PROGRAMS)
+def test_fuzz(fuzzers: Path, name: str, part: int) -> None:
+    seeds = sorted(str(path) for path in (fuzzers / f"{name}-seeds").iterdir())
+    inputs = INPUTS[name]
+    command = [str(fuzzers / name), str(part * inputs), str(inputs), *seeds]
     done = subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=300, env={**os.environ, **build.ENVIRONMENT}
     )
     assert done.returncode == 0, done.stderr[-4000:]
     # The inputs get somewhere: of each operation a good part is carried out.
-    for operation in ("create", "apply", "delete", "bitmaps", "change"):
+    for operation in DONE[name]:
         found = re.search(rf"{operation} (\d+) of (\d+)", done.stdout)
         assert found
-        assert int(found[1]) > INPUTS // 50, done.stdout
+        assert int(found[1]) > inputs // 50, done.stdout

@@ -163,6 +163,19 @@ class Vmdk:
         return bytes(disk)
 
 
+def filled(recipe: Recipe, grains: list[bytes]) -> bytes:
+    """An image with these grains, every other one of its disk."""
+    image = bytearray(recipe.image())
+    first, size = len(image) // SECTOR, recipe.grain // SECTOR
+    for copy in (48, 56) if recipe.redundant else (56,):
+        (place,) = struct.unpack_from("<Q", image, copy)
+        for index in range(len(grains)):
+            table, slot = divmod(2 * index, recipe.entries)
+            (sector,) = struct.unpack_from("<I", image, place * SECTOR + 4 * table)
+            struct.pack_into("<I", image, sector * SECTOR + 4 * slot, first + index * size)
+    return bytes(image) + b"".join(grains)
+
+
 def patch(path: str | os.PathLike[str], offset: int, content: bytes) -> None:
     with open(path, "r+b") as file:
         file.seek(offset)

@@ -108,6 +108,7 @@ class Guest:
         self.ffi.cdef(declarations())
         self.lib = self.ffi.dlopen(str(library))
         self.host = self.lib.host_open()
+        self.disk = self.host.disks[0]
         self.refusals = self._names("enum refusal", "REFUSAL_")
         self.tables = self._names("enum table", "TABLE_")
         self.operations = self._names("enum doorbell_operation", "DOORBELL_")
@@ -124,7 +125,7 @@ class Guest:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             size = os.fstat(descriptor).st_size
-            self.host.length = size
+            self.disk.length = size
             position = 0
             while position < size:
                 try:
@@ -144,21 +145,22 @@ class Guest:
 
     def load_bytes(self, image: bytes) -> None:
         self.lib.host_clear()
-        self.host.length = len(image)
+        self.disk.length = len(image)
         self.lib.host_load(image, 0, len(image))
 
     def load_other(self, image: bytes) -> None:
         """Disk 1, which is only read: a source of merges. Till the next load(); b"": there is none."""
         self._other = self.ffi.from_buffer(image)
-        self.host.other = self.ffi.cast("uint8_t *", self._other)
-        self.host.other_length = len(image)
+        other = self.host.disks[1]
+        other.bytes = self.ffi.cast("uint8_t *", self._other) if image else self.ffi.NULL
+        other.length = other.limit = len(image)
 
     def image(self) -> bytes:
         """The whole disk as it is now."""
-        return bytes(self.ffi.buffer(self.host.disk, self.host.length))
+        return bytes(self.ffi.buffer(self.disk.bytes, self.disk.length))
 
     def store(self, path: str | Path) -> None:
-        Path(path).write_bytes(self.ffi.buffer(self.host.disk, self.host.length))
+        Path(path).write_bytes(self.ffi.buffer(self.disk.bytes, self.disk.length))
 
     def fail(self, index: int, with_errno: int = errno.EIO, operation: str = "") -> None:
         """The request with this index (of those with this operation) fails; till the next load()."""
@@ -175,7 +177,7 @@ class Guest:
         self.ffi.buffer(self.host.call)[:] = bytes(len(self.host.call))
         call.header.abi_version = self.lib.ABI_VERSION
         call.header.operation = getattr(self.lib, f"CALL_{operation.upper()}")
-        call.header.disk_count = 2 if self.host.other_length else 1
+        call.header.disk_count = 2 if self.host.disks[1].bytes else 1
         self._fill(call, fields)
         return self._outcome(self.lib.host_run(), operation)
 

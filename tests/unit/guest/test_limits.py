@@ -83,7 +83,7 @@ def test_snapshots_that_share_the_active_l1_table(guest: Guest, tiny: bytes) -> 
 def test_a_file_that_claims_8_tib(guest: Guest, tiny: bytes) -> None:
     """Nothing beyond what is counted is looked at."""
     guest.load_bytes(tiny)
-    guest.host.length = (8 << 40) - (1 << 20)
+    guest.disk.length = (8 << 40) - (1 << 20)
     answer = guest.create(b"fresh")
     assert answer.refusal == ""
     assert answer.requests < FEW
@@ -135,9 +135,9 @@ def test_the_stack(tmp_path: Path) -> None:
 
 def named_blocks(guest: Guest) -> int:
     """Entries of the refcount table in use."""
-    head = bytes(guest.ffi.buffer(guest.host.disk, 112))
+    head = bytes(guest.ffi.buffer(guest.disk.bytes, 112))
     start, clusters = field(head, "refcount_table_offset"), field(head, "refcount_table_clusters")
-    table = bytes(guest.ffi.buffer(guest.host.disk + start, clusters * CLUSTER))
+    table = bytes(guest.ffi.buffer(guest.disk.bytes + start, clusters * CLUSTER))
     return sum(entry != 0 for (entry,) in struct.iter_unpack(">Q", table))
 
 

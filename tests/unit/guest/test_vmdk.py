@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.differential.harness.vmdk import FLAG_COMPRESSED, FLAG_MARKERS, SECTOR, Recipe, Vmdk
+from tests.differential.harness.vmdk import FLAG_COMPRESSED, FLAG_MARKERS, SECTOR, Recipe, Vmdk, filled
 from tests.unit.guest.native import Answer, Guest
 
 MEGA = 1 << 20
@@ -352,16 +352,3 @@ def test_a_commit_between_damaged_images(library: Guest, which: str, damage: lis
         assert after == base
     else:
         assert Vmdk(after).shown() == Vmdk(top).shown(Vmdk(base).shown())
-
-
-def filled(recipe: Recipe, grains: list[bytes]) -> bytes:
-    """An image of small grains, with every other one of the disk."""
-    image = bytearray(recipe.image())
-    first = len(image) // SECTOR
-    for copy in ("redundant", "directory"):
-        (place,) = struct.unpack_from("<Q", image, 56 if copy == "directory" else 48)
-        for index in range(len(grains)):
-            table, slot = divmod(2 * index, recipe.entries)
-            (sector,) = struct.unpack_from("<I", image, place * SECTOR + 4 * table)
-            struct.pack_into("<I", image, sector * SECTOR + 4 * slot, first + index)
-    return bytes(image) + b"".join(grains)

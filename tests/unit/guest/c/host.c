@@ -40,9 +40,9 @@ static void *reserve_memory(size_t size) {
 }
 
 struct host *host_open(void) {
-    if (host.disk == NULL) {
+    if (host.disks[0].bytes == NULL) {
         host.capacity = 1ull << 43;
-        host.disk = reserve_memory(host.capacity);
+        host.disks[0].bytes = reserve_memory(host.capacity);
         heap = reserve_memory(HEAP_BYTES);
     }
     host_clear();
@@ -50,29 +50,29 @@ struct host *host_open(void) {
 }
 
 void host_clear(void) {
-    u8 *disk = host.disk;
+    u8 *disk = host.disks[0].bytes;
+    u64 length = host.disks[0].length;
     u64 capacity = host.capacity;
-    if (host.length > 64 * MIB) {
-        madvise(disk, host.length, MADV_DONTNEED);
+    if (length > 64 * MIB) {
+        madvise(disk, length, MADV_DONTNEED);
     } else {
-        memset(disk, 0, host.length);
+        memset(disk, 0, length);
     }
     memset(&host, 0, offsetof(struct host, log));
-    host.disk = disk;
-    host.capacity = host.limit = capacity;
+    host.disks[0] = (struct host_disk){.bytes = disk, .limit = capacity, .writable = 1};
+    host.capacity = capacity;
     host.fail_at = UINT64_MAX;
     host.requests_max = 1u << 20;
-    host.writable = 1;
 }
 
 void host_rest(void) {
-    madvise(host.disk, host.capacity, MADV_DONTNEED);
+    madvise(host.disks[0].bytes, host.capacity, MADV_DONTNEED);
     madvise(heap, HEAP_BYTES, MADV_DONTNEED);
-    host.length = 0;
+    host.disks[0].length = 0;
     host_clear();
 }
 
-void host_load(const u8 *bytes, u64 offset, u64 length) { memcpy(host.disk + offset, bytes, length); }
+void host_load(const u8 *bytes, u64 offset, u64 length) { memcpy(host.disks[0].bytes + offset, bytes, length); }
 
 const void *call_memory(void) { return host.call; }
 
@@ -90,87 +90,93 @@ _Noreturn void finish(const void *payload, u64 length) {
     end(HOST_FINISHED);
 }
 
+static bool is_there(u32 index) { return index < HOST_DISKS && host.disks[index].bytes != NULL; }
+
 static void check(const struct doorbell_request *request) {
     u64 limit = INT64_MAX;
-    bool changes = request->operation != DOORBELL_READ;
     bool known = request->operation >= DOORBELL_READ && request->operation <= DOORBELL_PROGRESS;
-    bool there = request->disk == 0 || (request->disk == 1 && host.other_length != 0 && !changes);
-    there &= request->source_disk == 0 || (request->source_disk == 1 && host.other_length != 0);
-    if (!known || !there || request->offset > limit || request->length > limit - request->offset ||
-        (changes && !host.writable)) {
+    bool writes = request->operation != DOORBELL_READ && request->operation != DOORBELL_PROGRESS;
+    if (!known || !is_there(request->disk) || !is_there(request->source_disk) || request->offset > limit ||
+        request->length > limit - request->offset || (writes && host.disks[request->disk].writable == 0)) {
         end(HOST_BROKEN);
     }
 }
 
-static void cut_or_grow(u64 length) {
-    if (length < host.length) {
-        memset(host.disk + length, 0, host.length - length);
+/* Bytes of a request that are there. */
+static u64 there(const struct host_disk *disk, u64 offset, u64 length) {
+    return offset < disk->length ? min64(length, disk->length - offset) : 0;
+}
+
+static int64_t read_disk(const struct doorbell_request *request) {
+    const struct host_disk *disk = &host.disks[request->disk];
+    u64 length = there(disk, request->offset, request->length);
+    if (length > 0) {
+        memcpy((void *)(uintptr_t)request->memory, disk->bytes + request->offset, length);
     }
-    host.length = length;
+    host.moved += length;
+    return (int64_t)length;
+}
+
+static int64_t write_disk(const struct doorbell_request *request) {
+    struct host_disk *disk = &host.disks[request->disk];
+    u64 length = request->length;
+    if (request->offset + length > disk->limit) {
+        return -EFBIG;
+    }
+    disk->changes++;
+    u8 *to = disk->bytes + request->offset;
+    if (request->operation == DOORBELL_ZERO) {
+        memset(to, 0, length);
+    } else if (request->operation == DOORBELL_WRITE) {
+        memcpy(to, (const void *)(uintptr_t)request->memory, length);
+        host.moved += length;
+    } else {
+        const struct host_disk *source = &host.disks[request->source_disk];
+        length = there(source, request->source_offset, length);
+        if (length > 0) {
+            memmove(to, source->bytes + request->source_offset, length);
+        }
+    }
+    if (length > 0) {
+        disk->length = max64(disk->length, request->offset + length);
+    }
+    return request->operation == DOORBELL_ZERO ? 0 : (int64_t)length;
+}
+
+static int64_t discard(const struct doorbell_request *request) {
+    struct host_disk *disk = &host.disks[request->disk];
+    disk->changes++;
+    memset(disk->bytes + request->offset, 0, there(disk, request->offset, request->length));
+    return 0;
+}
+
+static int64_t resize(const struct doorbell_request *request) {
+    struct host_disk *disk = &host.disks[request->disk];
+    if (request->length > disk->limit) {
+        return -EFBIG;
+    }
+    disk->changes += request->length != disk->length;
+    if (request->length < disk->length) {
+        memset(disk->bytes + request->length, 0, disk->length - request->length);
+    }
+    disk->length = request->length;
+    return 0;
 }
 
 static int64_t serve(const struct doorbell_request *request) {
-    u64 end_of_request = request->offset + request->length;
-    void *memory = (void *)(uintptr_t)request->memory;
     switch (request->operation) {
-    case DOORBELL_READ: {
-        const u8 *disk = request->disk == 0 ? host.disk : host.other;
-        u64 end_of_disk = request->disk == 0 ? host.length : host.other_length;
-        u64 left = request->offset < end_of_disk ? end_of_disk - request->offset : 0;
-        u64 length = min64(request->length, left);
-        if (length > 0) {
-            memcpy(memory, disk + request->offset, length);
-        }
-        host.moved += length;
-        return (int64_t)length;
-    }
+    case DOORBELL_READ:
+        return read_disk(request);
     case DOORBELL_WRITE:
-        if (end_of_request > host.limit) {
-            return -EFBIG;
-        }
-        memcpy(host.disk + request->offset, memory, request->length);
-        host.length = max64(host.length, end_of_request);
-        host.moved += request->length;
-        host.changes++;
-        return (int64_t)request->length;
-    case DOORBELL_COPY: {
-        const u8 *source = request->source_disk == 0 ? host.disk : host.other;
-        u64 end_of_source = request->source_disk == 0 ? host.length : host.other_length;
-        u64 left = request->source_offset < end_of_source ? end_of_source - request->source_offset : 0;
-        u64 length = min64(request->length, left);
-        if (end_of_request > host.limit) {
-            return -EFBIG;
-        }
-        if (length > 0) {
-            memmove(host.disk + request->offset, source + request->source_offset, length);
-            host.length = max64(host.length, request->offset + length);
-        }
-        host.changes++;
-        return (int64_t)length;
-    }
+    case DOORBELL_COPY:
     case DOORBELL_ZERO:
-        if (end_of_request > host.limit) {
-            return -EFBIG;
-        }
-        memset(host.disk + request->offset, 0, request->length);
-        host.length = max64(host.length, end_of_request);
-        host.changes++;
-        return 0;
+        return write_disk(request);
     case DOORBELL_DISCARD:
-        host.changes++;
-        if (request->offset < host.length) {
-            memset(host.disk + request->offset, 0, min64(request->length, host.length - request->offset));
-        }
-        return 0;
+        return discard(request);
     case DOORBELL_RESIZE:
-        if (request->length > host.limit) {
-            return -EFBIG;
-        }
-        host.changes += request->length != host.length;
-        cut_or_grow(request->length);
-        return 0;
+        return resize(request);
     case DOORBELL_RESERVE:
-        return end_of_request > host.limit ? -ENOSPC : 0;
+        return request->offset + request->length > host.disks[request->disk].limit ? -ENOSPC : 0;
     default:
         return 0;
     }
@@ -228,8 +234,9 @@ int enter(entry *function, void *argument) {
     bell.count = 0;
     host.payload_length = 0;
     memset(host.result, 0, sizeof(host.result));
-    ((struct call_header *)host.call)->disk_size[0] = host.length;
-    ((struct call_header *)host.call)->disk_size[1] = host.other_length;
+    for (u32 i = 0; i < HOST_DISKS; i++) {
+        ((struct call_header *)host.call)->disk_size[i] = host.disks[i].length;
+    }
     heap_open(NULL, 0);
     function(argument);
     return HOST_FINISHED;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 enum host_sizes {
+    HOST_DISKS = 8,
     HOST_LOG = 65536,
     HOST_RESULT = 32768,
     HOST_CALL = 65536
@@ -29,24 +30,26 @@ struct host_request { /* as it came in */
     uint64_t length;
 };
 
-struct host {
-    uint8_t *disk;        /* `capacity` bytes, zero behind `length` */
-    const uint8_t *other; /* disk 1, when other_length is not 0: it can only be read */
-    uint64_t other_length;
-    uint64_t capacity;
+struct host_disk {
+    uint8_t *bytes; /* room for `limit`, zero behind `length`; NULL: there is no such disk */
     uint64_t length;
-    uint64_t limit;    /* the file may grow to; behind it EFBIG */
-    uint64_t fail_at;  /* index of the request that fails; all ones: none */
-    uint64_t fail_for; /* only requests with this operation are counted for fail_at; 0: all */
-    int64_t fail_with; /* negated errno */
-    uint64_t counted;  /* for fail_at */
+    uint64_t limit; /* the file may grow to; behind it EFBIG */
+    uint32_t writable;
+    uint32_t changes; /* requests that changed the disk or its length */
+};
+
+struct host {
+    struct host_disk disks[8]; /* the first one is there always, and is the host's; the others are the caller's */
+    uint64_t capacity;         /* bytes of memory for the first one */
+    uint64_t fail_at;          /* index of the request that fails; all ones: none */
+    uint64_t fail_for;         /* only requests with this operation are counted for fail_at; 0: all */
+    int64_t fail_with;         /* negated errno */
+    uint64_t counted;          /* for fail_at */
     uint64_t requests;
     uint64_t requests_max;
     uint64_t moved; /* bytes read and written */
     uint32_t batches;
-    uint32_t writable;
     uint32_t logged;
-    uint32_t changes; /* requests that changed the disk or its length */
     const uint8_t *payload;
     uint64_t payload_length;
     uint64_t lowest_stack; /* bytes that the deepest ring had below the start */
@@ -56,7 +59,7 @@ struct host {
 };
 
 struct host *host_open(void);
-void host_load(const uint8_t *bytes, uint64_t offset, uint64_t length);
+void host_load(const uint8_t *bytes, uint64_t offset, uint64_t length); /* on the first disk */
 void host_clear(void);
 void host_rest(void); /* gives the memory of disk and heap back */
 int host_run(void);

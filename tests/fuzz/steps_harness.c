@@ -20,6 +20,7 @@ enum {
 
 static u8 before[BYTES_MAX];
 static struct host *host;
+static struct host_disk *disk;
 static u32 accepted[OPERATIONS + 1]; /* successes by operation, for the driver's summary */
 static u32 done[OPERATIONS + 1];
 
@@ -143,7 +144,7 @@ static u32 write_call(const struct input_step *step) {
 
 /* After a refusal that says that nothing was written. */
 static void check_untouched(u64 length) {
-    if (host->length != length || memcmp(host->disk, before, length) != 0) {
+    if (disk->length != length || memcmp(disk->bytes, before, length) != 0) {
         fail("refused as unmodified, but the file changed");
     }
 }
@@ -235,26 +236,25 @@ static void check_bitmaps(const struct input_step *step) {
 
 /* False: what comes next has nothing to work on. */
 static bool run_step(const struct input_step *step, bool faulty) {
-    u64 length = host->length;
+    u64 length = disk->length;
     current = step;
-    memcpy(before, host->disk, length);
-    u32 changes = host->changes;
+    memcpy(before, disk->bytes, length);
+    u32 changes = disk->changes;
     u32 operation = write_call(step);
     bool reads = operation < CALL_CREATE || operation == CALL_BITMAPS ||
                  (operation == CALL_CHANGE_BITMAP && ((const struct call_change_bitmap *)host->call)->dry_run != 0);
     host->requests = host->logged = 0;
-    host->other = before;
-    host->other_length = length;
+    host->disks[1] = (struct host_disk){.bytes = before, .length = length};
     run(host_run);
     const struct result_header result = *header();
-    bool full = result.code == REFUSAL_NO_SPACE || result.code == REFUSAL_WRITE_FAILED; /* behind host->limit */
+    bool full = result.code == REFUSAL_NO_SPACE || result.code == REFUSAL_WRITE_FAILED; /* behind disk->limit */
     bool failed = full || (faulty && host->fail_at < host->counted);
     done[operation]++;
     if (result.code > REFUSAL_BITMAPS_OVERLAP || result.text_length > MESSAGE_TEXT_MAX) {
         fail("no such refusal");
     }
     host->fail_at = UINT64_MAX;
-    if (reads && (host->changes != changes || result.modified != 0)) {
+    if (reads && (disk->changes != changes || result.modified != 0)) {
         fail("an operation that reads has written");
     }
     if (result.modified == 0) {
@@ -293,9 +293,10 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
     }
     memcpy(&input, data, sizeof(input));
     host = host_open();
+    disk = &host->disks[0];
     host_load(data + sizeof(input), 0, size - sizeof(input));
-    host->length = size - sizeof(input) + 512ull * (input.more % MORE_MAX);
-    host->limit = host->length + GROWTH;
+    disk->length = size - sizeof(input) + 512ull * (input.more % MORE_MAX);
+    disk->limit = disk->length + GROWTH;
     host->requests_max = REQUESTS_MAX;
     bool faulty = input.fail_at != 0xffff;
     if (faulty) {
