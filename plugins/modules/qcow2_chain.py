@@ -108,10 +108,12 @@ options:
   scan:
     description:
       - Whether siblings are looked for, in the directories of the layers and in O(allowed_roots), with all below. Each
-        file there is looked at in a guest, which takes some milliseconds.
-      - Files that cannot be opened, and what is no qcow2 image, are passed over. Name vmdk overlays in O(siblings).
+        file there is looked at in guests, which takes some milliseconds.
+      - Qcow2 and vmdk images are found. What is neither is passed over.
       - The task warns of images whose backing files are in places where no name may lead, and of those that are qcow2
-        images but could not be read as such. They are no obstacle.
+        or vmdk images but could not be read, such as vmdk images in several files. They are no obstacle.
+      - While there are files that cannot be opened, or directories that cannot be listed, nothing is committed and
+        nothing removed. The task fails with RV(error_code=siblings_unknown), or with O(method=auto) pulls.
     type: bool
     default: false
   backing_format:
@@ -363,14 +365,15 @@ error_code:
     - The options (V(no_layers), V(bad_timeout), V(bad_rate_limit), V(bad_progress_file), V(duplicate_path),
       V(layer_not_found), V(bad_allowed_root), V(backing_format_missing), V(backing_name_ambiguous),
       V(backing_name_long)).
-    - The chain (V(base_has_backing), V(has_siblings), V(base_resize), V(backing_loop), V(backing_name_room),
-      V(compress_data_file), V(drop_loses), V(drop_block_device), V(overlay_replaced), V(too_many_files), and those of
-      the policy for names, such as V(backing_outside), V(backing_protocol), V(backing_not_found), V(chain_too_deep)).
+    - The chain (V(base_has_backing), V(has_siblings), V(siblings_unknown), V(base_resize), V(backing_loop),
+      V(backing_name_room), V(compress_data_file), V(drop_loses), V(drop_block_device), V(overlay_replaced),
+      V(too_many_files), and those of the policy for names, such as V(backing_outside), V(backing_protocol),
+      V(backing_not_found), V(chain_too_deep)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The files (V(not_found), V(exists), V(is_directory), V(not_regular), V(permission_denied), V(read_only),
       V(in_use), V(open_failed), V(no_space), V(read_failed), V(write_failed)).
-    - The images (V(not_qcow2), V(truncated), V(incompatible_features), V(dirty), V(corrupt), V(refcount_too_low),
-      V(overlap), V(outside_file), V(encrypted), V(compressed_cluster), and more of that kind).
+    - The images (V(not_qcow2), V(not_vmdk), V(truncated), V(incompatible_features), V(dirty), V(corrupt),
+      V(refcount_too_low), V(overlap), V(outside_file), V(encrypted), V(compressed_cluster), and more of that kind).
     - The guest (V(time_limit), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
   returned: failure
   type: str

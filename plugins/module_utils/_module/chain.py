@@ -144,7 +144,7 @@ def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
         clock.reports += chain.reports
         plan = Plan(chain, wanted, clock, stack)
         found = find_siblings(wanted, plan.own_files(), clock)
-        plan.decide(found.siblings)
+        plan.decide(found)
         if found.unclear and plan.changes:
             module.warn(unclear_warning(found.unclear))
         task = Task(plan)

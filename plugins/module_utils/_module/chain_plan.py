@@ -13,7 +13,7 @@ from ..sandbox import commits, errors, rebases
 from ..sandbox.chain import Chain, Layer
 from ..sandbox.images import Limits
 from ..sandbox.rebases import NewBacking
-from .chain_siblings import Sibling
+from .chain_siblings import Search
 from .chain_wanted import Wanted
 from .commit import Clock
 
@@ -69,7 +69,7 @@ class Plan:
         self.wanted = wanted
         self.clock = clock
         self.joints = self._find_joints(stack)
-        self.siblings: list[Sibling] = []
+        self.found = Search([], [], [])
         self.names = [self._name(joint) for joint in self.joints]
 
     @property
@@ -85,9 +85,9 @@ class Plan:
         ]
         return {layer.key: layer.path for layer in layers}
 
-    def decide(self, siblings: t.Sequence[Sibling]) -> None:
+    def decide(self, found: Search) -> None:
         """Says for each joint what is to be done there. Raises AirlockError where nothing can be."""
-        self.siblings = list(siblings)
+        self.found = found
         for joint in self.joints:
             if joint.backing:
                 self._pulls(joint, REBASE, "the chain did not have that file")
@@ -232,8 +232,8 @@ class Plan:
         return self._used([*joint.between[1:], *([joint.lower] if joint.lower else [])], joint.upper)
 
     def _used(self, layers: t.Sequence[Layer], upper: Layer) -> errors.AirlockError | None:
-        """The refusal when another overlay stands on one of the layers, and not by way of `upper`."""
-        for sibling in self.siblings:
+        """The refusal when another overlay stands on one of the layers, and not by way of `upper`, or may do so."""
+        for sibling in self.found.siblings:
             for layer in layers:
                 if layer.key in sibling.below and upper.key not in sibling.below:
                     return errors.ArgumentError(
@@ -242,6 +242,13 @@ class Plan:
                         "stands on, and leave drop out.",
                         "has_siblings",
                     )
+        for error in self.found.closed if layers else ():
+            return errors.ArgumentError(
+                f"{error.message} scan cannot tell whether it stands on {errors.quote(layers[-1].path)}, and would "
+                "show something else if that changed. Or set method to pull, which changes no file that another one "
+                "stands on, and leave drop out.",
+                "siblings_unknown",
+            )
         return None
 
     def _check_drop(self, joint: Joint) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pathlib
@@ -14,101 +13,9 @@ import typing as t
 
 import pytest
 
-from tests.unit.plugins.running import PLUGINS
+from tests.unit.plugins.chains import Task, actions, overlay, run, shown
 
 Run = t.Callable[..., dict[str, t.Any]]
-Task = t.Callable[..., dict[str, t.Any]]
-
-
-def run(*command: str, directory: pathlib.Path) -> None:
-    subprocess.run(command, cwd=directory, check=True, capture_output=True)
-
-
-def shown(path: pathlib.Path) -> bytes:
-    """The disk as qemu-img reads it; the image has to be sound."""
-    target = path.with_suffix(".shown")
-    run("qemu-img", "check", "-f", "qcow2", path.name, directory=path.parent)
-    run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", path.name, target.name, directory=path.parent)
-    content = target.read_bytes()
-    target.unlink()
-    return content
-
-
-def overlay(directory: pathlib.Path, name: str, below: str | None, *writes: str, size: str = "4M") -> None:
-    backing = ("-b", below, "-F", "qcow2") if below else ()
-    run("qemu-img", "create", "-q", "-f", "qcow2", *backing, name, size, directory=directory)
-    for write in writes:
-        run("qemu-io", "-f", "qcow2", "-c", write, name, directory=directory)
-
-
-@pytest.fixture
-def home(tmp_path: pathlib.Path) -> pathlib.Path:
-    """base <- a <- b <- top: b has most."""
-    overlay(tmp_path, "base", None, "write -P 1 0 700k")
-    overlay(tmp_path, "a", "base", "write -P 2 512k 64k")
-    overlay(tmp_path, "b", "a", "write -P 3 1M 1M", "write -z 0 64k")
-    overlay(tmp_path, "top", "b", "write -P 4 1M 900k", "write -P 5 3M 64k")
-    return tmp_path
-
-
-@pytest.fixture
-def task(run_module: Run, home: pathlib.Path) -> Task:
-    """The task in check mode, for real, and both again: the third and fourth change nothing, and the top shows the
-    same. Returns the answer of the real run, with that of check mode as `foreseen`."""
-
-    def run_task(*layers: str, **arguments: t.Any) -> dict[str, t.Any]:
-        paths = [str(home / layer) for layer in layers]
-        top = next(layer for layer in reversed(layers) if (home / layer).exists())
-        content = shown(home / top)
-        files = {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()}
-        answers = []
-        for number in range(4):
-            check = number in (0, 2)
-            answers.append(run_module("qcow2_chain", layers=paths, check=check, diff=True, **arguments))
-            assert answers[-1]["rc"] == 0, answers[-1]
-            if number == 0:
-                assert {path.name: path.read_bytes() for path in home.iterdir() if path.is_file()} == files
-        foreseen, done, *again = answers
-        assert [foreseen["changed"], done["changed"], *(each["changed"] for each in again)] == [
-            True,
-            True,
-            False,
-            False,
-        ]
-        assert foreseen["plan"] == done["plan"]
-        assert foreseen["diff"] == done["diff"]
-        assert [each["plan"] for each in again] == [[], []]
-        assert again[1]["diff"]["before"] == again[1]["diff"]["after"]
-        for one, other in zip(foreseen["chain"], done["chain"]):
-            assert {**one, "file_size": 0} == {**other, "file_size": 0}
-        assert again[1]["chain"] == done["chain"]
-        assert [os.path.basename(each["path"]) for each in done["chain"]] == list(layers)[::-1]
-        assert shown(home / layers[-1]) == content
-        return {**done, "foreseen": foreseen}
-
-    return run_task
-
-
-@pytest.fixture
-def refused(run_module: Run, home: pathlib.Path) -> Task:
-    """A task that fails and touches nothing."""
-
-    def run_task(*layers: str, **arguments: t.Any) -> dict[str, t.Any]:
-        files = {path.name: path.read_bytes() for path in home.rglob("*") if path.is_file()}
-        answer = run_module("qcow2_chain", layers=[str(home / layer) for layer in layers], **arguments)
-        assert answer["rc"] == 1, answer
-        assert {path.name: path.read_bytes() for path in home.rglob("*") if path.is_file()} == files
-        return answer
-
-    return run_task
-
-
-def actions(answer: dict[str, t.Any]) -> list[tuple[str, ...]]:
-    names = ((step["layer"], step["onto"] or "") for step in answer["plan"])
-    return [
-        (step["action"], os.path.basename(layer), os.path.basename(onto))
-        for step, (layer, onto) in zip(answer["plan"], names)
-    ]
 
 
 def test_the_way_that_writes_less(task: Task, home: pathlib.Path) -> None:
@@ -222,117 +129,6 @@ def test_another_base(task: Task, refused: Task, home: pathlib.Path) -> None:
     assert done["diff"]["before"] == "base- <- a* <- b <- top\n"
 
 
-def test_siblings(task: Task, refused: Task, home: pathlib.Path) -> None:
-    overlay(home, "sibling", "base")
-    (home / "deep").mkdir()
-    overlay(home, "deep/hidden", str(home / "a"))
-    found = refused("base", "top", method="commit", scan=True)
-    assert found["error_code"] == "has_siblings"
-    named = refused("base", "top", method="commit", siblings=[str(home / "sibling")])
-    assert f"{home}/sibling stands on {home}/base" in named["msg"]
-    dropped = refused("base", "top", method="pull", scan=True, drop=True)
-    assert f"{home}/deep/hidden stands on {home}/a" in dropped["msg"]
-    content = shown(home / "sibling"), shown(home / "deep/hidden")
-    done = task("base", "top", scan=True)
-    assert actions(done) == [("pull", "top", "base")]
-    assert "a commit cannot be done" in done["plan"][0]["reason"]
-    assert (shown(home / "sibling"), shown(home / "deep/hidden")) == content
-
-
-def test_layers_that_are_named_as_siblings(task: Task, home: pathlib.Path) -> None:
-    """As a list of all images in a directory does."""
-    (home / "link").symlink_to("top")
-    everything = [str(home / name) for name in ("base", "a", "b", "top", "link")]
-    assert actions(task("base", "top", method="commit", siblings=everything)) == [("commit", "top", "base")]
-
-
-def test_a_root_that_is_a_sibling(refused: Task, home: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    overlay(elsewhere, "sibling", str(home / "base"))
-    found = refused("base", "top", method="commit", scan=True, allowed_roots=[str(elsewhere / "sibling")])
-    assert found["error_code"] == "has_siblings"
-
-
-def test_images_on_something_unknown(
-    run_module: Run, home: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """They are told of, and are no obstacle. One that stands on nothing at all is none."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "images").symlink_to(home)
-    overlay(home, "first", str(elsewhere / "images/base"))
-    overlay(home, "second", "first")
-    run("qemu-img", "rebase", "-u", "-f", "qcow2", "-b", "gone", "-F", "qcow2", "second", directory=home)
-    layers = [str(home / "base"), str(home / "top")]
-    foreseen = run_module("qcow2_chain", layers=layers, method="commit", scan=True, check=True)
-    (warning,) = foreseen["warnings"]
-    assert f"stand on files of this chain: {home}/first. Their backing files are in places" in str(warning)
-    assert run_module("qcow2_chain", layers=layers, method="commit", scan=True)["changed"]
-    assert not run_module("qcow2_chain", layers=layers, method="commit", scan=True)["changed"]
-
-
-def test_images_that_cannot_be_read(run_module: Run, home: pathlib.Path) -> None:
-    """They are told of: they may stand on the chain. What is no qcow2 image, or cannot be opened, is not."""
-    for name, below in (("feature", "base"), ("short", "base"), ("second", "feature")):
-        overlay(home, name, below)
-    with (home / "feature").open("r+b") as image:
-        image.seek(72)
-        image.write(b"\x40")
-    os.truncate(home / "short", 80)
-    for name, content in (("empty", b""), ("text", b"text"), ("raw", bytes(1 << 20))):
-        (home / name).write_bytes(content)
-    os.mkfifo(home / "fifo")
-    layers = [str(home / "base"), str(home / "top")]
-    done = run_module("qcow2_chain", layers=layers, method="commit", scan=True)
-    assert done["changed"], done
-    (warning,) = done["warnings"]
-    assert f"stand on files of this chain: {home}/feature, {home}/short. Their backing" in str(warning)
-
-
-SCAN_FAILURES = {
-    "not_qcow2": ("NotQcow2Error", 0),
-    "permission_denied": ("ImageOpenError", 0),
-    "guest_crash": ("GuestCrashError", 0),
-    "guest_protocol": ("GuestProtocolError", 0),
-    "budget": ("BudgetError", 0),
-    "no_memory": ("GuestMemoryError", 0),
-    "read_failed": ("ImageReadError", 0),
-    "host": ("HostError", 1),
-    "jail": ("JailError", 1),
-    "time_limit": ("TimeLimitError", 1),
-}
-
-
-@pytest.mark.parametrize("code", SCAN_FAILURES)
-def test_a_scan_that_fails(
-    code: str, run_module: Run, home: pathlib.Path, errors: t.Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No failure but two says that an image is no sibling. The task goes on where only the image can be to blame."""
-    overlay(home, "sibling", "base")
-    siblings = importlib.import_module(f"{PLUGINS}.module_utils._module.chain_siblings")
-    image_info = siblings.info.image_info
-    kind, rc = SCAN_FAILURES[code]
-
-    def fail(image: t.Any, *arguments: t.Any) -> t.Any:
-        if os.path.basename(image.path) == "sibling":
-            raise getattr(errors, kind)("It failed.", code=code)
-        return image_info(image, *arguments)
-
-    monkeypatch.setattr(siblings.info, "image_info", fail)
-    layers = [str(home / "base"), str(home / "top")]
-    done = run_module("qcow2_chain", layers=layers, method="commit", scan=True, check=True)
-    assert (done["rc"], done.get("error_code")) == (rc, code if rc else None), done
-    told = [str(warning) for warning in done["warnings"] if f": {home}/sibling. " in str(warning)]
-    assert len(told) == (kind not in ("NotQcow2Error", "ImageOpenError") and not rc)
-
-
-def test_an_overlay_of_what_stays_is_no_obstacle(task: Task, home: pathlib.Path) -> None:
-    """What stands on the upper layer of the joint goes on showing the same."""
-    overlay(home, "above", "top")
-    content = shown(home / "above")
-    task("base", "top", method="commit", scan=True, drop=True)
-    assert shown(home / "above") == content
-
-
 def test_a_base_that_would_grow(task: Task, refused: Task, home: pathlib.Path) -> None:
     overlay(home, "large", "base", "write -P 1 5M 64k", size="6M")
     overlay(home, "higher", "large", size="6M")
@@ -440,24 +236,3 @@ def test_vmdk_base(run_module: Run, home: pathlib.Path) -> None:
     done = run_module("qcow2_chain", layers=[layers[0], str(home / "a")], backing_format="vmdk", method="pull")
     assert (done["rc"], done["changed"], done["chain_drawing"]) == (0, True, "disk.vmdk <- a"), done
     assert shown(home / "a") == content
-
-
-def test_vmdk_siblings(refused: Task, run_module: Run, home: pathlib.Path) -> None:
-    """A vmdk overlay that the task names is one. What is neither qcow2 nor vmdk is refused as what was looked for."""
-    run("qemu-img", "create", "-q", "-f", "vmdk", "disk.vmdk", "4M", directory=home)
-    run("qemu-img", "create", "-q", "-f", "vmdk", "-b", "disk.vmdk", "-F", "vmdk", "beside.vmdk", directory=home)
-    for name, below, below_format in (("middle", "disk.vmdk", "vmdk"), ("upper", "middle", "qcow2")):
-        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", below_format, name, directory=home)
-    run("qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 1M", "middle", directory=home)
-    layers = ("disk.vmdk", "upper")
-    found = refused(*layers, method="commit", siblings=[str(home / "beside.vmdk")])
-    assert found["error_code"] == "has_siblings"
-    assert f"{home}/beside.vmdk stands on {home}/disk.vmdk" in found["msg"]
-    (home / "raw").write_bytes(bytes(1 << 20))
-    assert refused(*layers, method="commit", siblings=[str(home / "raw")])["error_code"] == "not_qcow2"
-    content = (home / "beside.vmdk").read_bytes()
-    (home / "beside.vmdk").write_bytes(content.replace(b"monolithicSparse", b"monolithicFlat  "))
-    found = refused(*layers, method="commit", siblings=[str(home / "beside.vmdk")])
-    assert found["error_code"] == "vmdk_subformat"
-    done = run_module("qcow2_chain", layers=[str(home / name) for name in layers], method="commit")
-    assert done["changed"], done
