@@ -21,11 +21,13 @@ from tests.crash.cut import LONG, record
 from tests.differential.harness import qemu
 from tests.differential.harness.bitmaps import Bitmap, bitmaps
 from tests.differential.harness.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
+from tests.differential.harness.vmdk import Vmdk
 
 RUN_AGAIN_EVERY = 3 if LONG else 60
 RANDOM_SUBSETS = 100 if LONG else 6
 TEARS = 2000 if LONG else 16
 SECTOR = 512
+ZEROED = 1  # entry of a vmdk grain table
 
 
 @dataclass
@@ -43,13 +45,16 @@ class Cut:
 @dataclass
 class _Wanted:
     """What each state is held against, made of the files before the operation and after it. disk: what the top shows.
-    old, new: what the target shows. snapshots and bitmaps: of each image, as they were."""
+    old, new: what the target shows. snapshots and bitmaps: of each qcow2 image, as they were. entries: of each vmdk
+    image's tables, as they were. new_id: the target's content id."""
 
     disk: bytes
     old: bytes = b""
     new: bytes = b""
     snapshots: dict[str, object] = field(default_factory=dict)
     bitmaps: dict[str, list[Bitmap]] = field(default_factory=dict)
+    entries: dict[str, dict[int, int]] = field(default_factory=dict)
+    new_id: int | None = None
 
 
 def _read(directory: str) -> replay.Files:
@@ -69,8 +74,9 @@ def _write(directory: str, files: replay.Files, there: replay.Files) -> None:
                 file.write(content)
 
 
-def _is_qcow2(content: bytes) -> bool:
-    return content[:4] == b"QFI\xfb"
+def _images(directory: str, kind: str) -> list[str]:
+    """The names of those of a format."""
+    return [name for name in sorted(os.listdir(directory)) if disk.kind(os.path.join(directory, name)) == kind]
 
 
 def _target(cut: Cut, directory: str) -> bytes:
@@ -78,22 +84,31 @@ def _target(cut: Cut, directory: str) -> bytes:
     if not cut.target:
         return b""
     path = os.path.join(directory, cut.target)
-    with open(path, "rb") as file:
-        content = file.read()
-    if content[:4] == b"KDMV":
-        return disk.shown_vmdk(path) + disk.shown_vmdk(path, redundant=True)
-    return disk.shown(path) if _is_qcow2(content) else content
+    kind = disk.kind(path)
+    if kind == "raw":
+        with open(path, "rb") as file:
+            return file.read()
+    copies = kind == "vmdk" and Vmdk(path).header["redundant"]
+    return disk.shown(path) + (disk.shown_vmdk(path, redundant=True) if copies else b"")
+
+
+def _content_id(cut: Cut, directory: str) -> int | None:
+    """That of a target that is of vmdk."""
+    path = os.path.join(directory, cut.target)
+    return Vmdk(path).cid if cut.target and disk.kind(path) == "vmdk" else None
 
 
 def _wanted(cut: Cut) -> _Wanted:
     """Before the operation."""
     wanted = _Wanted(disk.shown(os.path.join(cut.directory, cut.top)), _target(cut, cut.directory))
-    for name, content in _read(cut.directory).items():
-        if _is_qcow2(content):
-            with Qcow2(os.path.join(cut.directory, name)) as image:
-                assert judge.faults(image).damage == [], name
-                wanted.snapshots[name] = judge.content(image).snapshots
-                wanted.bitmaps[name] = bitmaps(image)
+    for name in _images(cut.directory, "qcow2"):
+        with Qcow2(os.path.join(cut.directory, name)) as image:
+            assert judge.faults(image).damage == [], name
+            wanted.snapshots[name] = judge.content(image).snapshots
+            wanted.bitmaps[name] = bitmaps(image)
+    for name in _images(cut.directory, "vmdk"):
+        wanted.entries[name] = Vmdk(os.path.join(cut.directory, name)).entries()
+    assert _judge_vmdks(cut.directory, wanted, False) == []
     return wanted
 
 
@@ -154,20 +169,41 @@ def _judge_image(name: str, seen: _Seen, wanted: _Wanted, changed: set[int]) -> 
     return wrong
 
 
+def _judge_vmdks(directory: str, wanted: _Wanted, complete: bool) -> list[str]:
+    """What is wrong with the vmdk images. complete: the target shows all that it is to show, and has its new
+    content id. Only then may an image not know the id of its parent: QEMU reads nothing through it until the operation
+    is run again."""
+    wrong = []
+    for name, old in wanted.entries.items():
+        image = Vmdk(os.path.join(directory, name))
+        now = image.entries()
+        places = [entry for entry in now.values() if entry != ZEROED]
+        if len(set(places)) < len(places):
+            wrong.append(f"{name}: two grains are in one place")
+        copies = image.entries(redundant=True) if image.header["redundant"] else now
+        if any(entry != copies.get(grain) and entry != old.get(grain) for grain, entry in now.items()):
+            wrong.append(f"{name}: a table has what its copy has not")  # no second run would find that
+        knows = not image.parent or Vmdk(os.path.join(directory, image.parent)).cid == image.parent_cid
+        if not knows and not complete:
+            wrong.append(f"{name}: its parent has another content id")
+    return wrong
+
+
 def _judge(
     cut: Cut, directory: str, files: replay.Files, wanted: _Wanted, known: dict[int, _Seen], tally: Counter[str]
 ) -> list[str]:
     """What is wrong with a state. known: by the hash of an image's file, of states before."""
     wrong = []
     try:
+        now = _target(cut, directory)
         if disk.shown(os.path.join(directory, cut.top)) != wanted.disk:
             wrong.append("the top shows something else")
     except disk.ChainError as error:
-        wrong.append(f"the top stands on nothing: {error}")
-    now = _target(cut, directory)
+        return [f"there is nothing to read: {error}"]
     changed = _differing(now, wanted.old)
     if changed & _differing(now, wanted.new):
         wrong.append(f"{cut.target} has sectors that are neither old nor new")
+    wrong += _judge_vmdks(directory, wanted, now == wanted.new and _content_id(cut, directory) == wanted.new_id)
     for name in wanted.snapshots:
         key = hash(files[name])
         if key not in known:
@@ -196,6 +232,7 @@ def _run_again(cut: Cut, directory: str, wanted: _Wanted) -> list[str]:
     top = os.path.join(directory, cut.top)
     if disk.shown(top) != wanted.disk or _differing(_target(cut, directory), wanted.new):
         wrong.append("the second run leads elsewhere")
+    wrong += [f"the second run: {text}" for text in _judge_vmdks(directory, wanted, False)]
     if _shown_by_qemu(directory, cut.top) != wanted.disk:
         wrong.append("QEMU sees something else behind the second run")
     return wrong + [f"the second run: {text}" for text in _check(directory, wanted)]
@@ -204,7 +241,8 @@ def _run_again(cut: Cut, directory: str, wanted: _Wanted) -> list[str]:
 def _shown_by_qemu(directory: str, name: str) -> bytes:
     raw = directory + ".shown"
     # From there: the name of a lower layer's data file starts from the directory that QEMU runs in.
-    qemu.must(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", name, raw], cwd=directory)
+    kind = disk.kind(os.path.join(directory, name))
+    qemu.must(["qemu-img", "convert", "-f", kind, "-O", "raw", name, raw], cwd=directory)
     with open(raw, "rb") as file:
         return file.read()
 
@@ -212,7 +250,11 @@ def _shown_by_qemu(directory: str, name: str) -> bytes:
 def _check(directory: str, wanted: _Wanted) -> list[str]:
     """What qemu-img check says of the images, but for leaks."""
     checked = {name: qemu.check(name, cwd=directory) for name in wanted.snapshots}
-    return [f"{name}: {check.text[:300]}" for name, check in checked.items() if check.code not in (0, 3)]
+    wrong = [f"{name}: {check.text[:300]}" for name, check in checked.items() if check.code not in (0, 3)]
+    for name in wanted.entries:
+        done = qemu.run(["qemu-img", "check", "-q", "-f", "vmdk", name], cwd=directory)
+        wrong += [] if done.code == 0 else [f"{name}: {done.output[:300]}"]
+    return wrong
 
 
 def cut_power(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
@@ -225,6 +267,7 @@ def cut_power(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         change.file = os.path.basename(change.file)
     assert disk.shown(os.path.join(cut.directory, cut.top)) == wanted.disk
     wanted.new = _target(cut, cut.directory)
+    wanted.new_id = _content_id(cut, cut.directory)
     assert replay.replayed(before, log) == _read(cut.directory), "the log does not tell all that was done"
     tally: Counter[str] = Counter()
     known: dict[int, _Seen] = {}

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a disk shows, read through its backing chain: qcow2 layers, compressed with zlib, with data files; raw ones; and
-vmdk as the lowest."""
+"""What a disk shows, read through its backing chain: qcow2 layers, compressed with zlib, with data files; vmdk ones, by
+whatever content ids; and raw ones."""
 
 from __future__ import annotations
 
@@ -45,8 +45,17 @@ def names(image: Qcow2) -> tuple[str, str, str]:
     return name, texts.get(BACKING_FORMAT, ""), data_file
 
 
+def kind(path: str) -> str:
+    """The format of an image: qcow2, vmdk, or raw."""
+    with open(path, "rb") as file:
+        return {b"QFI\xfb": "qcow2", b"KDMV": "vmdk"}.get(file.read(4), "raw")
+
+
 def shown(path: str) -> bytes:
-    """Every byte of the disk. Raises ChainError where a name leads nowhere or has no format."""
+    """Every byte of the disk of an image that is not raw. Raises ChainError where a name leads nowhere or has no
+    format."""
+    if kind(path) == "vmdk":
+        return shown_vmdk(path)
     with Qcow2(path) as image:
         backing, image_format, data_file = names(image)
         home = os.path.dirname(path)
@@ -68,19 +77,19 @@ def shown(path: str) -> bytes:
 def _below(path: str, image_format: str) -> bytes:
     if image_format not in ("raw", "qcow2", "vmdk") or not os.path.isfile(path):
         raise ChainError(f"{path!r}, of the format {image_format!r}")
-    if image_format == "qcow2":
+    if image_format != "raw":
         return shown(path)
-    if image_format == "vmdk":
-        return shown_vmdk(path)
     with open(path, "rb") as file:
         content = file.read()
     return content + bytes(-len(content) % 512)
 
 
 def shown_vmdk(path: str, redundant: bool = False) -> bytes:
-    """Every byte of the disk of an image without a parent, by its tables or by their copies. Raises ChainError."""
+    """Every byte of the disk of a vmdk image, by its tables or by their copies. Raises ChainError."""
+    image = Vmdk(path)
+    below = _below(os.path.join(os.path.dirname(path), image.parent), "vmdk") if image.parent else b""
     try:
-        return Vmdk(path).shown(redundant=redundant)
+        return image.shown(below, redundant)
     except ValueError as error:
         raise ChainError(f"{path!r}: {error}") from error
 

@@ -14,65 +14,17 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import pytest
 
 from sandbox.chain import open_chain
-from sandbox.commits import commit, empty, find_base, open_base
+from sandbox.commits import empty
 from sandbox.rebases import open_backing, rebase, relink
 from tests.crash.chain_cut import Cut, cut_power
 from tests.crash.cut import LONG
-from tests.differential.harness import qemu
-from tests.differential.harness.vmdk import Recipe
+from tests.crash.scenarios import BASE_STEPS, KIB, SIZE, TOP_STEPS, Layer, Scenario, committed
 
-KIB = 1 << 10
 Steps = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """options: of qemu-img create; "raw" or "vmdk" for such a file. size: bytes. steps: of qemu-io, "snapshot", "resize
-    SIZE", or arguments of qemu-img bitmap."""
-
-    options: str
-    size: int
-    steps: tuple[str, ...] = ()
-
-    @property
-    def format(self) -> str:
-        return self.options if self.options in ("raw", "vmdk") else "qcow2"
-
-    def make(self, directory: str, name: str, below: tuple[str, str] | None) -> None:
-        """below: name and format of the backing file."""
-        command = ["qemu-img", "create", "-q", "-f", self.format]
-        command += ["-o", self.options] if self.format == "qcow2" else []
-        command += ["-b", below[0], "-F", below[1]] if below else []
-        if self.format == "vmdk":
-            Recipe(self.size, 4096, 64, zeroed_grains=True).make(os.path.join(directory, name))
-        else:
-            qemu.must([*command, name, str(self.size)], cwd=directory)
-        for number, step in enumerate(self.steps):
-            if step == "snapshot":
-                qemu.must(["qemu-img", "snapshot", "-c", "s", name], cwd=directory)
-            elif step.startswith("resize "):
-                qemu.must(["qemu-img", "resize", "-q", "-f", self.format, name, step.split()[1]], cwd=directory)
-            elif step.startswith("bitmap "):
-                qemu.must(["qemu-img", *step.split(), name, f"b{number}"], cwd=directory)
-            else:
-                qemu.must(["qemu-io", "-f", self.format, "-c", step, name], cwd=directory)
-
-
-def committed(base: str | None = None, empties: bool = True) -> Callable[[str], None]:
-    """As `airlock commit` does it."""
-
-    def operate(directory: str) -> None:
-        with open_chain(os.path.join(directory, "top"), writable_layers=(0,)) as chain:
-            depth = find_base(chain, base.encode() if base else None)
-            open_base(chain, depth)
-            commit(chain, depth, empties=empties and depth == 1, allow_resize=True)
-
-    return operate
 
 
 def committed_and_emptied(directory: str) -> None:
@@ -106,35 +58,7 @@ def relinked(name: str) -> Callable[[str], None]:
     return operate
 
 
-@dataclass(frozen=True)
-class Scenario:
-    """layers: from the lowest to the top, by name. others: files that are no part of the chain yet. target: the layer
-    whose disk changes."""
-
-    layers: dict[str, Layer]
-    operate: Callable[[str], None]
-    target: str = "base"
-    others: tuple[tuple[str, Layer], ...] = ()
-
-    def make(self, directory: str) -> None:
-        os.makedirs(directory)
-        for name, layer in self.others:
-            layer.make(directory, name, None)
-        below = None
-        for name, layer in self.layers.items():
-            layer.make(directory, name, below)
-            below = (name, layer.format)
-
-
-SIZE = 192 * KIB
-BASE_STEPS = ("write -P 1 0 40k", "write -P 2 96k 24k")
-TOP_STEPS = (
-    "write -P 3 8k 12k",
-    "write -P 4 64k 8k",
-    "write -z 100k 12k",
-    "write -P 5 190k 2k",
-    "write -c -P 6 128k 4k",  # where there are clusters of at most 4 KiB in the image itself
-)
+ALL_STEPS = (*TOP_STEPS, "write -c -P 6 128k 4k")  # where there are clusters of at most 4 KiB in the image itself
 SMALL = "cluster_size=512"
 MIDDLE = "cluster_size=4096"
 RECORDING = (
@@ -152,13 +76,13 @@ def pair(
     plain = "65536" in top or "16384" in top or "data_file" in top
     return {
         "base": Layer(base, SIZE, (*BASE_STEPS, *base_steps)),
-        "top": Layer(top, SIZE + more, (*(TOP_STEPS[:-1] if plain else TOP_STEPS), *top_steps)),
+        "top": Layer(top, SIZE + more, (*(TOP_STEPS if plain else ALL_STEPS), *top_steps)),
     }
 
 
 def three(low: Layer, base: Layer) -> dict[str, Layer]:
     """low <- base <- top"""
-    return {"low": low, "base": base, "top": Layer(MIDDLE, SIZE, TOP_STEPS)}
+    return {"low": low, "base": base, "top": Layer(MIDDLE, SIZE, ALL_STEPS)}
 
 
 OVERWRITTEN = ("snapshot", "write -P 7 60k 20k")
@@ -186,7 +110,6 @@ SCENARIOS = {
     "commit, compressed base": Scenario(pair(SMALL, SMALL, 0, ("write -c -P 9 120k 20k",)), committed()),
     "commit, raw": Scenario(pair("raw"), committed()),
     "commit, raw grows": Scenario(pair("raw", more=40 * KIB), committed()),
-    "commit, vmdk": Scenario(pair("vmdk"), committed()),
     "commit, base grows": Scenario(pair(SMALL, more=64 * KIB + 512), committed()),
     "commit, base grows over its backing file": Scenario(three(LOW, SHORT), committed()),
     "commit, base with a backing file": Scenario(three(LOW, Layer(SMALL, SIZE, BASE_STEPS)), committed()),
@@ -230,7 +153,7 @@ SCENARIOS = {
         for title, old, new in (("longer", "base", LONG_NAME), ("shorter", LONG_NAME, "base"))
     },
     "relink, 4096, other long names": Scenario(
-        {LONG_NAME: Layer(SMALL, SIZE, BASE_STEPS), "top": Layer(MIDDLE, SIZE, TOP_STEPS)},
+        {LONG_NAME: Layer(SMALL, SIZE, BASE_STEPS), "top": Layer(MIDDLE, SIZE, ALL_STEPS)},
         relinked("././" + LONG_NAME),
         "",
     ),

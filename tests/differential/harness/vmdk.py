@@ -24,6 +24,7 @@ FIELDS = (
 FLAG_NEWLINES, FLAG_REDUNDANT, FLAG_ZEROED_GRAINS, FLAG_COMPRESSED, FLAG_MARKERS = 1, 2, 4, 1 << 16, 1 << 17
 NO_PARENT = 0xFFFFFFFF
 _CID = re.compile(rb"\n(CID|parentCID)=([0-9a-fA-F]+)")
+_PARENT = re.compile(rb'\nparentFileNameHint="([^"\n]*)"')
 
 
 def up(value: int, unit: int) -> int:
@@ -127,6 +128,12 @@ class Vmdk:
         return self._id(b"parentCID")
 
     @property
+    def parent(self) -> str:
+        """The name of the parent, "" without one."""
+        match = _PARENT.search(self.bytes, SECTOR, 21 * SECTOR)
+        return os.fsdecode(match[1]) if match else ""
+
+    @property
     def masked(self) -> bytes:
         """All of it but the value of CID, of which qemu draws a random one. Its digits may be as many as they are."""
         first, end = self.places[b"CID"]
@@ -149,11 +156,11 @@ class Vmdk:
         return found
 
     def shown(self, below: bytes = b"", redundant: bool = False) -> bytes:
-        """The disk. below: what the parent shows, of the same size. redundant: by the copies of the tables. Raises
+        """The disk. below: what the parent shows. redundant: by the copies of the tables. Raises
         ValueError for a grain that is not all in the file."""
         size = self.header["capacity"] * SECTOR
         grain = self.header["grain"] * SECTOR
-        disk = bytearray(below or bytes(size))
+        disk = bytearray(below[:size].ljust(size, b"\0"))
         for index, entry in self.entries(redundant).items():
             end = min((index + 1) * grain, size)
             data = bytes(grain) if entry == 1 else self.bytes[entry * SECTOR : entry * SECTOR + grain]
