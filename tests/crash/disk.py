@@ -100,9 +100,9 @@ def _lay_over(image: Qcow2, content: bytearray, stored: bytes | None) -> None:
     for i, l1_entry in enumerate(image.active_l1()):
         if not l1_entry & OFFSET_MASK:
             continue
-        for j, (entry, bitmap) in enumerate(image.l2(l1_entry)):
+        for j, entry, bitmap in image.used_l2(l1_entry):
             at = (i * image.l2_entries + j) * size
-            if (not entry and not bitmap) or at >= len(content):
+            if at >= len(content):
                 continue
             end = min(at + size, len(content))
             if entry & COMPRESSED:

@@ -43,9 +43,7 @@ def _mapping(image: Qcow2, l1: tuple[int, ...]) -> str:
     for i, l1_entry in enumerate(l1):
         if not l1_entry & OFFSET_MASK:
             continue
-        for j, (entry, bitmap) in enumerate(image.l2(l1_entry)):
-            if not entry and not bitmap:
-                continue
+        for j, entry, bitmap in image.used_l2(l1_entry):
             digest.update(b"%d %d %d" % (i * image.l2_entries + j, entry & 1, bitmap))
             if entry & COMPRESSED:
                 digest.update(b"compressed" + image.read(*image.compressed_range(entry)))
@@ -88,7 +86,7 @@ def _flag_faults(image: Qcow2, faults: Faults, references: Counter[int]) -> None
         look(l1_entry, f"L1[{i}]")
         if has_data_file:
             continue
-        for j, (entry, _unused) in enumerate(image.l2(l1_entry)):
+        for j, entry, _unused in image.used_l2(l1_entry):
             if entry & OFFSET_MASK and not entry & COMPRESSED:
                 look(entry, f"L2[{i}][{j}]")
 

@@ -20,6 +20,7 @@ from .qcow2 import AUTOCLEAR_BITMAPS, OFFSET_MASK, BitmapEntry, Qcow2
 IN_USE, RECORDING = 1, 2  # flags of a directory entry
 ALL_ONES = 1  # a table entry without a cluster
 _FULL = re.compile(rb"\xff+|[^\x00\xff]")
+_PIECE = bytes(4096)
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,18 @@ def merged(runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 def _runs_of_bytes(data: bytes, first: int) -> Iterator[tuple[int, int]]:
     """The set bits of `data`, lowest first in each byte; its bit 0 has the number `first`."""
-    for found in _FULL.finditer(data):
-        value, start = data[found.start()], first + found.start() * 8
-        if value == 0xFF:
-            yield start, 8 * (found.end() - found.start())
-            continue
-        for bit in range(8):
-            if value >> bit & 1:
-                yield start + bit, 1
+    for position in range(0, len(data), len(_PIECE)):
+        piece = data[position : position + len(_PIECE)]
+        if _PIECE.startswith(piece):
+            continue  # most are zeros, which the expression would look at one by one
+        for found in _FULL.finditer(piece):
+            value, start = piece[found.start()], first + (position + found.start()) * 8
+            if value == 0xFF:
+                yield start, 8 * (found.end() - found.start())
+                continue
+            for bit in range(8):
+                if value >> bit & 1:
+                    yield start + bit, 1
 
 
 def stored_runs(image: Qcow2, entry: BitmapEntry) -> Iterator[tuple[int, int]]:
@@ -70,7 +75,7 @@ def stored_runs(image: Qcow2, entry: BitmapEntry) -> Iterator[tuple[int, int]]:
 
     def pieces() -> Iterator[tuple[int, int]]:
         bits = image.cluster_size * 8
-        for i, word in enumerate(image.table(entry.table, entry.table_entries)):
+        for i, word in image.used_entries(entry.table, entry.table_entries):
             if word & OFFSET_MASK:
                 yield from _runs_of_bytes(image.read(word & OFFSET_MASK, image.cluster_size), i * bits)
             elif word & ALL_ONES:

@@ -6,27 +6,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 
 from .qcow2 import HEADER_FIELDS, Qcow2
+from .qemu import data_ranges
 
 WINDOW = 1 << 20
-
-
-def _data_ranges(descriptor: int, length: int) -> Iterator[tuple[int, int]]:
-    """The (start, end) ranges of a file that are not holes."""
-    position = 0
-    while position < length:
-        try:
-            start = os.lseek(descriptor, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        position = min(os.lseek(descriptor, start, os.SEEK_HOLE), length)
-        yield start, position
+PIECE = 4096
 
 
 def _union(first: Iterator[tuple[int, int]], second: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -43,12 +30,15 @@ def _window_differences(offset: int, one: bytes, two: bytes) -> Iterator[tuple[i
     """(offset, length) of runs of differing 8-byte words; a run ends at a word that is equal."""
     start = None
     length = max(len(one), len(two))
-    for i in range(0, length, 8):
-        if one[i : i + 8] != two[i : i + 8]:
-            start = i if start is None else start
-        elif start is not None:
-            yield offset + start, i - start
-            start = None
+    for piece in range(0, length, PIECE):
+        # Of a piece that is equal, only its first word matters: it ends a run.
+        end = piece + 8 if one[piece : piece + PIECE] == two[piece : piece + PIECE] else min(piece + PIECE, length)
+        for i in range(piece, end, 8):
+            if one[i : i + 8] != two[i : i + 8]:
+                start = i if start is None else start
+            elif start is not None:
+                yield offset + start, i - start
+                start = None
     if start is not None:
         yield offset + start, length - start
 
@@ -60,7 +50,7 @@ def differences(first: str, second: str, limit: int = 4096) -> list[tuple[int, i
     with open(first, "rb") as one, open(second, "rb") as two:
         lengths = [os.fstat(file.fileno()).st_size for file in (one, two)]
         both = min(lengths)
-        ranges = _union(_data_ranges(one.fileno(), both), _data_ranges(two.fileno(), both))
+        ranges = _union(data_ranges(one.fileno(), both), data_ranges(two.fileno(), both))
         for start, end in ranges:
             for position in range(start, end, WINDOW):
                 size = min(WINDOW, end - position)

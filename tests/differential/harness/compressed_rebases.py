@@ -71,9 +71,8 @@ def _entries(image: Qcow2) -> dict[int, tuple[int, int]]:
     """Guest cluster -> (L2 entry, bitmap of subclusters), where anything is set."""
     found = {}
     for index, table in enumerate(image.active_l1()):
-        for slot, entry in enumerate(image.l2(table) if table else ()):
-            if any(entry):
-                found[index * image.l2_entries + slot] = entry
+        for slot, entry, bitmap in image.used_l2(table) if table else ():
+            found[index * image.l2_entries + slot] = entry, bitmap
     return found
 
 

@@ -23,7 +23,7 @@ def entries(image: Qcow2) -> dict[int, int]:
     per_table = image.cluster_size // 8
     for index, table in enumerate(image.active_l1()):
         if table:
-            for slot, (entry, _unused) in enumerate(image.l2(table & ~COPIED)):
+            for slot, entry, _unused in image.used_l2(table & ~COPIED):
                 if entry:
                     found[(index * per_table + slot) * image.cluster_size] = entry
     return found

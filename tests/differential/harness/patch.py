@@ -181,6 +181,6 @@ class Patch:
             return
         self._flag(image, place, l1_entry)
         width = 16 if image.extended else 8
-        for j, (entry, _unused) in enumerate(image.l2(l1_entry)):
+        for j, entry, _unused in image.used_l2(l1_entry):
             if entry & OFFSET_MASK and not entry & 1 << 62:
                 self._flag(image, (l1_entry & OFFSET_MASK) + j * width, entry)

@@ -22,6 +22,7 @@ COPIED = 1 << 63
 COMPRESSED = 1 << 62
 ZERO = 1
 L2_LIMIT = 1 << 22  # entries of one table that the reader is willing to walk
+_PIECE = 512  # entries
 
 HEADER_FIELDS = (
     (0, 4, "magic"),
@@ -134,6 +135,21 @@ class Qcow2:
         entries = max(0, min(entries, L2_LIMIT))
         return struct.unpack(f">{entries}Q", self.read(offset, entries * 8))
 
+    def used_entries(self, offset: int, entries: int) -> Iterator[tuple[int, int]]:
+        """Those of table() that are not 0, as (index, entry)."""
+        for first, words in self._used_pieces(offset, entries):
+            yield from ((first + i, word) for i, word in enumerate(words) if word)
+
+    def _used_pieces(self, offset: int, entries: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """The pieces of a table that are not all zeros, as (index of the first entry, entries)."""
+        entries = max(0, min(entries, L2_LIMIT))
+        data = self.read(offset, entries * 8)
+        zeros = bytes(_PIECE * 8)
+        for first in range(0, entries, _PIECE):
+            piece = data[first * 8 : (first + _PIECE) * 8]
+            if not zeros.startswith(piece):
+                yield first, struct.unpack(f">{len(piece) // 8}Q", piece)
+
     # Tables
 
     def active_l1(self) -> tuple[int, ...]:
@@ -145,6 +161,15 @@ class Qcow2:
         if self.extended:
             return list(zip(words[::2], words[1::2]))
         return [(word, 0) for word in words]
+
+    def used_l2(self, l1_entry: int) -> Iterator[tuple[int, int, int]]:
+        """Those of l2() that are not all zeros, as (index, entry, subcluster bitmap)."""
+        for first, words in self._used_pieces(l1_entry & OFFSET_MASK, self.cluster_size // 8):
+            if self.extended:
+                pairs = enumerate(zip(words[::2], words[1::2]), first // 2)
+                yield from ((i, entry, bitmap) for i, (entry, bitmap) in pairs if entry or bitmap)
+            else:
+                yield from ((i, entry, 0) for i, entry in enumerate(words, first) if entry)
 
     def refcount_blocks(self) -> list[int]:
         """Offsets of the refcount blocks, 0 where there is none."""
@@ -230,7 +255,7 @@ class Qcow2:
             if not l1_entry & OFFSET_MASK:
                 continue
             yield self._covered(l1_entry & OFFSET_MASK, self.cluster_size), "L2", f"{title} L2[{i}]"
-            for j, (entry, _unused) in enumerate(self.l2(l1_entry)):
+            for j, entry, _unused in self.used_l2(l1_entry):
                 if entry & COMPRESSED:
                     where = self._covered(*self.compressed_range(entry))
                     yield where, "compressed", f"{title} compressed [{i}][{j}]"
@@ -289,7 +314,7 @@ class Qcow2:
         for bitmap in self.bitmap_directory():
             title = f"bitmap {bitmap.name[:20]!r}"
             yield self._covered(bitmap.table, bitmap.table_entries * 8), "bitmap table", f"{title} table"
-            for i, entry in enumerate(self.table(bitmap.table, bitmap.table_entries)):
+            for i, entry in self.used_entries(bitmap.table, bitmap.table_entries):
                 if entry & OFFSET_MASK:
                     yield self._covered(entry & OFFSET_MASK, self.cluster_size), "bitmap data", f"{title} [{i}]"
 
