@@ -45,4 +45,6 @@ def run(capsys: pytest.CaptureFixture[str], module: str, check: bool, diff: bool
     ):
         main()
     answer: Result = json.loads(capsys.readouterr().out)
-    return {**answer, "warnings": answer.get("warnings", [])[earlier:], "rc": ended.value.code}
+    code = ended.value.code
+    del ended  # with its traceback: that holds this frame, and all that our callers hold
+    return {**answer, "warnings": answer.get("warnings", [])[earlier:], "rc": code}

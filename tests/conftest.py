@@ -1,0 +1,20 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What all tests are found with stays: it is not looked through for garbage again."""
+
+from __future__ import annotations
+
+import gc
+
+
+def pytest_collection() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Garbage of tests goes sooner then, too: a worker that grows makes every fork, one for each guest, slow."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
