@@ -17,7 +17,8 @@ from ..sandbox.images import Limits
 from .chain_plan import COMMIT, NONE, Joint, Plan, on_layers
 from .chain_siblings import find_siblings, unclear_warning
 from .chain_wanted import Wanted
-from .commit import Clock, remove
+from .clock import Clock
+from .commit import remove
 from .group import sandbox_summary
 from .progress_file import ProgressFile
 

@@ -15,7 +15,7 @@ from ..sandbox.images import Limits
 from ..sandbox.rebases import NewBacking
 from .chain_siblings import Search
 from .chain_wanted import Wanted
-from .commit import Clock
+from .clock import Clock
 
 Key = tuple[int, int]
 

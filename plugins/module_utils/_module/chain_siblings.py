@@ -13,7 +13,7 @@ from ..sandbox import errors, info, rebases, vmdk
 from ..sandbox.chain import open_chain
 from ..sandbox.images import Image, Limits
 from ..sandbox.references import Key, file_key
-from .commit import Clock
+from .clock import Clock
 
 if t.TYPE_CHECKING:
     from .chain_wanted import Wanted

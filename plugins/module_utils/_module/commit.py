@@ -6,29 +6,18 @@
 from __future__ import annotations
 
 import os
-import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import chain_facts, commits, errors
 from ..sandbox.chain import Chain, Layer, drawing, open_chain
-from ..sandbox.images import Limits, Report
+from ..sandbox.images import Limits
 from . import commit_bitmaps
+from .clock import Clock
 from .commit_wanted import Wanted
-from .group import LEAST_SECONDS, sandbox_summary
+from .group import sandbox_summary
 from .progress_file import ProgressFile
-
-
-class Clock:
-    """The time that is left for the task, and the reports of its guests."""
-
-    def __init__(self, seconds: int) -> None:
-        self.reports: list[Report] = []
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        return max(self._end - time.monotonic(), LEAST_SECONDS)
 
 
 class Task:
@@ -49,8 +38,11 @@ class Task:
             self.planned = self.planned._replace(bytes_committed=0, bytes_zeroed=0, clusters_committed=0)
         self.commits = bool(self.planned.bytes_committed or self.planned.bytes_zeroed or self.planned.resized)
         self.changed = self.commits or wanted.drop
-        self.bitmaps = commit_bitmaps.Plan(self, clock) if self.changed else None
+        self.bitmaps = self._bitmaps_plan() if self.changed else None
         self.before = drawing(chain)
+
+    def _bitmaps_plan(self) -> commit_bitmaps.Plan:
+        return commit_bitmaps.Plan(self.chain.top, self.base_layer, self.wanted, self.planned.resized, self.clock)
 
     def limits(self, rate: int = 0) -> Limits:
         return commits.commit_limits(self.chain, self.clock.left(), rate)

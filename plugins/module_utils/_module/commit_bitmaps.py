@@ -11,9 +11,8 @@ from ..sandbox import bitmaps, errors
 from ..sandbox.bitmaps import Action, Bitmap
 from ..sandbox.chain import Layer
 from ..sandbox.images import Limits
-
-if t.TYPE_CHECKING:
-    from .commit import Clock, Task
+from .clock import Clock
+from .commit_wanted import Wanted
 
 
 class Plan:
@@ -22,11 +21,14 @@ class Plan:
     Made before anything is written; raises BitmapError for what the policy, or the base, does not allow.
     """
 
-    def __init__(self, task: Task, clock: Clock) -> None:
-        self._task = task
+    def __init__(self, top: Layer, base: Layer, wanted: Wanted, resized: bool, clock: Clock) -> None:
+        """resized: the base will have grown by the time that bitmaps are merged into it."""
+        self._top = top
+        self._base = base
+        self._overlay = errors.clean(wanted.path, errors.PATH_LIMIT)
         self._clock = clock
-        self._policy = task.wanted.bitmaps
-        self._found = self._listed(task.chain.top)
+        self._policy = wanted.bitmaps
+        self._found = self._listed(top)
         self.names = [errors.clean(bitmap.name) for bitmap in self._found]
         if self._found and self._policy == "refuse":
             raise errors.BitmapError(
@@ -36,10 +38,10 @@ class Plan:
                 code="has_bitmaps",
             )
         # A file that goes takes its bitmaps with it.
-        self.any = bool(self._found) and not (self._policy == "drop" and task.wanted.drop)
+        self.any = bool(self._found) and not (self._policy == "drop" and wanted.drop)
         self._in_base: set[bytes] = set()
         if self._found and self._policy == "merge":
-            self._check_merge()
+            self._check_merge(resized)
 
     def _listed(self, layer: Layer) -> tuple[Bitmap, ...]:
         """The bitmaps of a layer; other formats than qcow2 have none."""
@@ -49,17 +51,12 @@ class Plan:
         self._clock.reports.append(listed.report)
         return listed.bitmaps
 
-    @property
-    def _overlay(self) -> str:
-        return errors.clean(self._task.wanted.path, errors.PATH_LIMIT)
-
     def _limits(self) -> Limits:
         return Limits(seconds=self._clock.left())
 
-    def _check_merge(self) -> None:
+    def _check_merge(self, resized: bool) -> None:
         """Raises BitmapError where merging would fail, as far as it can be known."""
-        task = self._task
-        base = task.base_layer
+        base = self._base
         if base.format != "qcow2":
             raise errors.BitmapError(
                 f"{errors.clean(base.path, errors.PATH_LIMIT)} is {base.format}: it has no room for the bitmaps of "
@@ -75,14 +72,14 @@ class Plan:
                     code="bitmap_inconsistent",
                 )
         self._in_base = {bitmap.name for bitmap in self._listed(base) if not bitmap.stale}
-        if not task.planned.resized:
+        if not resized:
             for bitmap in self._found:
                 self._merge(bitmap, dry_run=True)
 
     def _merge(self, bitmap: bitmaps.Bitmap, dry_run: bool) -> None:
         actions = [] if bitmap.name in self._in_base else [Action.add(bitmap.granularity)]
-        actions.append(Action.merge(bitmap.name, self._task.chain.top.image))
-        self._change(self._task.base_layer.image, bitmap.name, actions, dry_run)
+        actions.append(Action.merge(bitmap.name, self._top.image))
+        self._change(self._base.image, bitmap.name, actions, dry_run)
 
     def _change(self, image: t.Any, name: bytes, actions: t.Sequence[Action], dry_run: bool = False) -> None:
         done = bitmaps.change_bitmap(image, name, actions, dry_run, counts=False, limits=self._limits())
@@ -97,4 +94,4 @@ class Plan:
                 self._merge(bitmap, dry_run=False)
             return
         for name in dict.fromkeys(bitmap.name for bitmap in self._found):
-            self._change(self._task.chain.top.image, name, [Action.remove()])
+            self._change(self._top.image, name, [Action.remove()])
