@@ -182,8 +182,7 @@ images:
       description: How the data is encrypted, V(aes) or V(luks). V(null) when it is not.
       type: str
     features:
-      description:
-        - The feature bits that are set, by the numbers that the format gives them.
+      description: The feature bits that are set, by the numbers that the format gives them.
       type: dict
       contains:
         incompatible:
@@ -336,15 +335,13 @@ bitmaps:
       type: bool
       sample: true
     in_use:
-      description:
-        - Whether it was opened and not stored since, by a process that has ended, or that has the image open still.
+      description: Whether it was opened and not stored since, by a process that has ended or has the image open still.
       type: bool
     stale:
       description: Whether a program that does not know bitmaps has written to the image since.
       type: bool
     inconsistent:
-      description:
-        - Whether what it says is not to be relied upon, because it is in use or stale. It can only be removed.
+      description: Whether what it says is not to be relied upon, because it is in use or stale. It can only be removed.
       type: bool
     dirty_bytes:
       description: How many bytes of the disk are dirty. V(null) when it is inconsistent.
@@ -372,11 +369,10 @@ extents_next:
   returned: success, with O(dirty_extents=true), when O(path) is one image
   type: int
   version_added: 0.2.0
-  sample: null
 chain:
   description:
     - The layers of the backing chain, from the image itself to the base.
-    - Bytes of names that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
+    - Names are made printable as in RV(images).
   returned: success, with O(chain=true), when O(path) is one image
   type: list
   elements: dict
