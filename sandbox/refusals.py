@@ -424,6 +424,13 @@ WORDINGS: dict[int, Wording] = {
         "compressed: true (on the command line -c).",
         {REBASE: "Operation not supported"},
     ),
+    207: Wording(
+        "backing_raw_data",
+        "RebaseError",
+        "The image promises that its external data file is the whole disk (data_file_raw), which would not be so with "
+        "a backing file. Make an overlay of the image instead, or one of the backing file without data_file_raw.",
+        {REBASE: "Invalid argument"},
+    ),
     **VMDK_WORDINGS,
 }
 

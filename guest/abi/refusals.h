@@ -103,6 +103,7 @@ enum refusal {
     REFUSAL_BACKING_NAME_ROOM = 204,  /* no room for the backing file's name in the first cluster */
     REFUSAL_FILE_NOT_EMPTY = 205,     /* a bytes: a new image wants an empty file */
     REFUSAL_COMPRESS_DATA_FILE = 206, /* no cluster of an external data file can be compressed */
+    REFUSAL_BACKING_RAW_DATA = 207,   /* a raw data file is the whole disk, and would not be any more */
 
     /* Images of the format vmdk: block/vmdk.c of QEMU. */
     REFUSAL_NOT_VMDK = 240,

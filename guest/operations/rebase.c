@@ -250,6 +250,9 @@ _Noreturn void operation_rebase(compressor_opener *open) {
     if (r->call->compresses != 0) {
         check_compression(r, open);
     }
+    if (r->call->backing_length != 0 && (r->image->autoclear & AUTOCLEAR_RAW_DATA) != 0) {
+        refuse_plain(REFUSAL_BACKING_RAW_DATA); /* as qcow2_co_change_backing_file() */
+    }
     r->result->virtual_size = r->size;
     const bool writes = r->call->dry_run == 0;
     const bool pulls = r->call->relinks == 0;

@@ -366,9 +366,9 @@ error_code:
       V(layer_not_found), V(bad_allowed_root), V(backing_format_missing), V(backing_name_ambiguous),
       V(backing_name_long)).
     - The chain (V(base_has_backing), V(has_siblings), V(siblings_unknown), V(base_resize), V(backing_loop),
-      V(backing_name_room), V(compress_data_file), V(drop_loses), V(drop_block_device), V(overlay_replaced),
-      V(too_many_files), and those of the policy for names, such as V(backing_outside), V(backing_protocol),
-      V(backing_not_found), V(chain_too_deep)).
+      V(backing_name_room), V(backing_raw_data), V(compress_data_file), V(drop_loses), V(drop_block_device),
+      V(overlay_replaced), V(too_many_files), and those of the policy for names, such as V(backing_outside),
+      V(backing_protocol), V(backing_not_found), V(chain_too_deep)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The files (V(not_found), V(exists), V(is_directory), V(not_regular), V(permission_denied), V(read_only),
       V(in_use), V(open_failed), V(no_space), V(read_failed), V(write_failed)).

@@ -143,6 +143,16 @@ def test_compressed_with_a_data_file(airlock: Airlock, directory: pathlib.Path) 
     assert ours == theirs
 
 
+@pytest.mark.parametrize("arguments", [b"-u -b b -F qcow2 w", b"-b b -F qcow2 w", b"-b||w"])
+def test_a_data_file_that_is_the_whole_disk(arguments: bytes, airlock: Airlock, directory: pathlib.Path) -> None:
+    """With a backing file it would not be the disk any more; standing on nothing is fine."""
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=x,data_file_raw=on", "w", "1M", directory=directory)
+    line = [part for word in arguments.split(b" ") for part in word.split(b"|")]
+    theirs, ours = both(airlock, directory, line)
+    assert theirs.code == (b"b -F" in arguments)
+    assert ours == theirs
+
+
 def test_no_room_in_the_header(airlock: Airlock, directory: pathlib.Path) -> None:
     """The first cluster of 512 bytes has no place for that name."""
     run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "s", "1M", directory=directory)
