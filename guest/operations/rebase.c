@@ -267,7 +267,9 @@ _Noreturn void operation_rebase(compressor_opener *open) {
         if (writes) {
             prepare_header(r->image);
             recording_start(&r->recording, r->image, &r->refcounts, r->size, (u32)__builtin_ctzll(r->unit));
-            writer_open(&r->writer, &r->chain.layers[0].lookup, &r->refcounts, r->chain.count > 1, keep_of_image, r);
+            /* Unlike in qemu-img the new one counts, too: what is only given up would show what that has. */
+            const bool has_backing = r->chain.count > 1 || r->new_chain.count > 0;
+            writer_open(&r->writer, &r->chain.layers[0].lookup, &r->refcounts, has_backing, keep_of_image, r);
             if (r->call->compresses != 0) {
                 open(&r->compressor, r->image);
             }

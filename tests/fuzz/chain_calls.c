@@ -73,11 +73,11 @@ static void open_parts(const u8 *data, u64 size) {
 }
 
 bool calls_open(const u8 *data, u64 size) {
+    chain = (struct chain_state){.host = host_open()};
+    reserve();
     if (size < sizeof(chain.input) || size > INPUT_MAX) {
         return false;
     }
-    chain = (struct chain_state){.host = host_open()};
-    reserve();
     memcpy(&chain.input, data, sizeof(chain.input));
     struct chain_input *input = &chain.input;
     open_parts(data + sizeof(*input), size - sizeof(*input));

@@ -27,7 +27,7 @@ struct chain_state {
 
 extern struct chain_state chain;
 
-/* Takes an input; until calls_close(). False: it is none. */
+/* Takes an input. False: it is none. In any case calls_close() comes before the next. */
 bool calls_open(const u8 *data, u64 size);
 void calls_close(void);
 

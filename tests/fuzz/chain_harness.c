@@ -342,6 +342,7 @@ static void run_overlay(void) {
 
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
     if (!calls_open(data, size)) {
+        calls_close();
         return 0;
     }
     const u32 operation = chain.input.operation;

@@ -193,6 +193,21 @@ def test_a_format_of_now_that_is_another_than_is_stated(airlock: Airlock, direct
     assert (directory / "before").read_bytes() == (directory / "after").read_bytes()
 
 
+@pytest.mark.parametrize("option", [[], [b"-c"]])
+def test_version_2_image_that_stood_on_nothing(airlock: Airlock, directory: pathlib.Path, option: list[bytes]) -> None:
+    """Where it holds nothing it goes on to show zeros. After qemu-img the new backing file shows there."""
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "compat=0.10", "v2", "1M", directory=directory)
+    run("qemu-io", "-c", "write -P 5 0 64k", "v2", directory=directory)
+    shutil.copy(directory / "v2", directory / "theirs")
+    run("qemu-img", "convert", "-O", "raw", "v2", "before", directory=directory)
+    assert qemu_img(b"rebase", b"-b", b"b", b"-F", b"qcow2", b"theirs", directory=directory).code == 0
+    assert airlock(b"rebase", *option, b"-b", b"b", b"-F", b"qcow2", b"v2", directory=directory).code == 0
+    run("qemu-img", "check", "-q", "v2", directory=directory)
+    for name in ("v2", "theirs"):
+        run("qemu-img", "convert", "-O", "raw", name, "after", directory=directory)
+        assert ((directory / "before").read_bytes() == (directory / "after").read_bytes()) == (name == "v2")
+
+
 def test_names_in_the_images_are_judged(airlock: Airlock, directory: pathlib.Path) -> None:
     run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "../b", "-F", "qcow2", "d/n", directory=directory)
     arguments = (b"rebase", b"-b", b"d/n", b"-F", b"qcow2")
