@@ -68,7 +68,10 @@ options:
     description:
       - Whether the file of the overlay is removed when all is done. An external data file of it stays, and so do layers
         between it and O(base), which are of no use any more.
-      - An overlay that is not there is taken for one that an earlier run has removed, if its directory is there.
+      - An overlay with snapshots is not removed, the task fails with RV(error_code=drop_loses) instead, for a commit
+        takes nothing of them along.
+      - An overlay that is not there is taken for one that an earlier run has removed, if its directory is there. Where
+        O(path) is a link, it stays.
       - C(qemu-img commit -d) is something else. It leaves the overlay as it is.
     type: bool
     default: false
@@ -315,7 +318,7 @@ error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(base_not_found), V(no_backing_file), V(bad_rate_limit), V(bad_progress_file), V(bad_timeout),
-      V(bad_allowed_root), V(drop_block_device), V(overlay_replaced)).
+      V(bad_allowed_root), V(drop_block_device), V(drop_loses), V(overlay_replaced)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
       V(open_failed), V(no_space), V(read_failed), V(write_failed)).

@@ -37,16 +37,23 @@ class Wanted:
         check_directory(self.progress_file)
 
     def is_gone(self) -> bool:
-        """Whether the overlay is not there, and its directory is: an earlier run can have removed it."""
-        return not os.path.lexists(self.path) and os.path.isdir(os.path.dirname(self.path) or ".")
+        """Whether the overlay is not there, and its directory is: an earlier run can have removed it. A link to it
+        stays."""
+        path = os.path.realpath(self.path)
+        return not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))
 
     def check_removable(self, overlay: Layer) -> None:
-        """Raises ArgumentError for what is no file, and for an overlay whose data is in another file."""
+        """Raises ArgumentError for what is no file, and for an overlay with snapshots: no commit puts them elsewhere."""
+        path = errors.quote(self.path)
         if overlay.image.disk.is_block:
             raise errors.ArgumentError(
-                f"{errors.clean(self.path, errors.PATH_LIMIT)} is a block device, which cannot be removed. Leave drop "
-                "out.",
-                "drop_block_device",
+                f"{path} is a block device, which cannot be removed. Leave drop out.", "drop_block_device"
+            )
+        if overlay.info and overlay.info.snapshots:
+            raise errors.ArgumentError(
+                f"{path} has snapshots ({len(overlay.info.snapshots)}), which would go with it. Delete them first "
+                "(qcow2_snapshot), or leave drop out.",
+                "drop_loses",
             )
 
 

@@ -158,6 +158,21 @@ def test_the_link_to_a_dropped_overlay(commit: Run, home: pathlib.Path) -> None:
     (home / "link").symlink_to("top")
     assert commit("link", drop=True)["changed"]
     assert not (home / "top").exists()
+    again = commit("link", drop=True)
+    assert (again["rc"], again["changed"], again["dropped"]) == (0, False, True)
+    (home / "away").symlink_to("nothing/top")
+    assert commit("away", drop=True)["error_code"] == "not_found"
+
+
+def test_snapshots_of_the_overlay_are_not_lost(commit: Run, home: pathlib.Path) -> None:
+    """What they hold goes into no base."""
+    qemu("qemu-img", "snapshot", "-c", "kept", "top", directory=home)
+    before = [(home / name).read_bytes() for name in ("middle", "top")]
+    for check in (True, False):
+        assert commit(drop=True, check=check)["error_code"] == "drop_loses"
+    assert before == [(home / name).read_bytes() for name in ("middle", "top")]
+    qemu("qemu-img", "snapshot", "-d", "kept", "top", directory=home)
+    assert commit(drop=True)["changed"]
 
 
 def test_a_file_that_was_replaced_is_not_removed(
