@@ -9,7 +9,8 @@ from __future__ import annotations
 
 class ModuleDocFragment:
     """The options that modules for a list of images have (see module_utils/_module/arguments.py), in CHAIN those of
-    modules that open what an image stands on, and in SANDBOX what each module needs and does."""
+    modules that open what an image stands on, in MOVES those of modules that move data, and in SANDBOX what each module
+    needs and does."""
 
     DOCUMENTATION = r"""
 options:
@@ -47,6 +48,30 @@ options:
     type: str
     choices: [qcow2, raw, vmdk]
     version_added: 0.2.0
+"""
+
+    MOVES = r"""
+options:
+  rate_limit:
+    description:
+      - How many bytes a second are written at most, as a number, or with one of the suffixes V(k), V(K), V(KiB), V(M),
+        V(MiB), V(G), V(GiB), V(T) or V(TiB), which are powers of 1024.
+      - Without it, as fast as the storage takes them.
+    type: str
+  progress_file:
+    description:
+      - A file that says how far the work has come, for tasks that run long with C(async). Its directory must be
+        there. The file stays when the task has ended, and is not written when there is no data to move.
+      - It is one line of JSON with C(bytes_done), C(bytes_total), C(percent), C(bytes_per_second), C(seconds_left) and
+        C(finished), for all that the task does together. It is replaced as a whole, so that no reader sees half of it.
+    type: path
+  timeout:
+    description:
+      - How many seconds the work may take, all guests together.
+      - When they have passed, the guest is ended, and the task fails with RV(ignore:error_code=time_limit). No data is
+        lost then, run it again with more time.
+    type: int
+    default: 86400
 """
 
     SANDBOX = r"""

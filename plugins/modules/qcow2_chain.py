@@ -24,6 +24,7 @@ author:
 extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup
+  - airlock.images._images.moves
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -133,26 +134,6 @@ options:
     type: list
     elements: path
     default: []
-  rate_limit:
-    description:
-      - How many bytes a second are written at most, as a number, or with one of the suffixes V(k), V(K), V(KiB), V(M),
-        V(MiB), V(G), V(GiB), V(T) or V(TiB), which are powers of 1024.
-      - Without it, as fast as the storage takes them.
-    type: str
-  progress_file:
-    description:
-      - A file that says how far the work has come, for tasks that run long with C(async). Its directory must be
-        there. The file stays when the task has ended, and is not written when there is no data to move.
-      - It is one line of JSON with C(bytes_done), C(bytes_total), C(percent), C(bytes_per_second), C(seconds_left) and
-        C(finished), for all steps of the plan together. It is replaced as a whole, so that no reader sees half of it.
-    type: path
-  timeout:
-    description:
-      - How many seconds the work may take, all guests together.
-      - When they have passed, the guest is ended, and the task fails with RV(error_code=time_limit). Nothing is lost
-        then, run it again with more time.
-    type: int
-    default: 86400
 notes:
   - The locks are held from the first look to the end. A chain that a virtual machine uses is refused.
   - What a layer in the middle of several that are committed together shows is another thing afterwards. Its file stays
@@ -393,7 +374,10 @@ from ansible_collections.airlock.images.plugins.module_utils._module.startup imp
 
 save_time()  # on the imports below
 
-from ansible_collections.airlock.images.plugins.module_utils._module.arguments import CHAIN_ARGUMENTS
+from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
+    CHAIN_ARGUMENTS,
+    MOVES_ARGUMENTS,
+)
 from ansible_collections.airlock.images.plugins.module_utils._module.chain import chain_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
@@ -407,9 +391,7 @@ ARGUMENTS = {
     "siblings": {"type": "list", "elements": "path", "default": []},
     "scan": {"type": "bool", "default": False},
     **CHAIN_ARGUMENTS,
-    "rate_limit": {"type": "str"},
-    "progress_file": {"type": "path"},
-    "timeout": {"type": "int", "default": 86400},
+    **MOVES_ARGUMENTS,
 }
 
 

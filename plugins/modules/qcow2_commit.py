@@ -27,6 +27,7 @@ extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup
   - airlock.images._images.chain
+  - airlock.images._images.moves
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -100,26 +101,6 @@ options:
       - drop
       - merge
     default: refuse
-  rate_limit:
-    description:
-      - How many bytes a second are written at most, as a number, or with one of the suffixes V(k), V(K), V(KiB), V(M),
-        V(MiB), V(G), V(GiB), V(T) or V(TiB), which are powers of 1024.
-      - Without it, as fast as the storage takes them.
-    type: str
-  progress_file:
-    description:
-      - A file that says how far the commit has come, for tasks that run long with C(async). Its directory must be
-        there. The file stays when the task has ended.
-      - It is one line of JSON with C(bytes_done), C(bytes_total), C(percent), C(bytes_per_second), C(seconds_left) and
-        C(finished). It is replaced as a whole, so that no reader sees half of it.
-    type: path
-  timeout:
-    description:
-      - How many seconds the work may take, all guests together.
-      - When they have passed, the guest is ended, and the task fails with RV(error_code=time_limit). No data is lost
-        then, run it again with more time. What is to be known of bitmaps of the base is with O(bitmaps).
-    type: int
-    default: 86400
 seealso:
   - module: airlock.images.qcow2_info
   - module: airlock.images.qcow2_bitmap
@@ -349,7 +330,10 @@ from ansible_collections.airlock.images.plugins.module_utils._module.startup imp
 
 save_time()  # on the imports below
 
-from ansible_collections.airlock.images.plugins.module_utils._module.arguments import CHAIN_ARGUMENTS
+from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
+    CHAIN_ARGUMENTS,
+    MOVES_ARGUMENTS,
+)
 from ansible_collections.airlock.images.plugins.module_utils._module.commit import commit_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
@@ -361,9 +345,7 @@ ARGUMENTS = {
     "allow_resize": {"type": "bool", "default": False},
     "bitmaps": {"type": "str", "choices": ["refuse", "drop", "merge"], "default": "refuse"},
     **CHAIN_ARGUMENTS,
-    "rate_limit": {"type": "str"},
-    "progress_file": {"type": "path"},
-    "timeout": {"type": "int", "default": 86400},
+    **MOVES_ARGUMENTS,
 }
 
 

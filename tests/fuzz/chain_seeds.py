@@ -90,7 +90,7 @@ def pack(operation: str, parts: list[tuple[str, bytes]], *flags: str, **fields: 
     numbers = (OPERATIONS.index(operation), bits, *(fields.get(name, 0) for name in names), 0)
     head = struct.pack("<8BHBBIQ", *numbers, 0xFFFF, 0, 0, 0, fields.get("size", 0))
     rows = [struct.pack("<IB3x", len(content), FORMATS.index(kind)) for kind, content in parts]
-    return (head + b"".join(rows)).ljust(len(head) + 8 * PARTS, b"\0") + b"".join(content for _, content in parts)
+    return (head + b"".join(rows)).ljust(len(head) + 8 * PARTS, b"\0") + b"".join(content for _kind, content in parts)
 
 
 def inputs(layers: tuple[str, ...], parts: list[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:

@@ -25,6 +25,12 @@ CHAIN_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
 }
 
+MOVES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
+    "rate_limit": {"type": "str"},
+    "progress_file": {"type": "path"},
+    "timeout": {"type": "int", "default": 86400},
+}
+
 
 def image_text(option: str, value: str | None, limit: int, plain: bool = True) -> bytes:
     """The option's value as it stands in an image; b"" when it was not given. Raises ArgumentError.
