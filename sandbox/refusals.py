@@ -81,7 +81,7 @@ WORDINGS: dict[int, Wording] = {
     20: Wording(
         "not_qcow2",
         "NotQcow2Error",
-        "This is not a qcow2 image. Name a qcow2 file; only that format has the snapshots managed here.",
+        "This is not a qcow2 image. Name one, or state its format where an option does that: it is never guessed.",
         {OPEN: "Image is not in qcow2 format"},
     ),
     21: _header(

@@ -43,7 +43,9 @@ class Task:
         for joint in reversed(self.plan.joints):
             if joint.action != NONE:
                 lower = joint.lower
-                found.append(_step(joint.action, joint.upper.path, lower.path if lower else None, joint))
+                found.append(
+                    _step(joint.action, joint.upper.path, lower.path if lower else None, joint, self._gone(joint))
+                )
         below = self.wanted.existing[0] if self.wanted.existing else ""
         for path in self.created:
             found.append(_step("create", path, below))
@@ -52,6 +54,11 @@ class Task:
             gone = [layer for joint in self.plan.joints for layer in joint.between]
             found += [_step("remove", layer.path, None) for layer in gone]
         return found
+
+    def _gone(self, joint: Joint) -> list[Layer]:
+        """The layers that the chain has no more behind this step."""
+        kept = {each.upper.key for each in self.plan.joints}
+        return [layer for layer in joint.stack[1 : joint.depth or None] if layer.key not in kept]
 
     def _drawing(self, paths: t.Sequence[str]) -> str:
         """The chain in one line: * is written to, + is created, - is no part of the chain any more."""
@@ -231,7 +238,9 @@ def _read(wanted: Wanted, clock: Clock) -> list[dict[str, t.Any]]:
         return [chain_facts.layer_facts(layer) for layer in chain.layers]
 
 
-def _step(action: str, layer: str, onto: str | None, joint: Joint | None = None) -> dict[str, t.Any]:
+def _step(
+    action: str, layer: str, onto: str | None, joint: Joint | None = None, gone: t.Sequence[Layer] = ()
+) -> dict[str, t.Any]:
     """One entry of RETURN's `plan`."""
     limit = errors.PATH_LIMIT
     return {
@@ -240,5 +249,5 @@ def _step(action: str, layer: str, onto: str | None, joint: Joint | None = None)
         "onto": errors.clean(onto, limit) if onto else None,
         "bytes": joint.bytes if joint else 0,
         "reason": joint.reason if joint else None,
-        "gone": [errors.clean(each.path, limit) for each in joint.between] if joint else [],
+        "gone": [errors.clean(each.path, limit) for each in gone],
     }

@@ -108,7 +108,7 @@ class Plan:
                 joints.append(Joint(layers, depth, None))
                 layers = layers[depth:]
                 continue
-            backing = stack.enter_context(self._open(layers, path))
+            backing = self._open(layers, path, stack)
             self.clock.reports += backing.reports
             joints.append(Joint(layers, 0, backing))
             layers = list(backing.layers)
@@ -120,7 +120,7 @@ class Plan:
             )
         return [*joints, Joint(layers, 0, None)]
 
-    def _open(self, layers: t.Sequence[Layer], path: str) -> NewBacking:
+    def _open(self, layers: t.Sequence[Layer], path: str, stack: contextlib.ExitStack) -> NewBacking:
         """A file that is no part of the chain yet. Raises AirlockError."""
         lowest = path == self.wanted.layers[-1]
         format_name = self.wanted.backing_format if lowest else "qcow2"
@@ -133,14 +133,25 @@ class Plan:
         upper = layers[0]
         name = _recorded_name(upper.path, path)
         self._check_name(upper.path, name, rebases.key_of_path(path))
-        return rebases.open_backing(
-            self.chain.of(layers),
-            name,
-            format_name,
-            backing_format=self.wanted.backing_format,
-            allowed_roots=self.wanted.allowed_roots,
-            limits=Limits(seconds=self.clock.left()),
-        )
+        try:
+            return stack.enter_context(
+                rebases.open_backing(
+                    self.chain.of(layers),
+                    name,
+                    format_name,
+                    backing_format=self.wanted.backing_format,
+                    allowed_roots=self.wanted.allowed_roots,
+                    limits=Limits(seconds=self.clock.left()),
+                )
+            )
+        except errors.ChainError as error:
+            if error.code != "backing_loop":
+                raise
+            raise errors.ArgumentError(
+                f"With {errors.quote(path)} below {errors.quote(upper.path)} the chain would return to itself: what "
+                "the former stands on is in it already. Name the layers in another order.",
+                "backing_loop",
+            ) from error
 
     def _name(self, joint: Joint) -> bytes:
         """What the header of the joint's layer is to have recorded. Raises ChainError for what could not be opened."""

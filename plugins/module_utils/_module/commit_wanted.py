@@ -43,7 +43,7 @@ class Wanted:
         return not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))
 
     def check_removable(self, overlay: Layer) -> None:
-        """Raises ArgumentError for what is no file, and for an overlay with snapshots: no commit puts them elsewhere."""
+        """Raises ArgumentError for what is no file, and for an overlay with snapshots: no commit takes them along."""
         path = errors.quote(self.path)
         if overlay.image.disk.is_block:
             raise errors.ArgumentError(

@@ -116,9 +116,10 @@ def test_compressed_where_a_commit_is_all_that_can_be_done(task: Task, refused: 
     assert done["plan"][0]["reason"].startswith("pulling up cannot be done: ")
 
 
-def test_flatten_in_the_middle(task: Task) -> None:
+def test_flatten_in_the_middle(task: Task, home: pathlib.Path) -> None:
     done = task("a", "top", flatten=True, method="pull")
     assert actions(done) == [("detach", "a", ""), ("pull", "top", "a")]
+    assert [step["gone"] for step in done["plan"]] == [[str(home / "base")], [str(home / "b")]]
 
 
 def test_another_base(task: Task, refused: Task, home: pathlib.Path) -> None:
@@ -126,6 +127,7 @@ def test_another_base(task: Task, refused: Task, home: pathlib.Path) -> None:
     assert refused("release", "a", "b", "top")["error_code"] == "backing_format_missing"
     done = task("release", "a", "b", "top", backing_format="qcow2")
     assert actions(done) == [("rebase", "a", "release")]
+    assert done["plan"][0]["gone"] == [str(home / "base")]
     assert done["diff"]["before"] == "base- <- a* <- b <- top\n"
 
 
@@ -188,6 +190,13 @@ def test_where_names_may_lead(task: Task, refused: Task, home: pathlib.Path) -> 
 )
 def test_refused(layers: tuple[str, ...], arguments: dict[str, t.Any], code: str, refused: Task) -> None:
     assert refused(*layers, **arguments)["error_code"] == code
+
+
+def test_an_order_that_the_layers_cannot_have(refused: Task) -> None:
+    """What is wrong is in the task, not in the image."""
+    message = refused("base", "b", "a", "top")["msg"]
+    assert "order" in message
+    assert "rebase -u" not in message
 
 
 def test_progress_of_all_steps(task: Task, run_module: Run, home: pathlib.Path) -> None:
