@@ -32,15 +32,17 @@ def place(layer: int) -> int:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Each layer is written before it has a backing file: where it writes, the others have nothing, and QEMU would open
+    all that are below."""
     home = tmp_path_factory.mktemp("deep")
+    assert len({place(layer) // CLUSTER for layer in range(LAYERS)}) == LAYERS
     for layer in range(LAYERS):
         options = f"cluster_size={CLUSTER}" + (",extended_l2=on" if layer % 5 == 1 else "")
-        backing = ["-b", f"l{layer - 1}", "-F", "qcow2"] if layer else []
-        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, *backing, f"l{layer}", "320G"]
-        qemu.must(command, cwd=str(home))
-        qemu.must(
-            ["qemu-io", "-f", "qcow2", "-c", f"write -P {layer + 1} {place(layer)} 4k", f"l{layer}"], cwd=str(home)
-        )
+        qemu.create(str(home / f"l{layer}"), "320G", options)
+        qemu.io(str(home / f"l{layer}"), f"write -P {layer + 1} {place(layer)} 4k")
+        if layer:
+            command = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-b", f"l{layer - 1}", "-F", "qcow2", f"l{layer}"]
+            qemu.must(command, cwd=str(home))
     return home
 
 
