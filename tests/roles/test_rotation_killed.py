@@ -4,7 +4,7 @@
 """ansible-playbook is killed at each task of bitmap_rotation, a machine writes, and the next run makes it good.
 
 The images are made by qemu-img. Judges of what is there are qemu-img, the independent reader of the differential tests,
-and in one test qemu-nbd and qcow2_info. AIRLOCK_LONG=1 kills more often in the middle of modules.
+and in one test qemu-nbd and qcow2_info. AIRLOCK_LONG=1 kills more often.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tests.differential.harness.nbd import extents as extents_by_nbd
 from tests.differential.harness.patch import Patch
 from tests.differential.harness.qcow2 import Qcow2
 
+LONG = os.environ.get("AIRLOCK_LONG") == "1"
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 ROLE = CHECKOUT / "roles/bitmap_rotation"
 TIME = "20261121T030000Z"
@@ -210,11 +211,13 @@ def test_killed_and_run_again(disks: Disks, moment: str) -> None:
 
 
 def test_killed_before_and_after_all_changes(disks: Disks) -> None:
+    """Who has changed nothing before the last of these tasks has not before the others either; what comes after all
+    changes is the same each time."""
     before = disks.content()
-    for task in BEFORE:
+    for task in BEFORE if LONG else BEFORE[-1:]:
         disks.rotate(kill_at=f"start:{task}")
         assert disks.content() == before
-    for task in AFTER:
+    for task in AFTER if LONG else AFTER[:1]:
         disks.rotate(kill_at=f"start:{task}")
     assert "changed=0" in disks.rotate()
     judge(disks)
@@ -294,7 +297,7 @@ def test_everything_is_lost(disks: Disks, left: str) -> None:
 
 
 def test_killed_while_a_module_works(disks: Disks) -> None:
-    for _time in range(40 if "AIRLOCK_LONG" in os.environ else 2):
+    for _time in range(40 if LONG else 2):
         disks.rotate(kill_at=f"later:{random.choice([REPAIR, RECORD, STOP, MERGE, PRUNE])}:{random.uniform(0, 0.5)}")
     disks.write(30)
     disks.rotate()
