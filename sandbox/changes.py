@@ -181,14 +181,21 @@ class ChangingServer(Server):
 
     def _resize(self, disk: int, _offset: int, length: int, *_unused: int) -> int:
         if self._files[disk].is_block:
-            return -errno.ENOTSUP
+            # As raw_co_truncate() of QEMU: a device is as long as it is, which is enough for less.
+            return 0 if self._reaches(disk, length) else -errno.EINVAL
         if self._library.ftruncate(self._descriptors[disk], length) == 0:
             return 0
         return -int(self._ffi.errno)
 
+    def _reaches(self, disk: int, length: int) -> bool:
+        """Whether a device has that many bytes. The jail has no system call that would tell its size."""
+        return length == 0 or self._library.pread(self._descriptors[disk], self._bounce, 1, length - 1) == 1
+
     def _reserve(self, disk: int, offset: int, length: int, *_unused: int) -> int:
         if length == 0:
             return 0
+        if self._files[disk].is_block:  # which has all its blocks, and fallocate() wants whole sectors there
+            return 0 if self._reaches(disk, offset + length) else -errno.ENOSPC
         failure = self._fallocate(disk, FALLOCATE_RESERVE, offset, length)
         return 0 if failure in _NOT_SUPPORTED else -failure
 
@@ -224,7 +231,7 @@ class ChangingServer(Server):
         if operation == self._library.DOORBELL_DISCARD:
             saved = 0
         elif operation == self._library.DOORBELL_RESIZE:
-            if length == before:
+            if length == before or self._files[disk].is_block:
                 return 0  # no byte changes: it lets go of blocks reserved behind the end, even on a full file system
             offset = length
             saved = max(0, before - length)

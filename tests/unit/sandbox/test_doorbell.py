@@ -271,12 +271,18 @@ def test_reserve_keeps_the_length_and_takes_blocks(bench):
     assert os.stat(one.disks[0].path).st_blocks * 512 >= 1 << 20
 
 
-def test_block_device(bench):
-    """Its length is fixed, and what it says of a discard does not matter."""
-    one = bench(b"x" * 100, is_block=True)
+@pytest.mark.parametrize("journaled", [False, True])
+def test_block_device(bench, journaled):
+    """Its length is fixed, which is enough for less of it, and what it says of a discard does not matter."""
+    one = bench(b"x" * 100, is_block=True, journaled=journaled)
     one.server._library = Library(fallocate=failing(errno.EIO))
     assert one.ring(request(DISCARD, 0, 0, 100)) == [0]
-    assert one.ring(request(RESIZE, 0, 0, 10)) == [-errno.ENOTSUP]
+    assert one.ring(request(RESIZE, 0, 0, 10)) == [0]
+    assert one.ring(request(RESIZE, 0, 0, 100)) == [0]
+    assert one.ring(request(RESIZE, 0, 0, 101)) == [-errno.EINVAL]
+    one.server._library = Library(fallocate=failing(errno.EINVAL))  # no whole sectors
+    assert one.ring(request(RESERVE, 0, 1, 99)) == [0]
+    assert one.ring(request(RESERVE, 0, 1, 100)) == [-errno.ENOSPC]
     assert one.content() == b"x" * 100
 
 
