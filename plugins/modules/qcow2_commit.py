@@ -89,8 +89,8 @@ options:
         backup that they are for would not find it after a commit.
       - With V(refuse), the task fails with RV(error_code=has_bitmaps) when there are any.
       - With V(drop), they are removed from the overlay after the commit.
-      - With V(merge), each is merged into the base's bitmap of that name, which is added when there is none. They stay
-        in the overlay as well.
+      - With V(merge), each is merged into the base's bitmap of that name, which is added when there is none,
+        and records if the overlay's does. They stay in the overlay as well.
       - An overlay that holds nothing but bitmaps is left as it is, unless O(drop=true), which would lose them. This
         option is obeyed then as well.
       - Bitmaps of the base that are recording note what the commit writes, in any case. When the task is interrupted in

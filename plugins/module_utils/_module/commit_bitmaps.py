@@ -77,8 +77,9 @@ class Plan:
                 self._merge(bitmap, dry_run=True)
 
     def _merge(self, bitmap: bitmaps.Bitmap, dry_run: bool) -> None:
-        actions = [] if bitmap.name in self._in_base else [Action.add(bitmap.granularity)]
-        actions.append(Action.merge(bitmap.name, self._top.image))
+        actions = [Action.merge(bitmap.name, self._top.image)]
+        if bitmap.name not in self._in_base:
+            actions = [Action.add(bitmap.granularity), *actions, *([] if bitmap.recording else [Action.disable()])]
         self._change(self._base.image, bitmap.name, actions, dry_run)
 
     def _change(self, image: t.Any, name: bytes, actions: t.Sequence[Action], dry_run: bool = False) -> None:

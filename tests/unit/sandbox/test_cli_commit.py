@@ -118,6 +118,20 @@ def test_progress(line: str, airlock: Airlock, ours: pathlib.Path, theirs: pathl
     )
 
 
+def test_a_base_that_is_marked_corrupt(airlock: Airlock, ours: pathlib.Path, theirs: pathlib.Path) -> None:
+    """qemu-img opens it for reading first, which it may, and then does not look any more."""
+    for directory in (ours, theirs):
+        with open(directory / "b", "r+b") as file:
+            file.seek(79)
+            file.write(b"\2")
+    before = (ours / "b").read_bytes()
+    assert qemu_img(b"commit", b"top", directory=theirs).code == 0
+    done = airlock(b"commit", b"top", directory=ours)
+    assert (done.code, done.stdout) == (1, b"")
+    assert b"Image is corrupt; cannot be opened read/write" in done.stderr
+    assert (ours / "b").read_bytes() == before
+
+
 @pytest.mark.parametrize("options", [(), ("-r",)])
 @pytest.mark.parametrize("line", ["top", "b", "-b a top", "-b raw top", "-b raw b", "larger", "a"])
 @pytest.mark.parametrize("held", ["top", "a", "b"])

@@ -259,6 +259,14 @@ def test_bitmaps_are_merged(drop: bool, commit: Run, marked: pathlib.Path, run_m
         assert not commit()["changed"]  # what is not to be committed, no bitmap is in the way of
 
 
+def test_a_bitmap_that_does_not_record_does_not_in_the_base(commit: Run, marked: pathlib.Path, run_module: Run) -> None:
+    qemu("qemu-img", "bitmap", "--disable", "top", "days", directory=marked)
+    qemu("qemu-img", "bitmap", "--add", "top", "hours", directory=marked)
+    assert commit(bitmaps="merge")["changed"]
+    found = run_module("qcow2_info", path=str(marked / "middle"))["bitmaps"]
+    assert {each["name"]: each["recording"] for each in found} == {"week": False, "days": False, "hours": True}
+
+
 def dirty(run_module: Run, path: pathlib.Path) -> dict[str, int]:
     """Bytes by name."""
     return {bitmap["name"]: bitmap["dirty_bytes"] for bitmap in run_module("qcow2_info", path=str(path))["bitmaps"]}
