@@ -232,6 +232,38 @@ static void grow_over_backing(struct commit *c, u64 old_size) {
     disk_flush(&image->disk);
 }
 
+static bool all_zeros(const u8 *bytes, u64 length) {
+    for (u64 i = 0; i < length; i++) {
+        if (bytes[i] != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* What the base itself has behind its old end, since it was made smaller, must not show either. In qemu it does. */
+static void hide_own(struct commit *c, u64 old_size) {
+    const struct qcow2 *image = c->base->image;
+    const u64 end = min64(c->size, image->l1_entries * l2_entries(image) << image->cluster_bits);
+    u8 *bytes = heap_take(WRITE_MAX);
+    bool any = false;
+    for (u64 at = old_size; at < end;) {
+        struct extent found = lookup_at(&c->base->lookup, at, min64(end - at, WRITE_MAX));
+        if (found.kind == EXTENT_DATA || found.kind == EXTENT_COMPRESSED) {
+            chain_read(&c->chain, c->base_index, at, found.length, bytes);
+            if (!all_zeros(bytes, found.length)) {
+                writer_write(&c->writer, at, found.length, fill_with_zeros, &c->chain);
+                disk_run();
+                any = true;
+            }
+        }
+        at += found.length;
+    }
+    if (any) {
+        writer_flush(&c->writer);
+    }
+}
+
 /* The base gets as large as the top. */
 static void grow_base(struct commit *c) {
     struct layer *base = c->base;
@@ -254,6 +286,7 @@ static void grow_base(struct commit *c) {
     if (c->base_index + 1 < c->chain.count && c->chain.layers[c->base_index + 1].size > old_size) {
         grow_over_backing(c, old_size);
     } else {
+        hide_own(c, old_size);
         resize_mapping(base->image, &c->refcounts, c->size);
         refcounts_write_back(&c->refcounts);
     }

@@ -156,6 +156,32 @@ def test_the_base_may_have_to_keep_its_size(airlock: Airlock, ours: pathlib.Path
     assert airlock(b"commit", b"--no-resize", b"top", directory=ours).code == 0
 
 
+@pytest.mark.parametrize("options", ["cluster_size=64k", "compat=0.10", "extended_l2=on"])
+@pytest.mark.parametrize("step", ["write -P 1 0 1M", "write -c -P 1 64k 64k", "snapshot"])
+def test_a_base_that_was_larger_once(airlock: Airlock, tmp_path: pathlib.Path, options: str, step: str) -> None:
+    """What its last cluster has behind the end stays hidden when it grows. After qemu-img commit it shows."""
+    run("qemu-img", "create", "-f", "qcow2", "-o", options, "base", "1M", directory=tmp_path)
+    run("qemu-io", "-c", step if step != "snapshot" else "write -P 1 0 1M", "base", directory=tmp_path)
+    run("qemu-img", "resize", "-q", "--shrink", "-f", "qcow2", "base", "100K", directory=tmp_path)
+    if step == "snapshot" and "0.10" not in options:
+        run("qemu-img", "snapshot", "-c", "s", "base", directory=tmp_path)
+    run("qemu-img", "create", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top", "1M", directory=tmp_path)
+    run("qemu-io", "-c", "write -P 2 512k 64k", "top", directory=tmp_path)
+    run("qemu-img", "convert", "-O", "raw", "top", "before", directory=tmp_path)
+    for name in ("base", "top"):
+        shutil.copy(tmp_path / name, tmp_path / f"{name}.made")
+    shows = {}
+    for who in ("qemu", "ours"):
+        for name in ("base", "top"):
+            shutil.copy(tmp_path / f"{name}.made", tmp_path / name)
+        commit = qemu_img if who == "qemu" else airlock
+        assert commit(b"commit", b"top", directory=tmp_path).code == 0
+        run("qemu-img", "check", "-q", "base", directory=tmp_path)
+        run("qemu-img", "convert", "-O", "raw", "top", "after", directory=tmp_path)
+        shows[who] = (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
+    assert shows == {"qemu": False, "ours": True}
+
+
 def test_json(airlock: Airlock, ours: pathlib.Path) -> None:
     done = airlock(b"commit", b"--output=json", b"-b", b"a", b"larger", directory=ours)
     assert json.loads(done.stdout) == {
