@@ -64,6 +64,7 @@ options:
         there. The file stays when the task has ended, and is not written when there is no data to move.
       - It is one line of JSON with C(bytes_done), C(bytes_total), C(percent), C(bytes_per_second), C(seconds_left) and
         C(finished), for all that the task does together. It is replaced as a whole, so that no reader sees half of it.
+      - What is there already must be such a file. Anything else is refused with RV(error_code=bad_progress_file).
     type: path
   timeout:
     description:

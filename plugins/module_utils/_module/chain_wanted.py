@@ -10,7 +10,7 @@ import typing as t
 
 from ..sandbox import errors
 from .commit_wanted import parse_rate
-from .progress_file import check_directory
+from .progress_file import check_place
 
 
 class Wanted:
@@ -35,7 +35,7 @@ class Wanted:
             raise errors.ArgumentError(f"timeout is {self.timeout} seconds. It must be at least 1.", "bad_timeout")
         if not self.layers:
             raise errors.ArgumentError("layers is empty. Name at least one image in it.", "no_layers")
-        check_directory(self.progress_file)
+        check_place(self.progress_file)
         self.missing = self._count_missing()
         self._check_named_once()
 

@@ -11,7 +11,7 @@ import typing as t
 
 from ..sandbox import errors
 from ..sandbox.chain import Layer
-from .progress_file import check_directory
+from .progress_file import check_place
 
 _RATE = re.compile(r"([0-9]+) *(?:([kmgt])(?:ib)?|b)?(?:/s)?", re.ASCII | re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -34,7 +34,7 @@ class Wanted:
         self.timeout: int = params["timeout"]
         if self.timeout < 1:
             raise errors.ArgumentError(f"timeout is {self.timeout} seconds. It must be at least 1.", "bad_timeout")
-        check_directory(self.progress_file)
+        check_place(self.progress_file)
 
     def is_gone(self) -> bool:
         """Whether the overlay is not there, and its directory is: an earlier run can have removed it. A link to it

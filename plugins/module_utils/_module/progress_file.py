@@ -9,20 +9,33 @@ import contextlib
 import functools
 import json
 import os
+import stat
 import time
 import typing as t
 
 from ..sandbox import errors
 
 _EVERY_SECONDS = 0.5
+_LENGTH_MAX = 4096  # bytes; it has one short line
 
 
-def check_directory(path: str | None) -> None:
-    """Raises ArgumentError when the file of a task could not be there."""
-    if path is not None and not os.path.isdir(os.path.dirname(path) or "."):
+def check_place(path: str | None) -> None:
+    """Raises ArgumentError when the file of a task could not be there, or would replace what is none: an image, by
+    mistake, or a device."""
+    if path is None:
+        return
+    if not os.path.isdir(os.path.dirname(path) or "."):
         raise errors.ArgumentError(
             f"There is no directory for progress_file {errors.quote(path)}. Make it first.", "bad_progress_file"
         )
+    with contextlib.suppress(OSError, ValueError):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LENGTH_MAX:
+            raise errors.ArgumentError(
+                f"progress_file {errors.quote(path)} is there, and is no such file. It would be replaced: name another "
+                "one.",
+                "bad_progress_file",
+            )
 
 
 class ProgressFile:

@@ -310,6 +310,18 @@ def test_bitmaps_that_cannot_be_merged(commit: Run, marked: pathlib.Path) -> Non
 # ---- the other options ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["top", "middle", "link", "fifo", "folder"])
+@pytest.mark.parametrize("check", [True, False])
+def test_progress_file_that_is_something_else(name: str, check: bool, commit: Run, home: pathlib.Path) -> None:
+    """It would be replaced: a slip of the pen must not cost the disk, or a device."""
+    (home / "link").symlink_to("raw")
+    os.mkfifo(home / "fifo")
+    (home / "folder").mkdir()
+    before = (home / name).lstat().st_ino
+    assert commit(progress_file=str(home / name), check=check)["error_code"] == "bad_progress_file"
+    assert (home / name).lstat().st_ino == before
+
+
 def test_progress_file(commit: Run, home: pathlib.Path) -> None:
     done = commit(progress_file=str(home / "progress"), rate_limit="8M")
     assert done["rc"] == 0, done
