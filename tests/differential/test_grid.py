@@ -13,7 +13,7 @@ import pytest
 from tests.differential.harness.cells import Cell, every_axis
 from tests.differential.harness.chains import Arena, Tally
 from tests.differential.harness.drivers import CliDriver, Driver
-from tests.differential.harness.steps import make_chain
+from tests.differential.harness.steps import make_chain, up_to_call
 
 CELLS = list(every_axis())
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
@@ -22,7 +22,10 @@ SEEDS = range(5000, 5400 if LONG else 5030)
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_every_cell(arena: Arena, cell: Cell) -> None:
-    mismatch = arena.run(make_chain(CELLS.index(cell), cell))
+    chain = make_chain(CELLS.index(cell), cell)
+    if not LONG:
+        chain.steps = up_to_call(chain.steps, 4)
+    mismatch = arena.run(chain)
     assert mismatch is None, f"{mismatch.chain}\nstep {mismatch.step}\n{mismatch.report}"
     assert arena.tally.operations > 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from . import qemu
 from .cells import Cell, random_cell
@@ -92,6 +93,12 @@ class Step:
             trim_l1(path)
         else:
             qemu.io(path, *self.io)
+
+
+def up_to_call(steps: list[Any], number: int) -> list[Any]:
+    """The steps of any chain up to its operation of this number, from 1: the others only prepare."""
+    calls = [index for index, step in enumerate(steps, 1) if step.call is not None]
+    return steps[: calls[min(number, len(calls)) - 1]]
 
 
 @dataclass
