@@ -211,9 +211,8 @@ def _foreseen(task: Task) -> list[dict[str, t.Any]]:
             below["virtual_size"] = joint.lower_size
         found.append(facts)
         below = facts
-    for path, name in zip(task.created, task.names):
+    for name in task.names:
         facts = {
-            "path": errors.clean(path, 4096),
             "format": "qcow2",
             "virtual_size": below["virtual_size"] if below else 0,
             "file_size": None,
@@ -223,7 +222,11 @@ def _foreseen(task: Task) -> list[dict[str, t.Any]]:
         }
         found.append(facts)
         below = facts
-    return [{**facts, "depth": depth} for depth, facts in enumerate(reversed(found))]
+    path = task.wanted.layers[0]
+    for depth, (facts, name) in enumerate(zip(reversed(found), [*reversed(task.names), *task.plan.names])):
+        facts.update(path=errors.clean(path, 4096), depth=depth)
+        path = os.path.join(os.path.dirname(path), os.fsdecode(name))  # as the names will lead to it
+    return found[::-1]
 
 
 def _read(wanted: Wanted, clock: Clock) -> list[dict[str, t.Any]]:

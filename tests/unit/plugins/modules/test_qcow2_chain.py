@@ -122,6 +122,14 @@ def test_flatten_in_the_middle(task: Task, home: pathlib.Path) -> None:
     assert [step["gone"] for step in done["plan"]] == [[str(home / "base")], [str(home / "b")]]
 
 
+def test_paths_are_foreseen_as_the_names_will_lead_to_them(task: Task, home: pathlib.Path) -> None:
+    """The fixture compares what check mode says with what is there afterwards."""
+    (home / "d").mkdir()
+    overlay(home, "d/upper", "../top")
+    overlay(home, "last", "d/upper")
+    task("base", "a", "b", "top", "last", "new", method="pull", allowed_roots=[str(home)])
+
+
 def test_another_base(task: Task, refused: Task, home: pathlib.Path) -> None:
     overlay(home, "release", None, "write -P 1 0 600k", "write -P 8 2M 64k")
     assert refused("release", "a", "b", "top")["error_code"] == "backing_format_missing"
