@@ -67,12 +67,7 @@ static u32 edit_directory(struct change *c, struct bitmap *removed) {
     const struct bitmap_plan *plan = &c->plan;
     u32 count = 0;
     if (!plan->exists || plan->fresh) {
-        for (u32 i = set->count; i-- > 0;) {
-            if (bitmap_is_named(&set->bitmaps[i], plan->name, plan->name_length)) {
-                removed[count++] = set->bitmaps[i];
-                bitmaps_remove(set, i);
-            }
-        }
+        count = bitmaps_remove(set, plan->name, plan->name_length, removed);
     }
     if (plan->exists && plan->fresh) {
         bitmaps_append(set, &(struct bitmap){.table_entries = c->content.table_entries,

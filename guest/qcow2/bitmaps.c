@@ -228,16 +228,25 @@ static u64 entry_position(const struct bitmap_set *set, u32 index) {
     return (u64)(set->bitmaps[index].name - set->directory) - BITMAP_ENTRY_FIXED;
 }
 
-void bitmaps_remove(struct bitmap_set *set, u32 index) {
-    u64 at = entry_position(set, index);
-    u64 length = bitmap_entry_size(set->bitmaps[index].name_stored);
-    memmove(set->directory + at, set->directory + at + length, set->directory_size - at - length);
-    set->directory_size -= length;
-    set->count--;
-    for (u32 i = index; i < set->count; i++) {
-        set->bitmaps[i] = set->bitmaps[i + 1];
-        set->bitmaps[i].name -= length;
+u32 bitmaps_remove(struct bitmap_set *set, const u8 *name, u64 length, struct bitmap *removed) {
+    u8 *to = set->directory;
+    u32 kept = 0;
+    u32 count = 0;
+    for (u32 i = 0; i < set->count; i++) {
+        struct bitmap bitmap = set->bitmaps[i];
+        u64 size = bitmap_entry_size(bitmap.name_stored);
+        if (bitmap_is_named(&bitmap, name, length)) {
+            removed[count++] = bitmap;
+            continue;
+        }
+        memmove(to, set->directory + entry_position(set, i), size);
+        bitmap.name = to + BITMAP_ENTRY_FIXED;
+        set->bitmaps[kept++] = bitmap;
+        to += size;
     }
+    set->count = kept;
+    set->directory_size = (u64)(to - set->directory);
+    return count;
 }
 
 void bitmaps_append(struct bitmap_set *set, const struct bitmap *bitmap) {

@@ -56,8 +56,10 @@ u32 bitmaps_find(const struct bitmap_set *set, const u8 *name, u64 length, u32 *
 
 bool bitmap_is_named(const struct bitmap *bitmap, const u8 *name, u64 length);
 
-/* Drops entry `index` of the directory in memory; appends one. */
-void bitmaps_remove(struct bitmap_set *set, u32 index);
+/* Drops the entries of this name from the directory in memory; they go to `removed`, and how many is returned. */
+u32 bitmaps_remove(struct bitmap_set *set, const u8 *name, u64 length, struct bitmap *removed);
+
+/* Appends an entry. */
 void bitmaps_append(struct bitmap_set *set, const struct bitmap *bitmap);
 
 /* Brings the entry in the directory up to date with set->bitmaps[index]; where it stands in the directory. */

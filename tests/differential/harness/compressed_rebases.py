@@ -17,14 +17,12 @@ import os
 import random
 from itertools import groupby
 
-from sandbox import errors
-
 from . import qemu
 from .bitmaps import bitmaps_of
 from .commits import Layer, content
 from .compare import explain
 from .qcow2 import Qcow2
-from .rebases import RebaseArena, RebaseScenario, by_airlock, by_qemu, make_rebase
+from .rebases import RebaseArena, RebaseScenario, make_rebase
 
 COMPRESSED = 1 << 62
 ZERO = 1
@@ -90,28 +88,14 @@ def held(directory: str, layer: Layer) -> list[tuple[object, int]]:
 class CompressedArena(RebaseArena):
     """A directory in which chains are made and rebased with compression."""
 
+    copies = ("qemu", "ours", "ordered")
+
     def clear(self) -> None:
         super().clear()
         write_fills(self.directory)
 
-    def run(self, scenario: RebaseScenario) -> list[str]:
-        try:
-            self.make(scenario, "qemu", "ours", "ordered")
-        except RuntimeError:
-            self.outcomes["not made"] += 1
-            return []
-        outcome = by_qemu(scenario, self.path("qemu"))
-        self.outcomes[scenario.kind] += 1
-        try:
-            foreseen = by_airlock(scenario, self.path("ours"), dry_run=True)
-            done = by_airlock(scenario, self.path("ours"))
-        except errors.AirlockError as error:
-            if error.code == "shared_cluster" and "write -c" in str(scenario):
-                self.outcomes["broken by qemu-io"] += 1  # see commits.py
-                return []
-            return [] if outcome.code else [f"refused: {error.message}"]
-        faults = [] if foreseen[:-1] == done[:-1] else [f"foreseen {foreseen[:-1]}, done {done[:-1]}"]
-        faults += self._own_faults(scenario)
+    def faults(self, scenario: RebaseScenario, outcome: qemu.Outcome) -> list[str]:
+        faults = self._own_faults(scenario)
         if outcome.code == 0:
             return faults + self._compared(scenario)
         if b"n_alloc == n" not in outcome.errors or "extended_l2" not in scenario.top.options:

@@ -134,6 +134,8 @@ def by_airlock(scenario: RebaseScenario, directory: str, dry_run: bool = False) 
 class RebaseArena:
     """A directory in which chains are made and rebased. outcomes: by kind."""
 
+    copies: tuple[str, ...] = ("qemu", "ours")
+
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.outcomes: Counter[str] = Counter()
@@ -156,7 +158,7 @@ class RebaseArena:
     def run(self, scenario: RebaseScenario) -> list[str]:
         """One chain, rebased by both; what is wrong with ours."""
         try:
-            self.make(scenario, "qemu", "ours")
+            self.make(scenario, *self.copies)
         except RuntimeError:
             self.outcomes["not made"] += 1  # refcounts of one bit are too narrow for some writes
             return []
@@ -172,11 +174,12 @@ class RebaseArena:
             self.outcomes["refused"] += 1
             return [] if outcome.code else [f"refused: {error.message}"]
         faults = [] if foreseen[:-1] == done[:-1] else [f"foreseen {foreseen[:-1]}, done {done[:-1]}"]
-        if outcome.code:
-            return [*faults, f"qemu-img refused: {outcome.errors!r}"]
-        return faults + self._faults(scenario)
+        return faults + self.faults(scenario, outcome)
 
-    def _faults(self, scenario: RebaseScenario) -> list[str]:
+    def faults(self, scenario: RebaseScenario, outcome: qemu.Outcome) -> list[str]:
+        """What is wrong with ours, which was done, beside what came of qemu-img's."""
+        if outcome.code:
+            return [f"qemu-img refused: {outcome.errors!r}"]
         faults = []
         for name in sorted(os.listdir(self.path("made"))):
             if name == scenario.top.name and scenario.has_bitmaps:

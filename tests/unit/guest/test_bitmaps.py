@@ -206,3 +206,25 @@ def test_bits(library: Guest, data: st.DataObject, count: int) -> None:
     assert library.lib.probe_bits_merge(array, added, 8 * count) == bin(value | more).count("1")
     assert read() == value | more
     assert library.lib.probe_bits_all_clear(array, 8 * count) == (read() == 0)
+
+
+def test_all_of_a_name_are_removed(guest: Guest, image: Callable[[str], Path]) -> None:
+    """They stand between others, which stay as they are."""
+    guest.load(image("tiny"))
+    for name in (b"aaa", b"bbbb", b"ccc", b"ddd", b"eeeeeeeee"):
+        assert guest.change_bitmap(name, BitmapAction("add", 65536)).refusal == ""
+    there = guest.image()
+    for name in (b"ccc", b"ddd"):
+        assert name in there
+        there = there.replace(name, b"aaa")
+    guest.load_bytes(there)
+    answer = guest.change_bitmap(b"aaa", BitmapAction("remove"))
+    assert (answer.refusal, answer.result.changed) == ("", 1)
+    listed = guest.bitmaps()
+    left, _end = bitmap_records(listed.payload, listed.result.bitmap_count)
+    assert [(one.name, one.granularity, one.dirty_bytes) for one in left] == [
+        (b"bbbb", 65536, 0),
+        (b"eeeeeeeee", 65536, 0),
+    ]
+    verified = guest.verify()
+    assert (verified.refusal, verified.leaked) == ("", 0)
