@@ -12,6 +12,7 @@ from .cli_common import say
 from .listing import format_size
 
 _BAR = 30  # characters
+_WIDTH = 79  # of the line with a bar: on a narrower terminal each would begin a new one; 0 columns: not known
 _STEP = 1.0  # of a hundred: qemu-img's lines are no closer
 
 
@@ -20,7 +21,7 @@ class Progress:
 
     def __init__(self, shown: bool) -> None:
         self.shown = shown
-        self._bar = shown and os.isatty(1)
+        self._bar = shown and os.isatty(1) and os.get_terminal_size(1).columns not in range(1, _WIDTH)
         self._last = 0.0
         self._started = time.monotonic()
 

@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pathlib
 import pty
 import re
 import shutil
+import struct
 import subprocess
+import termios
 import typing as t
 
 import pytest
@@ -234,8 +237,11 @@ def test_names_are_judged(airlock: Airlock, tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "elsewhere/base").read_bytes()[:65536] == b"\7" * 65536
 
 
-def test_a_terminal_sees_a_bar(ours: pathlib.Path) -> None:
+@pytest.mark.parametrize("columns", [0, 78, 79])
+def test_a_terminal_sees_a_bar(columns: int, ours: pathlib.Path) -> None:
+    """Where it has the room for one; 0: it does not say how much."""
     controller, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     code = "import sys; from sandbox.cli import main; sys.exit(main())"
     command = ["python3", "-c", code, "commit", "-p", "top"]
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}
@@ -244,8 +250,9 @@ def test_a_terminal_sees_a_bar(ours: pathlib.Path) -> None:
     shown = os.read(controller, 65536)
     os.close(controller)
     assert done.returncode == 0
-    assert b"[" + b" " * 30 + b"]" in shown
-    assert b"[" + b"=" * 30 + b"]" in shown
+    assert (b"[" + b" " * 30 + b"]" in shown) == (columns != 78)
+    assert (b"[" + b"=" * 30 + b"]" in shown) == (columns != 78)
+    assert columns == 0 or max(map(len, shown.replace(b"\r", b"\n").split(b"\n"))) <= columns
     assert shown.endswith(b"(100.00/100%)\r\r\nImage committed.\r\n")
 
 
