@@ -127,9 +127,8 @@ def _qemu_version() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="small images and few runs: does it work?")
-    parser.add_argument(
-        "--only", choices=["large", "bitmaps", "commits", "claims", "listing", "tasks", "fleet"], help="one part"
-    )
+    names = ["large", "bitmaps", "commits", "claims", "listing", "tasks", "commit-tasks", "fleet"]
+    parser.add_argument("--only", choices=names, help="one part")
     arguments = parser.parse_args()
     size, repeats, calls, count, images = ("4G", 1, 5, 2, 3) if arguments.short else ("1T", 5, 200, 20, 100)
     print(f"{datetime.date.today()}, {os.cpu_count()} CPUs, Linux {os.uname().release}, {_qemu_version()}")
@@ -154,6 +153,13 @@ def main() -> None:
                 1000,
                 small_images.tasks(directory, count, repeats),
                 ("qcow2_snapshot, unchanged", "command: qemu-img snapshot -l"),
+            ),
+            "commit-tasks": lambda: show_spreads(
+                "One task that commits one cluster",
+                "milliseconds a task",
+                1000,
+                small_images.commit_tasks(directory, count, repeats),
+                ("qcow2_commit", "command: qemu-img commit"),
             ),
             "fleet": lambda: show_spreads(
                 "A snapshot of many images",

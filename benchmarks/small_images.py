@@ -18,6 +18,7 @@ from benchmarks.large_image import AIRLOCK
 from sandbox import operations
 
 MODULE = "airlock.images.qcow2_snapshot"
+COMMIT = "airlock.images.qcow2_commit"
 COMMAND = "ansible.builtin.command"
 Task = dict[str, object]
 
@@ -48,23 +49,53 @@ def listing(directory: pathlib.Path, repeats: int) -> dict[str, measure.Spread]:
 
 
 def tasks(directory: pathlib.Path, count: int, repeats: int) -> dict[str, measure.Spread]:
-    """Seconds of one task, as the difference between a playbook with `count` of them and an empty one."""
+    """Seconds of one task that changes nothing."""
     path = _make(directory / "task.qcow2")
-    kinds: dict[str, Task] = {
-        "qcow2_snapshot, unchanged": {MODULE: {"path": path, "name": "first"}},
-        "command: qemu-img snapshot -l": {COMMAND: {"argv": ["qemu-img", "snapshot", "-l", path]}},
+    kinds: dict[str, list[Task]] = {
+        "qcow2_snapshot, unchanged": [{MODULE: {"path": path, "name": "first"}}] * count,
+        "command: qemu-img snapshot -l": [{COMMAND: {"argv": ["qemu-img", "snapshot", "-l", path]}}] * count,
     }
+    return _of_each_task(directory, kinds, repeats)
+
+
+def commit_tasks(directory: pathlib.Path, count: int, repeats: int) -> dict[str, measure.Spread]:
+    """Seconds of one task that commits an overlay of one cluster."""
+    folder = directory / "overlays"
+    folder.mkdir()
+    names = [f"{number}.qcow2" for number in range(count)]
+
+    def renew() -> None:
+        for name in names:
+            measure.run(["qemu-img", "create", "-q", "-f", "qcow2", str(folder / f"base{name}"), "1G"])
+            overlay = str(folder / name)
+            measure.run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", f"base{name}", overlay])
+            measure.run(["qemu-io", "-f", "qcow2", "-c", "write -q 0 64k", overlay])
+        measure.write_back()
+
+    kinds: dict[str, list[Task]] = {
+        "qcow2_commit": [{COMMIT: {"path": str(folder / name)}} for name in names],
+        "command: qemu-img commit": [{COMMAND: {"argv": ["qemu-img", "commit", str(folder / name)]}} for name in names],
+    }
+    return _of_each_task(directory, kinds, repeats, renew)
+
+
+def _of_each_task(
+    directory: pathlib.Path,
+    kinds: dict[str, list[Task]],
+    repeats: int,
+    renew: Callable[[], None] = lambda: None,
+) -> dict[str, measure.Spread]:
+    """Seconds of one task, as the difference between a playbook with a list of them and an empty one. renew: what is
+    done before each."""
     empty = _playbook(directory / "empty.yml", [])
-    books = {
-        name: _playbook(directory / f"tasks{index}.yml", [task] * count)
-        for index, (name, task) in enumerate(kinds.items())
-    }
+    books = {name: _playbook(directory / f"tasks{index}.yml", kinds[name]) for index, name in enumerate(kinds)}
 
-    def per_task(book: str) -> float:
+    def per_task(name: str) -> float:
+        renew()
         without = measure.seconds_of(_play, empty)
-        return (measure.seconds_of(_play, book) - without) / count
+        return (measure.seconds_of(_play, books[name]) - without) / len(kinds[name])
 
-    return measure.take_turns({name: functools.partial(per_task, book) for name, book in books.items()}, repeats)
+    return measure.take_turns({name: functools.partial(per_task, name) for name in kinds}, repeats)
 
 
 def fleet(directory: pathlib.Path, count: int, repeats: int) -> dict[str, measure.Spread]:
