@@ -173,9 +173,9 @@ def disks(made: Disks, tmp_path: pathlib.Path) -> Disks:
     return Disks(tmp_path)
 
 
-def judge(disks: Disks, between: t.Collection[int] = ()) -> None:
+def judge(disks: Disks, between: t.Collection[int] = (), may_leak: bool = False) -> None:
     """The right bitmaps with the right bits. between: what was written between two runs; it must be somewhere, and
-    where it is depends on how far the first one had come."""
+    where it is depends on how far the first one had come. may_leak: a guest was killed between two of its writes."""
     disks.write(40)
     for path in disks.paths:
         seen = disks.seen(path)
@@ -191,7 +191,8 @@ def judge(disks: Disks, between: t.Collection[int] = ()) -> None:
         assert new - set(between) == {40}
         assert week == last | {19}
         assert set(seen["foreign"][1]) == {9, 19, 20, 40, *between}
-        assert qemu.run(["qemu-img", "check", path]).code == 0
+        checked = qemu.run(["qemu-img", "check", path])
+        assert checked.code == 0 or (may_leak and checked.code == 3), checked  # 3: nothing but leaked clusters
 
 
 def test_these_are_the_tasks_of_the_role() -> None:
@@ -301,4 +302,4 @@ def test_killed_while_a_module_works(disks: Disks) -> None:
         disks.rotate(kill_at=f"later:{random.choice([REPAIR, RECORD, STOP, MERGE, PRUNE])}:{random.uniform(0, 0.5)}")
     disks.write(30)
     disks.rotate()
-    judge(disks, between={30})
+    judge(disks, between={30}, may_leak=True)
