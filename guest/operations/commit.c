@@ -10,6 +10,7 @@
 #include "operations/operations.h"
 #include "operations/preparation.h"
 #include "operations/recording.h"
+#include "qcow2/bits.h"
 #include "qcow2/emptying.h"
 #include "qcow2/resize.h"
 #include "qcow2/writer.h"
@@ -232,26 +233,17 @@ static void grow_over_backing(struct commit *c, u64 old_size) {
     disk_flush(&image->disk);
 }
 
-static bool all_zeros(const u8 *bytes, u64 length) {
-    for (u64 i = 0; i < length; i++) {
-        if (bytes[i] != 0) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* What the base itself has behind its old end, since it was made smaller, must not show either. In qemu it does. */
 static void hide_own(struct commit *c, u64 old_size) {
     const struct qcow2 *image = c->base->image;
     const u64 end = min64(c->size, image->l1_entries * l2_entries(image) << image->cluster_bits);
-    u8 *bytes = heap_take(WRITE_MAX);
+    u64 *words = heap_take(WRITE_MAX);
     bool any = false;
     for (u64 at = old_size; at < end;) {
         struct extent found = lookup_at(&c->base->lookup, at, min64(end - at, WRITE_MAX));
         if (found.kind == EXTENT_DATA || found.kind == EXTENT_COMPRESSED) {
-            chain_read(&c->chain, c->base_index, at, found.length, bytes);
-            if (!all_zeros(bytes, found.length)) {
+            chain_read(&c->chain, c->base_index, at, found.length, (u8 *)words);
+            if (!bits_all_clear(words, found.length)) {
                 writer_write(&c->writer, at, found.length, fill_with_zeros, &c->chain);
                 disk_run();
                 any = true;

@@ -7,11 +7,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pytest
+
 from sandbox.chain import open_chain
 from sandbox.commits import commit, find_base, open_base
+from tests.crash.chain_cut import Cut, cut_power
 from tests.differential.harness import qemu
 from tests.differential.harness.vmdk import Recipe
 
@@ -88,3 +92,10 @@ class Scenario:
         for name, layer in self.layers.items():
             layer.make(directory, name, below)
             below = (name, layer.format)
+
+    def cut(self, directory: str, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+        """Makes it there, and cuts the power at every moment: what was counted, see cut_power()."""
+        self.make(directory)
+        tally = cut_power(Cut(directory, "top", self.target, self.operate), monkeypatch)
+        print(dict(tally))
+        return tally

@@ -63,12 +63,7 @@ SCENARIOS = {
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_power_cut(name: str, tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = os.path.join(tmp_path, "images")
-    scenario = SCENARIOS[name]
-    scenario.make(directory)
-    tally = cut_power(Cut(directory, "top", scenario.target, scenario.operate), monkeypatch)
-    print(f"{name}: {dict(tally)}")
-    assert tally["states"] > 15
+    assert SCENARIOS[name].cut(os.path.join(tmp_path, "images"), monkeypatch)["states"] > 15
 
 
 def random_layer(rng: random.Random, size: int) -> Layer:

@@ -253,11 +253,11 @@ class Plan:
                         "stands on, and leave drop out.",
                         "has_siblings",
                     )
-        for error in self.found.closed if layers else ():
+        if layers and self.found.closed:
             return errors.ArgumentError(
-                f"{error.message} scan cannot tell whether it stands on {errors.quote(layers[-1].path)}, and would "
-                "show something else if that changed. Or set method to pull, which changes no file that another one "
-                "stands on, and leave drop out.",
+                f"{self.found.closed[0].message} scan cannot tell whether it stands on {errors.quote(layers[-1].path)}"
+                ", and would show something else if that changed. Or set method to pull, which changes no file that "
+                "another one stands on, and leave drop out.",
                 "siblings_unknown",
             )
         return None
