@@ -18,8 +18,9 @@ import typing as t
 
 from . import disks, errors, info, locks
 from .images import Image, Limits, Report
+from .places import Key, Place
 from .reference_rules import Reference, RuleError
-from .references import Directory, Found, Key, Policy, file_key, shown_path
+from .references import Policy, shown_path
 
 if t.TYPE_CHECKING:
     from .info import ImageInfo
@@ -69,8 +70,8 @@ class Layer:
 
     @property
     def key(self) -> Key:
-        """Tells files apart, see references.file_key()."""
-        return file_key(os.fstat(self.image.disk.descriptor))
+        """Tells files apart, see places.file_key()."""
+        return self.image.key
 
     @property
     def backing_name(self) -> bytes:
@@ -137,10 +138,10 @@ class Chain:
 
 
 def open_chain(
-    top: Image | str | bytes,
+    top: Image | str | bytes | Place,
     *,
     backing_format: str | None = None,
-    allowed_roots: t.Sequence[str | bytes] = (),
+    allowed_roots: t.Sequence[str | bytes | Place] = (),
     writable_layers: t.Container[int] = (),
     depth_limit: int = LAYERS_MAX,
     force_share: bool = False,
@@ -150,7 +151,8 @@ def open_chain(
 ) -> Chain:
     """All layers below an image, and that image itself.
 
-    top: a path, or an image that is open already; closing the chain leaves that open. backing_format: one of FORMATS,
+    top: a path or a place, as of Image.open(), or an image that is open already; closing the chain leaves that open.
+    Whether allowed_roots may be reached through any link is as it was for the top. backing_format: one of FORMATS,
     for layers that do not record what they stand on. allowed_roots: directories, files and block devices that names
     may lead to besides the directory of the image that has them. writable_layers: depths of those to open for writing.
     depth_limit: layers. force_share: as in Image.open(). limits: of each guest; the seconds are for all together.
@@ -166,20 +168,30 @@ def open_chain(
     with contextlib.ExitStack() as stack:
         if not isinstance(top, Image):
             top = stack.enter_context(Image.open(top, 0 in writable_layers, force_share))
-        policy = stack.enter_context(Policy(allowed_roots))
+        policy = stack.enter_context(Policy(allowed_roots, top.place.follow_links))
         walker = _Opener(stack, policy, writable_layers, force_share, limits or Limits(), taken)
         layers = walker.layers(top, top_format, backing_format, depth_limit)
         return Chain(layers, walker.reports, stack.pop_all(), force_share)
 
 
-def open_raw(path: str, force_share: bool = False) -> Image:
-    """A raw image that the operator named, locked for reading as one. Raises as Image.open()."""
-    disk = disks.open_disk(path, writable=False)
-    try:
-        return Image(path, disk, locks.lock_image(disk.descriptor, path, False, force_share, "raw"))
-    except BaseException:
-        disk.close()
-        raise
+def check_hard_links(layers: t.Sequence[Layer]) -> None:
+    """For layers whose data is to be written, or copied from. Raises ChainError for a file that has more names than the
+    one in the image above, which the operator did not give: it may be anybody's.
+
+    A raw file and a data file tell nothing of whose they are. One with a header does not go unnoticed in a stranger's
+    chain, so it may have several names as long as its owner is that of the image above.
+    """
+    for above, layer in zip([None, *layers], layers):
+        for image, own in ((layer.image, layer.info is not None), (layer.data_file, False)):
+            if image is None or image.place.named or image.disk.is_block:
+                continue
+            status = os.fstat(image.disk.descriptor)
+            if own and above and status.st_uid == os.fstat(above.image.disk.descriptor).st_uid:
+                continue
+            if status.st_nlink > 1:
+                from . import reference_refusals
+
+                raise reference_refusals.hard_links(image.path, status.st_nlink, layer.data_file is image)
 
 
 def drawing(chain: Chain) -> str:
@@ -218,15 +230,15 @@ class _Opener:
         self._force_share = force_share
         self._limits = limits
         self._deadline = time.monotonic() + limits.seconds
-        self._seen: set[Key] = {file_key(os.fstat(image.disk.descriptor)) for image in taken}
+        self._seen: set[Key | None] = {image.key for image in taken}
 
     def layers(self, top: Image, top_format: str, backing_format: str | None, depth_limit: int) -> list[Layer]:
         """From the top to the base."""
-        self._seen.add(file_key(os.fstat(top.disk.descriptor)))
-        home = self._policy.home_of(top.path)
-        layers = [self._layer(top, top_format, 0, home)]
+        self._seen.add(top.key)
+        layers = [self._layer(top, top_format, 0)]
         while layers[-1].backing_name:
             above = layers[-1]
+            home = above.image.place.directory
             reference = Reference(above.backing_name, "backing", above.path)
             if len(layers) >= depth_limit:
                 from . import reference_refusals
@@ -238,11 +250,10 @@ class _Opener:
                 found = self._policy.find(reference, home)
                 writable = above.depth + 1 in self._writable_layers
                 image = self._open(reference, found, writable, format_name)
-                home = found.home
-                layers.append(self._layer(image, format_name, above.depth + 1, home))
+                layers.append(self._layer(image, format_name, above.depth + 1))
         return layers
 
-    def _layer(self, image: Image, format_name: str, depth: int, home: Directory) -> Layer:
+    def _layer(self, image: Image, format_name: str, depth: int) -> Layer:
         """Asks a guest about an image that is open; its data file is opened as well."""
         if format_name == "raw":
             return Layer(image, format_name, depth, None, None)
@@ -252,25 +263,22 @@ class _Opener:
         data_file = None
         if header.has_data_file:
             reference = Reference(header.data_file, "data_file", image.path)
-            found = self._policy.find(reference, home)
+            found = self._policy.find(reference, image.place.directory)
             data_file = self._open(reference, found, image.disk.writable, "data file")
         return Layer(image, format_name, depth, header, data_file)
 
-    def _open(self, reference: Reference, found: Found, writable: bool, use: str) -> Image:
-        """Opens and locks what a name was found to lead to, unless the chain has it already."""
+    def _open(self, reference: Reference, found: Place, writable: bool, use: str) -> Image:
+        """Opens and locks what a name was found to lead to, unless the chain has it already. Takes over the place."""
         try:
             if found.key in self._seen:
                 from . import reference_refusals
 
                 raise reference_refusals.refusal(reference, RuleError("loop"), found.path)
             self._seen.add(found.key)
-            disk = disks.disk_of_handle(found.handle, found.path, writable)
-        finally:
-            os.close(found.handle)
-        image = Image(found.path, disk, locks.Lock(()))
-        self._stack.callback(image.close)
-        image.lock = locks.lock_image(disk.descriptor, found.path, writable, self._force_share, use)
-        return image
+        except BaseException:
+            found.close()
+            raise
+        return self._stack.enter_context(Image.open(found, writable, self._force_share, use))
 
 
 def _header(image: Image, format_name: str, limits: Limits) -> ImageInfo | VmdkInfo:
@@ -287,7 +295,7 @@ def _make_writable(image: Image, use: str) -> None:
     reader = image.disk
     if reader.writable:
         return
-    writer = disks.disk_of_handle(reader.descriptor, image.path, writable=True)
+    writer = disks.disk_of_place(image.place, writable=True)
     try:
         image.lock = locks.hand_over(reader.descriptor, writer.descriptor, image.path, use)
     except BaseException:

@@ -10,7 +10,7 @@ import typing as t
 
 from . import errors
 from .bitmaps import EXTENTS_MAX, Action, Bitmap, BitmapChange, BitmapList, change_bitmap, list_bitmaps
-from .cli_common import Arguments, HelpRequest, UsageError, json_text, open_image, say, shown, warn, warn_of_leaks
+from .cli_common import Arguments, HelpRequest, UsageError, json_text, say, shown, warn, warn_of_leaks
 from .listing import format_size
 from .options import Options
 from .sizes import SIZE_MAX, SizeRangeError, parse_size
@@ -22,10 +22,11 @@ HELP = b"""\
 List persistent bitmaps of image, or modify one.  Usage:
 
   airlock bitmap ( --merge SOURCE | --add | --remove | --clear |
-                --enable | --disable ).. [-f FMT] [-q] [--output human|json]
-        [-b SRC_FILENAME [-F SOURCE_FMT]] [-g SIZE[KMGTPE]] FILENAME BITMAP
+                --enable | --disable ).. [-f FMT] [-q] [--follow-links]
+        [--output human|json] [-b SRC_FILENAME [-F SOURCE_FMT]]
+        [-g SIZE[KMGTPE]] FILENAME BITMAP
   airlock bitmap --list [--extents BITMAP [--limit N]] [-f FMT] [-q] [-U]
-        [--output human|json] FILENAME
+        [--follow-links] [--output human|json] FILENAME
 
 Arguments:
   -h, --help
@@ -61,6 +62,8 @@ Arguments:
      no more than N of them
   -U, --force-share
      open image in shared mode for concurrent access
+  --follow-links
+     follow symbolic links on the way to a file wherever they lead
 """
 
 _OPTIONS = (
@@ -79,9 +82,10 @@ _OPTIONS = (
     (b"limit", b"", True),
     (b"quiet", b"q", False),
     (b"force-share", b"U", False),
+    (b"follow-links", b"", False),
     (b"output", b"", True),
 )
-_OWN = (b"list", b"extents", b"limit", b"quiet", b"force-share", b"output")
+_OWN = (b"list", b"extents", b"limit", b"quiet", b"force-share", b"follow-links", b"output")
 _VERBS = (b"add", b"remove", b"clear", b"enable", b"disable", b"merge")
 
 
@@ -198,7 +202,7 @@ def _open_source(image: Image, wanted: _Wanted) -> Image:
     opens that one first."""
     source_format = b"qcow2" if wanted.source_format is None else wanted.source_format
     try:
-        return open_image(wanted.source or b"", source_format, False, wanted.force_share, wanted.quiet)
+        return wanted.open_other(wanted.source or b"", source_format, writable=False)
     except errors.AirlockError:
         with contextlib.suppress(errors.BitmapError):
             change_bitmap(image, wanted.name, [Action.disable()], dry_run=True, counts=False)

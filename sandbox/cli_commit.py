@@ -23,7 +23,7 @@ Commit image to its backing file.  Usage:
 
   airlock commit [-f FMT] [-t CACHE_MODE] [-b BASE_IMG] [-d] [-q] [-p]
         [-r RATE] [--no-resize] [--allowed-root PATH]... [--backing-format FMT]
-        [--output human|json] FILENAME
+        [--follow-links] [--output human|json] FILENAME
 
 Arguments:
   -h, --help
@@ -50,6 +50,8 @@ Arguments:
      to, besides the directory of the image that has them
   --backing-format FMT
      qcow2, raw or vmdk: the format of backing files where none is recorded
+  --follow-links
+     follow symbolic links on the way to a named file wherever they lead
   --output human|json
      specify output format name (default human)
   FILENAME
@@ -67,10 +69,11 @@ _OPTIONS = (
     (b"rate", b"r", True),
     (b"no-resize", b"", False),
     (b"allowed-root", b"", True),
+    (b"follow-links", b"", False),
     (b"backing-format", b"", True),
     (b"output", b"", True),
 )
-_ADDED = (b"no-resize", b"allowed-root", b"backing-format", b"output")
+_ADDED = (b"follow-links", b"no-resize", b"allowed-root", b"backing-format", b"output")
 _FORMATS = (b"qcow2", b"vmdk")
 _CACHE_MODES = (b"none", b"off", b"directsync", b"writeback", b"unsafe", b"writethrough")
 

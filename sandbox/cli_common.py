@@ -11,6 +11,7 @@ import typing as t
 from . import errors
 from .images import Image
 from .listing import escape_controls
+from .places import find_place
 
 
 class UsageError(Exception):
@@ -34,6 +35,7 @@ class Arguments:
         self.quiet = False
         self.force_share = False
         self.json = False
+        self.follow_links = False
         self.path = b""
 
     def take(self, option: bytes, value: bytes) -> None:
@@ -44,6 +46,8 @@ class Arguments:
             self.quiet = True
         elif option == b"U":
             self.force_share = True
+        elif option == b"follow-links":
+            self.follow_links = True
         elif value not in (b"human", b"json"):
             raise UsageError(b"--output expects 'human' or 'json' not '%s'" % value)
         else:
@@ -58,31 +62,25 @@ class Arguments:
     def open(self, writable: bool, formats: t.Container[bytes] = (b"qcow2",)) -> Image:
         """The image that the command is about, of one of `formats`. Raises ArgumentError, ImageOpenError,
         ImageInUseError."""
-        return open_image(self.path, self.format, writable, self.force_share, self.quiet, formats)
+        return self.open_other(self.path, self.format, writable, formats)
 
-
-def open_image(
-    path: bytes,
-    image_format: bytes,
-    writable: bool,
-    force_share: bool,
-    quiet: bool,
-    formats: t.Container[bytes] = (b"qcow2",),
-) -> Image:
-    """An image of a format that the operator stated; none is ever guessed. quiet: no warning for want of locks.
-    formats: those that the command knows."""
-    if image_format not in formats:
-        name, shown = os.fsdecode(image_format), os.fsdecode(path)
-        known = "only qcow2 is" if b"vmdk" not in formats else "only qcow2 and vmdk are"
-        raise errors.ArgumentError(
-            f"The format {errors.clean(name)} is not known, {known}.",
-            "unknown_format",
-            [f"Could not open '{shown}': Unknown driver '{name}'"],
-        )
-    image = Image.open(path, writable, force_share)
-    if not image.lock.active and not quiet:
-        warn(b"%s is not locked against other programs: %s" % (path, image.lock.reason.encode()))
-    return image
+    def open_other(
+        self, path: bytes, image_format: bytes, writable: bool, formats: t.Container[bytes] = (b"qcow2",)
+    ) -> Image:
+        """An image of a format that the operator stated; none is ever guessed. formats: those that the command knows.
+        Raises as open()."""
+        if image_format not in formats:
+            name, shown = os.fsdecode(image_format), os.fsdecode(path)
+            known = "only qcow2 is" if b"vmdk" not in formats else "only qcow2 and vmdk are"
+            raise errors.ArgumentError(
+                f"The format {errors.clean(name)} is not known, {known}.",
+                "unknown_format",
+                [f"Could not open '{shown}': Unknown driver '{name}'"],
+            )
+        image = Image.open(find_place(path, self.follow_links, writable=writable), writable, self.force_share)
+        if not image.lock.active and not self.quiet:
+            warn(b"%s is not locked against other programs: %s" % (path, image.lock.reason.encode()))
+        return image
 
 
 def warn_of_leaks(path: bytes, clusters: int) -> None:

@@ -25,7 +25,7 @@ HELP = b"""\
 Display information about image.  Usage:
 
   airlock info [-f FMT] [-U] [--chain [--allowed-root PATH]... [--backing-format FMT]]
-        [--output human|json] FILENAME
+        [--follow-links] [--output human|json] FILENAME
 
 Arguments:
   -h, --help
@@ -41,6 +41,8 @@ Arguments:
      a directory, a file or a block device that such names may lead to
   --backing-format FMT
      qcow2, raw or vmdk: the format of backing files where none is recorded
+  --follow-links
+     follow symbolic links on the way to a named file wherever they lead
   --output human|json
      specify output format name (default human)
   FILENAME
@@ -54,9 +56,10 @@ _OPTIONS = (
     (b"output", b"", True),
     (b"chain", b"", False),
     (b"allowed-root", b"", True),
+    (b"follow-links", b"", False),
     (b"backing-format", b"", True),
 )
-_ADDED = (b"chain", b"allowed-root", b"backing-format")
+_ADDED = (b"follow-links", b"chain", b"allowed-root", b"backing-format")
 
 
 class _Wanted(Arguments):

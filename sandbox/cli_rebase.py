@@ -25,7 +25,7 @@ Change backing file of the image.  Usage:
   airlock rebase [-f FMT] [-t CACHE] [-q] [-U] [-p]
         [-b BACKING_FILENAME [-F BACKING_FMT] [-T BACKING_CACHE]] [-u] [-c]
         [--allowed-root PATH]... [--unrecorded-format FMT]
-        [--output human|json] FILENAME
+        [--follow-links] [--output human|json] FILENAME
 Rebases FILENAME on top of BACKING_FILENAME or no backing file
 
 Arguments:
@@ -58,6 +58,8 @@ Arguments:
      itself may be anywhere
   --unrecorded-format FMT
      qcow2, raw or vmdk: the format of backing files where none is recorded
+  --follow-links
+     follow symbolic links on the way to a named file wherever they lead
   --output human|json
      specify output format name (default human)
   FILENAME
@@ -77,10 +79,11 @@ _OPTIONS = (
     (b"backing-unsafe", b"u", False),
     (b"compress", b"c", False),
     (b"allowed-root", b"", True),
+    (b"follow-links", b"", False),
     (b"unrecorded-format", b"", True),
     (b"output", b"", True),
 )
-_ADDED = (b"allowed-root", b"unrecorded-format", b"output")
+_ADDED = (b"follow-links", b"allowed-root", b"unrecorded-format", b"output")
 _CACHE_MODES = (b"none", b"off", b"directsync", b"writeback", b"unsafe", b"writethrough")
 # What QEMU calls image formats; one that only has its name written into a header may be any of them.
 _QEMU_FORMATS = (

@@ -20,7 +20,7 @@ HELP = b"""\
 List or manipulate snapshots within image.  Usage:
 
   airlock snapshot [-f FMT] [-l | -a|-c|-d SNAPSHOT]
-        [-q] [-U] [--no-resize] [--output human|json] FILENAME
+        [-q] [-U] [--no-resize] [--follow-links] [--output human|json] FILENAME
 
 Arguments:
   -h, --help
@@ -33,6 +33,8 @@ Arguments:
      open image in shared mode for concurrent access
   --no-resize
      do not apply a snapshot of another disk size
+  --follow-links
+     follow symbolic links on the way to a named file wherever they lead
   --output human|json
      specify output format name (default human)
   Operation, one of:
@@ -58,6 +60,7 @@ _OPTIONS = (
     (b"create", b"c", True),
     (b"delete", b"d", True),
     (b"no-resize", b"", False),
+    (b"follow-links", b"", False),
     (b"output", b"", True),
 )
 
@@ -97,7 +100,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
 def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
     """Raises OptionError, UsageError and HelpRequest in the order in which qemu-img would come upon the reason."""
     wanted = _Wanted()
-    options = Options(arguments, b"hf:la:c:d:Uq", _OPTIONS)
+    options = Options(arguments, b"hf:la:c:d:Uq", _OPTIONS, whole=(b"follow-links",))
     for option, value in options:
         if option == b"h":
             raise HelpRequest(HELP)

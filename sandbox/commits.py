@@ -13,17 +13,20 @@ top shows the same at every moment. A commit that was interrupted is done again.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import typing as t
 
 from . import errors, images, kvm, locks
+from .chain import check_hard_links
 from .images import Image, Limits, Report
+from .places import look_up
 from .rules import OFFSET_MAX
 
 if t.TYPE_CHECKING:
     from . import _guest_chain  # noqa: F401  so it travels with this
-    from .chain import Chain
+    from .chain import Chain, Layer
 
 RAW_CLUSTER = 65536  # what a raw base is counted in
 SECTOR = 512
@@ -70,9 +73,8 @@ def find_base(chain: Chain, name: bytes | None = None) -> int:
             )
         return 1
     for above, below in zip(chain.layers, chain.layers[1:]):
-        home = os.path.dirname(os.fsencode(above.path))
-        wanted = os.path.realpath(os.path.join(home, name))
-        if os.path.exists(wanted) and wanted == os.path.realpath(os.path.join(home, above.backing_name)):
+        if _leads_to(chain, name, above, below):
+            below.image.place.named = True
             return below.depth
     shown = os.fsdecode(name)
     raise errors.ArgumentError(
@@ -82,6 +84,14 @@ def find_base(chain: Chain, name: bytes | None = None) -> int:
         "base_not_found",
         [f"Did not find '{shown}' in the backing chain of '{top}'"],
     )
+
+
+def _leads_to(chain: Chain, name: bytes, above: Layer, below: Layer) -> bool:
+    """Whether a name that the operator gave leads from the layer above to the one below it."""
+    follow_links, home = chain.top.image.place.follow_links, above.image.place.directory
+    with contextlib.suppress(OSError, ValueError), look_up(name, follow_links, home) as place:
+        return place.key == below.key
+    return False
 
 
 def _check_encryption(chain: Chain) -> None:
@@ -133,11 +143,13 @@ def commit(
     empties: the top holds nothing afterwards. allow_resize: a base that is smaller than the top grows. dry_run: says
     what would be and writes nothing; the chain may be open for reading only. limits: None for none but time's; see
     commit_limits(). progress: is told (done, total) bytes. goes_on: the top is used further, though it is not emptied.
-    Raises ArgumentError, CommitError, RefusalError. The chain shows the same as before then, `modified` or not.
+    Raises ArgumentError, ChainError, CommitError, RefusalError. The chain shows the same as before then, `modified` or
+    not.
     """
     if not 0 < base < len(chain.layers):
         raise errors.ArgumentError(f"There is no layer {base} below the top of this chain.", "base_not_found")
     _check_device(chain, base, allow_resize)
+    check_hard_links(chain.layers[: base + 1])
     everything, rows = _disks(chain)
     records_id = _records_id(chain, base, empties or goes_on)
     layers = (

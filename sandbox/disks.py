@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The files behind the doorbell: how they are opened. What is in them is nobody's business here."""
+"""The files behind the doorbell, opened for I/O. What is in them is nobody's business here."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import stat
 import struct
 
 from . import errors
+from .places import Place, find_place
 
 FALLOCATE_RESERVE = 0x01  # keep size
 FALLOCATE_DISCARD = 0x03  # punch hole, keep size
@@ -66,32 +67,24 @@ class Disk:
 
 
 def open_disk(path: str, writable: bool) -> Disk:
-    """Open a file that the caller named; a symbolic link in its place is followed.
+    """Open a file that the caller named, as find_place() finds it. Raises ImageOpenError."""
+    with find_place(path, writable=writable) as place:
+        return disk_of_place(place, writable)
 
-    What the path leads to is looked at before it is opened for I/O: opening a FIFO or a device can hang or have
-    effects. Raises ImageOpenError.
+
+def disk_of_place(place: Place, writable: bool) -> Disk:
+    """The very file that was found, opened for I/O; the place stays open.
+
+    It is looked at before it is opened: opening a FIFO or a device can hang or have effects. Raises ImageOpenError.
     """
+    path = place.path
     try:
-        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise _open_error(path, error, writable) from error
-    try:
-        return disk_of_handle(handle, path, writable, by_name=True)
-    finally:
-        os.close(handle)
-
-
-def disk_of_handle(handle: int, path: str, writable: bool, by_name: bool = False) -> Disk:
-    """The very file that an O_PATH handle holds, opened for I/O; the handle stays open.
-
-    by_name: whether, where there is no /proc, the path may be opened once more. Raises ImageOpenError.
-    """
-    try:
-        status = os.fstat(handle)
+        if not place.there:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         for matches, what, code in _KINDS:
-            if matches(status.st_mode):
+            if matches(place.status.st_mode):
                 raise errors.not_regular(path, what, code, writable)
-        descriptor = _reopen(path, handle, status, writable, by_name)
+        descriptor = _reopen(place, writable)
     except OSError as error:
         raise errors.open_error(path, error, writable) from error
     try:
@@ -103,25 +96,16 @@ def disk_of_handle(handle: int, path: str, writable: bool, by_name: bool = False
     return disk
 
 
-def _open_error(path: str, error: OSError | ValueError, writable: bool) -> errors.ImageOpenError:
-    if isinstance(error, OSError):
-        return errors.open_error(path, error, writable)
-    # A NUL byte in the path: no such file can exist.
-    return errors.open_error(path, OSError(errno.ENOENT, ""), writable)
-
-
-def _reopen(path: str, handle: int, status: os.stat_result, writable: bool, by_name: bool) -> int:
-    """A descriptor for I/O of the very file that an O_PATH handle holds. Raises OSError."""
+def _reopen(place: Place, writable: bool) -> int:
+    """A descriptor for I/O of the very file that was found. Raises OSError."""
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
     try:
-        descriptor = os.open(f"/proc/self/fd/{handle}", flags)
+        descriptor = os.open(f"/proc/self/fd/{place.handle}", flags)
     except FileNotFoundError:
-        if not by_name:
-            raise
-        # No /proc. By name, then, and only if it still is the same file.
-        descriptor = os.open(path, flags)
-        found = os.fstat(descriptor)
-        if (found.st_dev, found.st_ino) != (status.st_dev, status.st_ino):
+        # No /proc. By its name in the directory, then, and only if it still is the same file.
+        descriptor = os.open(place.name, flags | os.O_NOFOLLOW, dir_fd=place.directory.descriptor)
+        found, held = os.fstat(descriptor), place.status
+        if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
             os.close(descriptor)
             raise OSError(errno.EAGAIN, "the file was replaced") from None
     return beyond_standard(descriptor)

@@ -15,6 +15,7 @@ import typing as t
 
 from . import calls, disks, errors, locks, machine
 from .machine import Limits, Report
+from .places import Key, Place, file_key, find_place
 
 if t.TYPE_CHECKING:
     from . import _guest_snapshot  # noqa: F401  the guest of ask() and change(): so it travels with them
@@ -28,35 +29,51 @@ _FAMILY = "snapshot"
 class Image:
     """An opened and locked image. Closing it drops the locks.
 
-    path: as given. disk: the open file. lock: what is held. journal: set while a Transaction runs.
+    path: as given. place: its directory, its name there, and the file itself. disk: the same, open for I/O. lock: what
+    is held. journal: set while a Transaction runs.
     """
 
-    def __init__(self, path: str, disk: disks.Disk, lock: locks.Lock) -> None:
-        self.path = path
+    def __init__(self, place: Place, disk: disks.Disk, lock: locks.Lock) -> None:
+        """Takes over the place and the disk."""
+        self.path = place.path
+        self.place = place
         self.disk = disk
         self.lock = lock
         self.journal: UndoJournal | None = None
 
     @classmethod
-    def open(cls, path: str | bytes, writable: bool = False, force_share: bool = False) -> Image:
+    def open(
+        cls, path: str | bytes | Place, writable: bool = False, force_share: bool = False, use: str = "qcow2"
+    ) -> Image:
         """Opens the file and takes qemu's locks before anything is read.
 
-        force_share: reads even what a virtual machine holds, and forbids nothing to others.
+        path: a Place is taken over, and closed on failure too. force_share: reads even what a virtual machine holds,
+        and forbids nothing to others. use: as of locks.lock_image().
         Raises ImageOpenError, ImageInUseError, ForceShareError.
         """
-        name = os.fsdecode(path)
-        if writable and force_share:
-            raise errors.force_share_error(name)
-        disk = disks.open_disk(name, writable)
+        place = path if isinstance(path, Place) else find_place(path, writable=writable)
         try:
-            lock = locks.lock_image(disk.descriptor, name, writable, force_share)
+            if writable and force_share:
+                raise errors.force_share_error(place.path)
+            image = cls(place, disks.disk_of_place(place, writable), locks.Lock(()))
         except BaseException:
-            disk.close()
+            place.close()
             raise
-        return cls(name, disk, lock)
+        try:
+            image.lock = locks.lock_image(image.disk.descriptor, place.path, writable, force_share, use)
+        except BaseException:
+            image.close()
+            raise
+        return image
+
+    @property
+    def key(self) -> Key:
+        """Tells files apart, see places.file_key()."""
+        return file_key(os.fstat(self.disk.descriptor))
 
     def close(self) -> None:
         self.disk.close()
+        self.place.close()
 
     def __enter__(self) -> Image:
         return self

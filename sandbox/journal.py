@@ -9,6 +9,7 @@ written by the jailed child with write(2) alone, and read by the parent.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -16,6 +17,7 @@ import typing as t
 from bisect import bisect_left
 
 from .disks import FALLOCATE_DISCARD, Disk, beyond_standard
+from .places import Directory
 
 CHUNK = 1 << 20
 
@@ -32,10 +34,10 @@ class UndoJournal:
 
     HEADER = struct.Struct("<QQQQQ")
 
-    def __init__(self, disk: Disk) -> None:
-        """Raises OSError."""
+    def __init__(self, disk: Disk, directory: Directory | None = None) -> None:
+        """directory: where the image is, None for the place of temporary files. Raises OSError."""
         self.disk = disk
-        self.descriptor = _unlinked_file(os.path.dirname(os.path.abspath(disk.path)))
+        self.descriptor = _unlinked_file(directory)
 
     def close(self) -> None:
         descriptor, self.descriptor = self.descriptor, -1
@@ -186,15 +188,16 @@ class _Ranges:
             at += 1
 
 
-def _unlinked_file(directory: str) -> int:
+def _unlinked_file(directory: Directory | None) -> int:
     """A descriptor of a file without a name, in the directory if that works, else where temporary files go."""
-    try:
-        return beyond_standard(os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    except OSError:
-        import tempfile  # costs milliseconds, and is rarely needed
+    if directory:
+        with contextlib.suppress(OSError):
+            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+            return beyond_standard(os.open(b".", flags, 0o600, dir_fd=directory.descriptor))
+    import tempfile  # costs milliseconds, and is rarely needed
 
-        with tempfile.TemporaryFile() as file:
-            return beyond_standard(os.dup(file.fileno()))
+    with tempfile.TemporaryFile() as file:
+        return beyond_standard(os.dup(file.fileno()))
 
 
 def _read_exactly(descriptor: int, length: int, offset: int) -> bytes:

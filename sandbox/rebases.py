@@ -13,15 +13,17 @@ its header names the new. An interrupted rebase is done again. relink() changes 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import typing as t
 
-from . import commits, disks, errors, images, kvm, locks
-from .chain import FORMATS, open_chain
+from . import commits, errors, images, kvm
+from .chain import FORMATS, check_hard_links, open_chain
 from .images import Image, Limits, Report
+from .places import Directory, Key, Place, find_place, look_up
 from .reference_rules import Reference
-from .references import Key, Policy, file_key
+from .references import Policy
 
 if t.TYPE_CHECKING:
     from . import _guest_chain, _guest_compress  # noqa: F401  so they travel with this
@@ -83,8 +85,9 @@ def open_backing(
     name: bytes,
     format_name: str,
     *,
+    place: Place | None = None,
     backing_format: str | None = None,
-    allowed_roots: t.Sequence[str | bytes] = (),
+    allowed_roots: t.Sequence[str | bytes | Place] = (),
     force_share: bool = False,
     limits: Limits | None = None,
 ) -> NewBacking:
@@ -92,15 +95,20 @@ def open_backing(
 
     name: as it is to be recorded: a relative one starts from the directory of the top. The operator chose it, so it may
     lead anywhere; names that stand in the files are judged as in open_chain(), which the options are for. format_name:
-    one of FORMATS. Raises ArgumentError, what open_chain() raises; for a file that is the top itself, or stands on it,
-    too.
+    one of FORMATS. place: the file, where it was looked up before; it stays the caller's. Raises ArgumentError, what
+    open_chain() raises; for a file that is the top itself, or stands on it, too.
     """
     top = chain.top
     _check_form(name)
-    path = os.path.join(os.path.dirname(top.path), os.fsdecode(name))
+    home = top.image.place
+    path = os.path.join(home.directory.shown, os.fsdecode(name))
     own = [top.image, *([top.data_file] if top.data_file else [])]
     with contextlib.ExitStack() as stack, _as_new_backing(path, name):
-        disk = stack.enter_context(disks.open_disk(path, writable=False))
+        found = place.again() if place else find_place(name, home.follow_links, home.directory)
+        found.path = path
+        opened = stack.enter_context(found)
+        if not opened.there:
+            raise errors.open_error(path, FileNotFoundError(errno.ENOENT, ""), writable=False)
         check_name(name, format_name)
         if format_name not in FORMATS:
             raise errors.ArgumentError(
@@ -108,15 +116,14 @@ def open_backing(
                 "vmdk.",
                 "unknown_format",
             )
-        key = file_key(os.fstat(disk.descriptor))
-        if key in map(_key, own):
+        if opened.key in [image.key for image in own]:
             raise _loop(top.path, name)
         for layer in chain.layers[1:]:
-            if _key(layer.image) == key and layer.format == format_name:
+            if layer.key == opened.key and layer.format == format_name:
+                layer.image.place.named = True
                 return NewBacking(name, format_name, chain.layers[layer.depth :], layer.depth)
-        lock = locks.lock_image(disk.descriptor, path, False, force_share, format_name)
         below = open_chain(
-            Image(path, disk, lock),
+            stack.enter_context(Image.open(opened.again(), force_share=force_share, use=format_name)),
             backing_format=backing_format,
             allowed_roots=allowed_roots,
             force_share=force_share,
@@ -141,9 +148,11 @@ def rebase(
     dry_run: says what would be and writes nothing; the top may be open for reading only. limits: None for none but
     time's; see rebase_limits(). progress: is told (done, total) bytes of the disk. compressed: what the image gets is
     compressed, as its compression type says, where that makes a cluster smaller; not possible with a data file.
-    Raises ArgumentError, RefusalError. The image shows the same as before then, `modified` or not.
+    Raises ArgumentError, ChainError, RefusalError. The image shows the same as before then, `modified` or not.
     """
     new_layers = backing.layers if backing else ()
+    check_hard_links(chain.layers)
+    check_hard_links(new_layers)
     everything, rows, new_rows = _disks(chain.layers, new_layers)
     fields = {
         "layer_count": len(rows),
@@ -169,9 +178,9 @@ def relink(
     that is to be recorded; a name needs one. Raises ArgumentError, RefusalError; for the image itself, too.
     """
     check_name(name, format_name)
-    with contextlib.suppress(OSError, ValueError):
-        there = os.stat(os.path.join(os.path.dirname(os.fsencode(image.path)), name))
-        if name and file_key(there) == _key(image):
+    home = image.place
+    with contextlib.suppress(OSError, ValueError), look_up(name, home.follow_links, home.directory) as place:
+        if place.key == image.key:
             raise _loop(image.path, name)
     ffi, _library = kvm.bindings()
     row = {"format": ffi.integer_const("LAYER_QCOW2"), "disk": 0, "data_disk": 0}
@@ -202,23 +211,17 @@ def check_name(name: bytes, format_name: str) -> None:
         )
 
 
-def key_of_path(path: str | bytes) -> Key:
-    """What Layer.key is of a file that the operator named. Raises ImageOpenError."""
-    try:
-        return file_key(os.stat(path))
-    except (OSError, ValueError) as error:
-        reason = error if isinstance(error, OSError) else FileNotFoundError(2, "a NUL")
-        raise errors.open_error(os.fsdecode(path), reason, writable=False) from error
-
-
-def leads_to(name: bytes, path: str, allowed_roots: t.Sequence[str | bytes] = ()) -> Key:
-    """The file that a name will lead to once the image `path` has it recorded, by the policy of open_chain(): what
-    Layer.key is. Raises ChainError, ArgumentError, ImageOpenError."""
-    with Policy(allowed_roots) as policy:
-        home = policy.home_of(path)
-        found = policy.find(Reference(name, "backing", path), home)
-        os.close(found.handle)
-        return found.key
+def leads_to(
+    name: bytes,
+    home: Directory,
+    image: str,
+    allowed_roots: t.Sequence[str | bytes | Place] = (),
+    follow_links: bool = False,
+) -> Key | None:
+    """The file that a name will lead to once an image in the directory has it recorded, by the policy of open_chain():
+    what Layer.key is. image: its path, for people. Raises ChainError, ArgumentError."""
+    with Policy(allowed_roots, follow_links) as policy, policy.find(Reference(name, "backing", image), home) as place:
+        return place.key
 
 
 def rebase_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flushes: bool = True) -> Limits:
@@ -258,10 +261,6 @@ def _as_new_backing(path: str, name: bytes) -> t.Iterator[None]:
         raise
 
 
-def _key(image: Image) -> Key:
-    return file_key(os.fstat(image.disk.descriptor))
-
-
 def _names(name: bytes, format_name: str) -> dict[str, t.Any]:
     """The fields of the call that say what is recorded."""
     recorded = os.fsencode(format_name)
@@ -282,7 +281,7 @@ def _disks(
     places: dict[Key, int] = {}
 
     def place(image: Image) -> int:
-        key = _key(image)
+        key = image.key
         if key not in places:
             places[key] = len(everything)
             everything.append(image)

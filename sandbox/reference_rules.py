@@ -3,17 +3,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What can be told of a name out of an image by looking at the name alone: no file is touched here.
 
-A path is a tuple of its parts here, without "", "." and the root; ".." are parts.
+A path is a tuple of its parts here, see places.parts_of().
 """
 
 from __future__ import annotations
 
 import typing as t
 
+from .places import Parts, parts_of
+
 NAME_MAX = 1023  # bytes: qemu's limit for a backing file's name
 PART_MAX = 255  # bytes: no file system has longer names
-
-Parts = tuple[bytes, ...]
 
 
 class Reference(t.NamedTuple):
@@ -27,11 +27,6 @@ class Reference(t.NamedTuple):
 
 class RuleError(Exception):
     """A name breaks a rule: its one argument is the rule, a key of reference_refusals.WORDINGS."""
-
-
-def parts_of(path: bytes) -> Parts:
-    """The parts of a path, absolute or relative."""
-    return tuple(part for part in path.split(b"/") if part not in (b"", b"."))
 
 
 def check_form(name: bytes) -> None:

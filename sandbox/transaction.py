@@ -29,7 +29,7 @@ class Transaction:
     def __enter__(self) -> Transaction:
         for image in self.images:
             try:
-                image.journal = journal.UndoJournal(image.disk)
+                image.journal = journal.UndoJournal(image.disk, image.place.directory)
             except OSError as error:
                 self._disarm()
                 raise errors.NoJournalError(

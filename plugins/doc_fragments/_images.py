@@ -8,9 +8,9 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """The options that modules for a list of images have (see module_utils/_module/arguments.py), in CHAIN those of
-    modules that open what an image stands on, in MOVES those of modules that move data, and in SANDBOX what each module
-    needs and does."""
+    """The options that modules for a list of images have (see module_utils/_module/arguments.py), in LINKS and SANDBOX
+    what all modules have, in CHAIN the options of those that open what an image stands on, in MOVES of those that move
+    data."""
 
     DOCUMENTATION = r"""
 options:
@@ -29,6 +29,20 @@ options:
         RV(ignore:error_code=time_limit).
     type: int
     default: 300
+"""
+
+    LINKS = r"""
+options:
+  follow_links:
+    description:
+      - Whether symbolic links on the way to a file that the task names may lead anywhere.
+      - Without it, a link in a directory that somebody else than root or the user who runs the module owns, or may
+        write to, is followed only to what the same person owns. Otherwise that person would decide which of the files
+        of others the task works on. A link that leads further is refused with RV(ignore:error_code=unsafe_link).
+      - Names that stand in images are judged by other rules, whatever is set here.
+    type: bool
+    default: false
+    version_added: 0.3.0
 """
 
     CHAIN = r"""

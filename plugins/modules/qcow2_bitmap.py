@@ -26,6 +26,7 @@ extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup
   - airlock.images._images
+  - airlock.images._images.links
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -393,12 +394,14 @@ save_time()  # on the imports below
 from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
     FORCE_SHARE_ARGUMENT,
     IMAGES_ARGUMENTS,
+    LINKS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.bitmap import bitmap_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
 ARGUMENTS = {
     **IMAGES_ARGUMENTS,
+    **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
     "name": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup
   - airlock.images._images.moves
+  - airlock.images._images.links
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -117,6 +118,25 @@ options:
         nothing removed. The task fails with RV(error_code=siblings_unknown), or with O(method=auto) pulls.
     type: bool
     default: false
+  mode:
+    description:
+      - The permission bits of overlays that are created, as an octal number such as V('0640'), quoted, or with a
+        leading zero. The umask has no say in them.
+      - Without it, those of the layer below, with its ACL, but without the right to execute.
+    type: raw
+    version_added: 0.3.0
+  owner:
+    description:
+      - The user who will own overlays that are created, by name or number.
+      - Without it, the owner of the layer below, or who runs the module where that may not give files away.
+    type: str
+    version_added: 0.3.0
+  group:
+    description:
+      - The group that will own overlays that are created, by name or number.
+      - Without it, the group of the layer below. Where the module may not set that, the group gets no rights.
+    type: str
+    version_added: 0.3.0
   backing_format:
     description:
       - The format of backing files where the image that names one does not record it, and of the lowest of O(layers)
@@ -376,6 +396,7 @@ save_time()  # on the imports below
 
 from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
     CHAIN_ARGUMENTS,
+    LINKS_ARGUMENT,
     MOVES_ARGUMENTS,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.chain import chain_flow
@@ -390,7 +411,11 @@ ARGUMENTS = {
     "allow_resize": {"type": "bool", "default": False},
     "siblings": {"type": "list", "elements": "path", "default": []},
     "scan": {"type": "bool", "default": False},
+    "mode": {"type": "raw"},
+    "owner": {"type": "str"},
+    "group": {"type": "str"},
     **CHAIN_ARGUMENTS,
+    **LINKS_ARGUMENT,
     **MOVES_ARGUMENTS,
 }
 

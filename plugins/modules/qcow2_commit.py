@@ -28,6 +28,7 @@ extends_documentation_fragment:
   - airlock.images._attributes.actiongroup
   - airlock.images._images.chain
   - airlock.images._images.moves
+  - airlock.images._images.links
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -332,6 +333,7 @@ save_time()  # on the imports below
 
 from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
     CHAIN_ARGUMENTS,
+    LINKS_ARGUMENT,
     MOVES_ARGUMENTS,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.commit import commit_flow
@@ -345,6 +347,7 @@ ARGUMENTS = {
     "allow_resize": {"type": "bool", "default": False},
     "bitmaps": {"type": "str", "choices": ["refuse", "drop", "merge"], "default": "refuse"},
     **CHAIN_ARGUMENTS,
+    **LINKS_ARGUMENT,
     **MOVES_ARGUMENTS,
 }
 

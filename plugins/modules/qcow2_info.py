@@ -24,6 +24,7 @@ extends_documentation_fragment:
   - airlock.images._attributes.info_module
   - airlock.images._images
   - airlock.images._images.chain
+  - airlock.images._images.links
   - airlock.images._images.sandbox
 options:
   format:
@@ -466,12 +467,14 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     CHAIN_ARGUMENTS,
     FORCE_SHARE_ARGUMENT,
     IMAGES_ARGUMENTS,
+    LINKS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.info import info_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
 ARGUMENTS = {
     **IMAGES_ARGUMENTS,
+    **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
     "format": {"type": "str", "choices": ["qcow2", "vmdk"], "default": "qcow2"},
     "dirty_extents": {"type": "bool", "default": False},

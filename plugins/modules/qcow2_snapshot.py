@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup
   - airlock.images._images
+  - airlock.images._images.links
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -377,12 +378,14 @@ save_time()  # on the imports below
 from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
     FORCE_SHARE_ARGUMENT,
     IMAGES_ARGUMENTS,
+    LINKS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 from ansible_collections.airlock.images.plugins.module_utils._module.snapshot import snapshot_flow
 
 ARGUMENTS = {
     **IMAGES_ARGUMENTS,
+    **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
     "name": {"type": "str"},
     "snapshot_id": {"type": "str"},

@@ -20,6 +20,10 @@ FORCE_SHARE_ARGUMENT: dict[str, dict[str, t.Any]] = {
     "force_share": {"type": "bool", "default": False},
 }
 
+LINKS_ARGUMENT: dict[str, dict[str, t.Any]] = {
+    "follow_links": {"type": "bool", "default": False},
+}
+
 CHAIN_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "allowed_roots": {"type": "list", "elements": "path", "default": []},
     "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},

@@ -11,7 +11,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors, facts
 from .bitmap_plan import Plan
-from .bitmap_sources import open_sources, refuse_own_images
+from .bitmap_sources import Sources
 from .bitmap_wanted import Wanted
 from .group import for_each, open_images, sandbox_summary
 
@@ -27,10 +27,17 @@ def bitmap_flow(module: AnsibleModule) -> dict[str, t.Any]:
             "whoever uses it.",
             "force_share",
         )
-    refuse_own_images(params["path"], wanted.merges)
     with (
-        open_images(params["path"], timeout, writable=not module.check_mode, force_share=force_share) as subjects,
-        open_sources(wanted.merges, timeout, force_share) as sources,
+        Sources(wanted.merges, params["follow_links"]) as merged,
+        open_images(
+            params["path"],
+            timeout,
+            writable=not module.check_mode,
+            force_share=force_share,
+            follow_links=params["follow_links"],
+            check=merged.check,
+        ) as subjects,
+        merged.opened(timeout, force_share) as sources,
     ):
         plans = for_each(lambda subject: Plan(subject, wanted, sources), subjects)
         if any(plan.changed for plan in plans) and not module.check_mode:

@@ -6,24 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import typing as t
 
 from ..sandbox import bitmaps, errors, images
+from ..sandbox.places import Place, find_place
 from .bitmap_wanted import Merge
 from .group import OpenImage
-
-
-def refuse_own_images(paths: t.Sequence[str], merges: t.Sequence[Merge]) -> None:
-    """Raises ArgumentError when a merge names an image of the task as if it was another one."""
-    own = {identity for identity in map(_identity, paths) if identity}
-    for merge in merges:
-        if merge.path is not None and _identity(merge.path) in own:
-            name = errors.quote(merge.path)
-            advice = f"To merge within {name}, name the bitmap without path."
-            if len(paths) > 1:
-                advice += " To merge from one image of the group into the others, use a task of its own."
-            raise errors.ArgumentError(f"{name} stands in merge, and in path as well. {advice}", "bitmap_source_same")
 
 
 class Source(t.NamedTuple):
@@ -33,30 +21,50 @@ class Source(t.NamedTuple):
     names: frozenset[bytes]
 
 
-@contextlib.contextmanager
-def open_sources(merges: t.Sequence[Merge], timeout: int, force_share: bool) -> t.Iterator[dict[str, Source]]:
-    """Opens and locks, for reading only, each image that is merged from, by its path."""
-    paths = dict.fromkeys(merge.path for merge in merges if merge.path is not None)
-    asked = {merge.path for merge in merges if merge.ignore_missing}
-    with contextlib.ExitStack() as stack:
-        opened = {
-            path: OpenImage(stack.enter_context(images.Image.open(path, force_share=force_share)), timeout)
-            for path in paths
-        }
-        yield {
-            path: Source(source, _names(source) if path in asked else frozenset()) for path, source in opened.items()
-        }
+class Sources:
+    """The images that the merges of a task name, looked up by check(), then opened and locked for reading."""
+
+    def __init__(self, merges: t.Sequence[Merge], follow_links: bool) -> None:
+        self._merges = merges
+        self._follow_links = follow_links
+        self._places: dict[str, Place] = {}
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
+
+    def check(self, own: t.Sequence[Place]) -> None:
+        """own: the images of the task, none of which is open yet. Raises ArgumentError when a merge names one of them
+        as if it was another one; ImageOpenError."""
+        keys = {place.key for place in own if place.there}
+        for path in dict.fromkeys(merge.path for merge in self._merges if merge.path is not None):
+            place = self._places[path] = self._stack.enter_context(find_place(path, self._follow_links))
+            if place.key in keys:
+                name = errors.quote(path)
+                advice = f"To merge within {name}, name the bitmap without path."
+                if len(own) > 1:
+                    advice += " To merge from one image of the group into the others, use a task of its own."
+                raise errors.ArgumentError(
+                    f"{name} stands in merge, and in path as well. {advice}", "bitmap_source_same"
+                )
+
+    @contextlib.contextmanager
+    def opened(self, timeout: int, force_share: bool) -> t.Iterator[dict[str, Source]]:
+        """By their paths. Raises as Image.open()."""
+        asked = {merge.path for merge in self._merges if merge.ignore_missing}
+        with contextlib.ExitStack() as stack:
+            found = {
+                path: OpenImage(stack.enter_context(images.Image.open(place, force_share=force_share)), timeout)
+                for path, place in self._places.items()
+            }
+            yield {
+                path: Source(source, _names(source) if path in asked else frozenset()) for path, source in found.items()
+            }
 
 
 def _names(source: OpenImage) -> frozenset[bytes]:
     listed: bitmaps.BitmapList = source.run(bitmaps.list_bitmaps, False)
     return frozenset(bitmap.name for bitmap in listed.bitmaps)
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """Of the file; None when it cannot be told, opening it will say why."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

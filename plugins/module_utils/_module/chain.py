@@ -12,13 +12,13 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import chain_facts, commits, errors, overlays, rebases
-from ..sandbox.chain import Chain, Layer, draw, open_chain, open_raw
-from ..sandbox.images import Limits
+from ..sandbox.chain import Chain, Layer, draw, open_chain
+from ..sandbox.images import Image, Limits
+from ..sandbox.places import Key, Place
 from .chain_plan import COMMIT, NONE, Joint, Plan, on_layers
 from .chain_siblings import find_siblings, unclear_warning
 from .chain_wanted import Wanted
 from .clock import Clock
-from .commit import remove
 from .group import sandbox_summary
 from .progress_file import ProgressFile
 
@@ -29,11 +29,11 @@ class Task:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.wanted = plan.wanted
-        self.created = self.wanted.layers[: self.wanted.missing][::-1]
+        self.created = self.wanted.created
         self.changed = plan.changes or bool(self.created)
         self.steps = self._steps()
-        self.before = self._drawing([layer.path for layer in plan.chain.layers])
-        self.after = self._drawing(self.wanted.layers)
+        self.before = self._drawing([layer.image.place for layer in plan.chain.layers])
+        self.after = self._drawing(self.wanted.places)
         # From here on the names that were given; an overlay is created with these.
         self.names = self._new_names()
 
@@ -46,10 +46,10 @@ class Task:
                 found.append(
                     _step(joint.action, joint.upper.path, lower.path if lower else None, joint, self._gone(joint))
                 )
-        below = self.wanted.existing[0] if self.wanted.existing else ""
-        for path in self.created:
-            found.append(_step("create", path, below))
-            below = path
+        below = self.wanted.existing[0].path if self.wanted.existing else ""
+        for place in self.created:
+            found.append(_step("create", place.path, below))
+            below = place.path
         if self.wanted.drop:
             gone = [layer for joint in self.plan.joints for layer in joint.between]
             found += [_step("remove", layer.path, None) for layer in gone]
@@ -60,23 +60,22 @@ class Task:
         kept = {each.upper.key for each in self.plan.joints}
         return [layer for layer in joint.stack[1 : joint.depth or None] if layer.key not in kept]
 
-    def _drawing(self, paths: t.Sequence[str]) -> str:
+    def _drawing(self, places: t.Sequence[Place]) -> str:
         """The chain in one line: * is written to, + is created, - is no part of the chain any more."""
-        written = {joint.upper.path for joint in self.plan.joints if joint.action != NONE}
-        written |= {joint.lower.path for joint in self.plan.joints if joint.action == COMMIT and joint.lower}
+        written = {joint.upper.key for joint in self.plan.joints if joint.action != NONE}
+        written |= {joint.lower.key for joint in self.plan.joints if joint.action == COMMIT and joint.lower}
         kept = {layer.key for joint in self.plan.joints for layer in joint.stack[:1]}
-        marks = {layer.path: "-" for layer in self.plan.chain.layers if layer.key not in kept}
+        marks: dict[Key | None, str] = {layer.key: "-" for layer in self.plan.chain.layers if layer.key not in kept}
         marks.update(dict.fromkeys(written, "*"))
-        marks.update(dict.fromkeys(self.created, "+"))
-        own = {os.path.realpath(layer.path): layer.path for layer in self.plan.chain.layers}
-        return draw(paths, {path: marks.get(own.get(os.path.realpath(path), path), "") for path in paths})
+        marks[None] = "+"  # not there yet
+        return draw([place.path for place in places], {place.path: marks.get(place.key, "") for place in places})
 
     def _new_names(self) -> list[bytes]:
         names = []
         below = self.wanted.existing[0]
-        for path in self.created:
-            names.append(self.plan.name_for_new(path, below))
-            below = path
+        for place in self.created:
+            names.append(self.plan.name_for_new(place, below))
+            below = place
         return names
 
     def carry_out(self) -> None:
@@ -89,14 +88,16 @@ class Task:
                 self._carry_out(joint, name, layers, listeners)
                 layers = [joint.upper, *layers]
         size, format_name = layers[0].virtual_size, layers[0].format
-        for path, name in zip(self.created, self.names):
+        for place, name in zip(self.created, self.names):
             limits = Limits(seconds=self.plan.clock.left())
-            self.plan.clock.reports.append(overlays.create_overlay(path, size, name, format_name, limits=limits))
+            access = self.wanted.access.of_file_on(layers[0].image)
+            report = overlays.create_overlay(place, size, name, format_name, limits=limits, access=access)
+            self.plan.clock.reports.append(report)
             format_name = "qcow2"
         if self.wanted.drop:
             for joint in self.plan.joints:
                 for layer in joint.between:
-                    remove(layer)
+                    layer.image.place.remove()
 
     def _parts(self) -> list[int]:
         """The disks that will be gone through, one after the other: their bytes."""
@@ -145,9 +146,9 @@ class Task:
 
 def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """Carries out the task; returns what RETURN of qcow2_chain says. Raises errors.AirlockError."""
-    wanted = Wanted(module.params)
-    clock = Clock(wanted.timeout)
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as places, contextlib.ExitStack() as stack:
+        wanted = places.enter_context(Wanted(module.params))
+        clock = Clock(wanted.timeout)
         chain = stack.enter_context(_open(wanted, clock))
         clock.reports += chain.reports
         plan = Plan(chain, wanted, clock, stack)
@@ -159,9 +160,8 @@ def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
         done = task.changed and not module.check_mode
         if done:
             task.carry_out()
-        layers = [] if done else _foreseen(task)
-    if done:
-        layers = _read(wanted, clock)
+            stack.close()
+        layers = _read(wanted, clock) if done else _foreseen(task)
     result: dict[str, t.Any] = {
         "changed": task.changed,
         "plan": task.steps,
@@ -182,13 +182,13 @@ def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
 @contextlib.contextmanager
 def _open(wanted: Wanted, clock: Clock) -> t.Iterator[Chain]:
     """The chain of the highest layer that is there. Raises as open_chain()."""
-    path = wanted.existing[0]
+    place = wanted.existing[0].again()
     # Nothing but a base can be of another format.
     alone = wanted.missing == len(wanted.layers) - 1 > 0
     top_format = wanted.backing_format or "qcow2" if alone else "qcow2"
     with contextlib.ExitStack() as stack:
         chain = open_chain(
-            stack.enter_context(open_raw(path)) if top_format == "raw" else path,
+            stack.enter_context(Image.open(place, use=top_format)),
             backing_format=wanted.backing_format,
             allowed_roots=wanted.allowed_roots,
             limits=Limits(seconds=clock.left()),
@@ -232,7 +232,7 @@ def _foreseen(task: Task) -> list[dict[str, t.Any]]:
 def _read(wanted: Wanted, clock: Clock) -> list[dict[str, t.Any]]:
     """The chain as it is now."""
     with open_chain(
-        wanted.layers[0],
+        wanted.places[0].again(),
         backing_format=wanted.backing_format,
         allowed_roots=wanted.allowed_roots,
         limits=Limits(seconds=clock.left()),

@@ -12,12 +12,11 @@ import typing as t
 from ..sandbox import commits, errors, rebases
 from ..sandbox.chain import Chain, Layer
 from ..sandbox.images import Limits
+from ..sandbox.places import Key, Place
 from ..sandbox.rebases import NewBacking
 from .chain_siblings import Search
 from .chain_wanted import Wanted
 from .clock import Clock
-
-Key = tuple[int, int]
 
 NONE, COMMIT, PULL, REBASE, DETACH = "none", "commit", "pull", "rebase", "detach"
 
@@ -77,13 +76,13 @@ class Plan:
         """Whether there is anything to do, but for layers to create."""
         return any(joint.action != NONE for joint in self.joints)
 
-    def own_files(self) -> dict[Key, str]:
+    def own_files(self) -> dict[Key, Layer]:
         """All files of the chain as it is and as it shall be."""
         layers = [
             *self.chain.layers,
             *(each for joint in self.joints if joint.backing for each in joint.backing.layers),
         ]
-        return {layer.key: layer.path for layer in layers}
+        return {layer.key: layer for layer in layers}
 
     def decide(self, found: Search) -> None:
         """Says for each joint what is to be done there. Raises AirlockError where nothing can be."""
@@ -102,13 +101,14 @@ class Plan:
     def _find_joints(self, stack: contextlib.ExitStack) -> list[Joint]:
         layers = list(self.chain.layers)
         joints = []
-        for path in self.wanted.existing[1:]:
-            depth = _depth_of(path, layers)
+        for place in self.wanted.existing[1:]:
+            depth = next((depth for depth, layer in enumerate(layers) if depth and layer.key == place.key), 0)
             if depth:
+                layers[depth].image.place.named = True
                 joints.append(Joint(layers, depth, None))
                 layers = layers[depth:]
                 continue
-            backing = self._open(layers, path, stack)
+            backing = self._open(layers, place, stack)
             self.clock.reports += backing.reports
             joints.append(Joint(layers, 0, backing))
             layers = list(backing.layers)
@@ -120,9 +120,10 @@ class Plan:
             )
         return [*joints, Joint(layers, 0, None)]
 
-    def _open(self, layers: t.Sequence[Layer], path: str, stack: contextlib.ExitStack) -> NewBacking:
+    def _open(self, layers: t.Sequence[Layer], place: Place, stack: contextlib.ExitStack) -> NewBacking:
         """A file that is no part of the chain yet. Raises AirlockError."""
-        lowest = path == self.wanted.layers[-1]
+        path = place.path
+        lowest = place is self.wanted.places[-1]
         format_name = self.wanted.backing_format if lowest else "qcow2"
         if format_name is None:
             raise errors.ArgumentError(
@@ -131,14 +132,15 @@ class Plan:
                 "backing_format_missing",
             )
         upper = layers[0]
-        name = _recorded_name(upper.path, path)
-        self._check_name(upper.path, name, rebases.key_of_path(path))
+        name = _recorded_name(upper.image.place, place)
+        self._check_name(upper.image.place, name, place.key)
         try:
             return stack.enter_context(
                 rebases.open_backing(
                     self.chain.of(layers),
                     name,
                     format_name,
+                    place=place,
                     backing_format=self.wanted.backing_format,
                     allowed_roots=self.wanted.allowed_roots,
                     limits=Limits(seconds=self.clock.left()),
@@ -160,25 +162,27 @@ class Plan:
         if not joint.between or joint.lower is None:
             return joint.upper.backing_name if joint.lower else b""
         above = joint.stack[joint.depth - 1]
-        if os.path.realpath(os.path.dirname(above.path)) == os.path.realpath(os.path.dirname(joint.upper.path)):
+        home = joint.upper.image.place
+        if above.image.place.directory.is_same(home.directory):
             return above.backing_name
-        name = _recorded_name(joint.upper.path, joint.lower.path)
-        self._check_name(joint.upper.path, name, joint.lower.key)
+        name = _recorded_name(home, joint.lower.image.place)
+        self._check_name(home, name, joint.lower.key)
         return name
 
-    def name_for_new(self, path: str, below: str) -> bytes:
+    def name_for_new(self, place: Place, below: Place) -> bytes:
         """What a layer that is created is to have recorded. Raises ChainError for what could not be opened."""
-        name = _recorded_name(path, below)
-        if os.path.exists(below):
-            self._check_name(path, name, rebases.key_of_path(below))
+        name = _recorded_name(place, below)
+        if below.there:
+            self._check_name(place, name, below.key)
         return name
 
-    def _check_name(self, path: str, name: bytes, key: Key) -> None:
+    def _check_name(self, place: Place, name: bytes, key: Key | None) -> None:
         """The next run goes by what is recorded: it has to find the same file, by its policy."""
-        if rebases.leads_to(name, path, self.wanted.allowed_roots) != key:
+        roots, follow_links = self.wanted.allowed_roots, self.wanted.follow_links
+        if rebases.leads_to(name, place.directory, place.path, roots, follow_links) != key:
             raise errors.ArgumentError(
-                f"The name '{errors.clean(name)}' in {errors.quote(path)} would lead to another file than the one that "
-                "is meant. Name the layers by paths without symbolic links.",
+                f"The name '{errors.clean(name)}' in {errors.quote(place.path)} would lead to another file than the "
+                "one that is meant. Name the layers by paths without symbolic links.",
                 "backing_name_ambiguous",
             )
 
@@ -286,16 +290,9 @@ def on_layers(name: bytes, layers: t.Sequence[Layer], shared: int) -> NewBacking
     return NewBacking(name, layers[0].format if layers else "", layers, shared)
 
 
-def _depth_of(path: str, layers: t.Sequence[Layer]) -> int:
-    """Where below the first of the layers that file is, 0: nowhere."""
-    key = rebases.key_of_path(path)
-    return next((depth for depth, layer in enumerate(layers) if depth and layer.key == key), 0)
-
-
-def _recorded_name(path: str, below: str) -> bytes:
+def _recorded_name(place: Place, below: Place) -> bytes:
     """How a file is called in an overlay of it: by its name alone where both are in one directory."""
-    home, place = (os.path.dirname(os.path.abspath(each)) for each in (path, below))
-    if home != place and os.path.realpath(home) != os.path.realpath(place):
-        return os.fsencode(os.path.abspath(below))
-    name = os.path.basename(below)
-    return os.fsencode(f"./{name}" if ":" in name else name)
+    if not place.directory.is_same(below.directory):
+        return os.path.abspath(os.fsencode(below.path))
+    name = below.name if below.linked else os.path.basename(os.fsencode(below.path))
+    return b"./" + name if b":" in name else name

@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import itertools
 import stat
 import typing as t
 
 from ..sandbox import errors, info, rebases, vmdk
 from ..sandbox.chain import open_chain
 from ..sandbox.images import Image, Limits
-from ..sandbox.references import Key, file_key
+from ..sandbox.places import Directory, Key, Place, directory_at, find_place
+from ..sandbox.trees import Tree
 from .clock import Clock
 
 if t.TYPE_CHECKING:
+    from ..sandbox.chain import Layer
     from .chain_wanted import Wanted
 
 _SHOWN_MAX = 5
@@ -26,7 +29,7 @@ class Sibling(t.NamedTuple):
     """An overlay that is no part of the chain. below: the files that it stands on, as Layer.key tells them apart."""
 
     path: str
-    below: frozenset[Key]
+    below: frozenset[Key | None]
 
 
 class Search(t.NamedTuple):
@@ -39,7 +42,7 @@ class Search(t.NamedTuple):
     closed: list[errors.AirlockError]
 
 
-def find_siblings(wanted: Wanted, own: t.Mapping[Key, str], clock: Clock) -> Search:
+def find_siblings(wanted: Wanted, own: t.Mapping[Key, Layer], clock: Clock) -> Search:
     """Those that the task names, and those that a scan finds. own: the files of the chain itself, which are none.
 
     What is scanned are the directories of these files, and the allowed roots, with all below. What is neither a qcow2
@@ -47,17 +50,45 @@ def find_siblings(wanted: Wanted, own: t.Mapping[Key, str], clock: Clock) -> Sea
     TimeLimitError, for the scan could not go on.
     """
     # A name that leads to a file of the chain is what is looked for, wherever it stands.
-    roots = [*wanted.allowed_roots, *own.values()]
-    found = Search([_named(path, roots, wanted, clock) for path in wanted.siblings if _key(path) not in own], [], [])
+    places = [layer.image.place for layer in own.values()]
+    roots: list[str | Place] = [*wanted.allowed_roots, *places]
+    found = Search([], [], [])
+    for path in wanted.siblings:
+        with find_place(path, wanted.follow_links) as place:
+            if place.key not in own:
+                found.siblings.append(_named(place, roots, wanted, clock))
     if wanted.scan:
-        seen: set[Key] = set()
-        homes = [os.path.dirname(path) or "." for path in own.values() if os.path.isfile(path)]
-        for place in dict.fromkeys(map(os.path.realpath, [*homes, *wanted.allowed_roots])):
-            for path, key in _files(place, found):
-                if key not in seen and key not in own:
-                    seen.add(key)
-                    _scan(path, roots, clock, found)
+        with contextlib.ExitStack() as stack:
+            homes = [place.directory for place in places if stat.S_ISREG(place.status.st_mode)]
+            named = [stack.enter_context(find_place(path, wanted.follow_links)) for path in wanted.allowed_roots]
+            _scan_all(homes, named, roots, own, wanted, clock, found)
     return found
+
+
+def _scan_all(
+    homes: t.Sequence[Directory],
+    named: t.Sequence[Place],
+    roots: t.Sequence[str | Place],
+    own: t.Container[Key | None],
+    wanted: Wanted,
+    clock: Clock,
+    found: Search,
+) -> None:
+    """homes, named: where to look; a file that is named is looked at itself."""
+    seen: set[Key | None] = set()
+    tree = Tree(lambda error: _note(error, found))
+    directories = [directory.again() for directory in homes]
+    files = []
+    for place in named:
+        if stat.S_ISDIR(place.status.st_mode):
+            directories.append(directory_at(place))
+        elif stat.S_ISREG(place.status.st_mode):
+            files.append(place.again())
+    for place in itertools.chain(files, tree.files(directories)):
+        with place:
+            if place.key not in seen and place.key not in own:
+                seen.add(place.key)
+                _scan(place, roots, wanted.follow_links, clock, found)
 
 
 def unclear_warning(paths: t.Sequence[str]) -> str:
@@ -71,17 +102,9 @@ def unclear_warning(paths: t.Sequence[str]) -> str:
     )
 
 
-def _key(path: str) -> Key | None:
-    """None: there is nothing that can be looked at."""
-    try:
-        return file_key(os.stat(path))
-    except (OSError, ValueError):
-        return None
-
-
-def _named(path: str, roots: t.Sequence[str], wanted: Wanted, clock: Clock) -> Sibling:
+def _named(place: Place, roots: t.Sequence[str | Place], wanted: Wanted, clock: Clock) -> Sibling:
     """Shared with whoever uses it: only headers are looked at."""
-    with Image.open(path, force_share=True) as image:
+    with Image.open(place.again(), force_share=True) as image:
         format_name, _backing_name = _header(image, clock)
         with open_chain(
             image,
@@ -92,7 +115,7 @@ def _named(path: str, roots: t.Sequence[str], wanted: Wanted, clock: Clock) -> S
             top_format=format_name,
         ) as chain:
             clock.reports += chain.reports
-            return Sibling(path, frozenset(layer.key for layer in chain.layers[1:]))
+            return Sibling(place.path, frozenset(layer.key for layer in chain.layers[1:]))
 
 
 def _header(image: Image, clock: Clock) -> tuple[str, bytes]:
@@ -113,13 +136,15 @@ def _header(image: Image, clock: Clock) -> tuple[str, bytes]:
         return "vmdk", other.backing_name
 
 
-def _scan(path: str, roots: t.Sequence[str], clock: Clock, found: Search) -> None:
+def _scan(place: Place, roots: t.Sequence[str | Place], follow_links: bool, clock: Clock, found: Search) -> None:
     """Looks at what one image stands on itself. Whatever stands on that is found in its own place."""
+    path = place.path
     try:
-        with Image.open(path, force_share=True) as image:
+        with Image.open(place.again(), force_share=True) as image:
             _format_name, backing_name = _header(image, clock)
         if backing_name:
-            found.siblings.append(Sibling(path, frozenset([rebases.leads_to(backing_name, path, roots)])))
+            below = rebases.leads_to(backing_name, place.directory, path, roots, follow_links)
+            found.siblings.append(Sibling(path, frozenset([below])))
     except errors.NotQcow2Error:
         return
     except errors.ImageOpenError as error:
@@ -135,29 +160,3 @@ def _note(error: errors.ImageOpenError, found: Search) -> None:
     """Of what could not be opened."""
     if error.code not in _NO_IMAGE:
         found.closed.append(error)
-
-
-def _files(place: str, found: Search) -> t.Iterator[tuple[str, Key]]:
-    """Regular files in a directory and below; no symbolic link is followed. What is no directory is one itself. What
-    cannot be listed is noted."""
-
-    def note(error: OSError) -> None:
-        _note(errors.open_error(str(error.filename or place), error, writable=False), found)
-
-    def look(path: str) -> os.stat_result | None:
-        try:
-            return os.lstat(path)
-        except OSError as error:
-            note(error)
-            return None
-
-    status = look(place)
-    if status and not stat.S_ISDIR(status.st_mode):
-        yield place, file_key(status)
-        return
-    for directory, _directories, names in os.walk(place, onerror=note):
-        for name in sorted(names):
-            path = os.path.join(directory, name)
-            status = look(path)
-            if status and stat.S_ISREG(status.st_mode):
-                yield path, file_key(status)

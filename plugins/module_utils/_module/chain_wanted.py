@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import typing as t
 
 from ..sandbox import errors
+from ..sandbox.places import Place, find_place
+from .access import WantedAccess
 from .commit_wanted import parse_rate
-from .progress_file import check_place
+from .group import check_named_once
+from .progress_file import find_progress_file
 
 
 class Wanted:
-    """What the task asks for. layers: paths, the top first. missing: how many of them are still to be created. rate:
-    bytes a second, 0: not limited."""
+    """What the task asks for. layers: paths, the top first; places: the same, looked up. missing: how many of them are
+    still to be created. rate: bytes a second, 0: not limited. progress_file: its place, or None. Places are open until
+    the end of a `with`."""
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
         self.layers: list[str] = params["layers"][::-1]
@@ -29,24 +33,41 @@ class Wanted:
         self.siblings: list[str] = params["siblings"]
         self.scan: bool = params["scan"]
         self.rate = parse_rate(params["rate_limit"])
-        self.progress_file: str | None = params["progress_file"]
+        self.access = WantedAccess(params)
+        self.follow_links: bool = params["follow_links"]
         self.timeout: int = params["timeout"]
         if self.timeout < 1:
             raise errors.ArgumentError(f"timeout is {self.timeout} seconds. It must be at least 1.", "bad_timeout")
         if not self.layers:
             raise errors.ArgumentError("layers is empty. Name at least one image in it.", "no_layers")
-        check_place(self.progress_file)
-        self.missing = self._count_missing()
-        self._check_named_once()
+        with contextlib.ExitStack() as stack:
+            progress_file = find_progress_file(params["progress_file"], self.follow_links)
+            self.progress_file = stack.enter_context(progress_file) if progress_file else None
+            self.places = [stack.enter_context(find_place(path, self.follow_links)) for path in self.layers]
+            self.missing = self._count_missing()
+            self._check_named_once()
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Wanted:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
 
     @property
-    def existing(self) -> list[str]:
+    def existing(self) -> list[Place]:
         """Those that are there, the top first."""
-        return self.layers[self.missing :]
+        return self.places[self.missing :]
+
+    @property
+    def created(self) -> list[Place]:
+        """Those that are still to be created, from the lowest up."""
+        return self.places[: self.missing][::-1]
 
     def _count_missing(self) -> int:
         """Raises ArgumentError when one is missing that another one stands on."""
-        there = [os.path.lexists(path) for path in self.layers]
+        # A link that leads nowhere is there: no overlay is created in its place.
+        there = [place.there or place.linked for place in self.places]
         missing = there.index(True) if True in there else 0
         if not all(there[missing:]):
             missing = len(there) - 1 - there[::-1].index(False)
@@ -60,16 +81,12 @@ class Wanted:
 
     def _check_named_once(self) -> None:
         """Raises ArgumentError for one file that is named twice, or one path that is to be created twice."""
-        seen: dict[object, str] = {}
-        for path in self.layers:
-            try:
-                status = os.stat(path)
-                key: object = (status.st_dev, status.st_ino)
-            except OSError:  # one that is to be created; of the others, opening will say what is wrong
-                key = os.path.realpath(path)
-            if key in seen:
-                raise errors.ArgumentError(
-                    f"{errors.quote(path)} and {errors.quote(seen[key])} are the same file. Name each layer once.",
-                    "duplicate_path",
-                )
-            seen[key] = path
+        check_named_once(self.places[::-1], "layers", "each layer")
+        for index, place in enumerate(self.created):
+            for other in self.created[:index]:
+                if place.name == other.name and place.directory.is_same(other.directory):
+                    raise errors.ArgumentError(
+                        f"{errors.quote(place.path)} and {errors.quote(other.path)} are the same file. Name each layer "
+                        "once.",
+                        "duplicate_path",
+                    )

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -64,7 +64,7 @@ class Task:
             cleared = commits.empty(self.chain, self.limits())
             self.planned = self.planned._replace(overlay_clusters_cleared=cleared)
         if self.wanted.drop:
-            remove(self.chain.top)
+            self.chain.top.image.place.remove()
 
     def _commit(self, empties: bool) -> commits.Commit:
         with ProgressFile(self.wanted.progress_file) as progress:
@@ -91,19 +91,21 @@ class Task:
 
 def commit_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """Carries out the task; returns what RETURN of qcow2_commit says. Raises errors.AirlockError."""
-    wanted = Wanted(module.params)
-    if wanted.drop and wanted.is_gone():
-        return _gone(wanted)
-    clock = Clock(wanted.timeout)
-    writable = () if module.check_mode else (0,)
-    with open_chain(
-        wanted.path,
-        backing_format=wanted.backing_format,
-        allowed_roots=wanted.allowed_roots,
-        writable_layers=writable,
-        limits=Limits(seconds=clock.left()),
-        top_format=wanted.format,
-    ) as chain:
+    with contextlib.ExitStack() as stack:
+        wanted = stack.enter_context(Wanted(module.params))
+        if wanted.drop and wanted.is_gone():
+            return _gone(wanted)
+        clock = Clock(wanted.timeout)
+        chain = stack.enter_context(
+            open_chain(
+                wanted.place.again(),
+                backing_format=wanted.backing_format,
+                allowed_roots=wanted.allowed_roots,
+                writable_layers=() if module.check_mode else (0,),
+                limits=Limits(seconds=clock.left()),
+                top_format=wanted.format,
+            )
+        )
         clock.reports += chain.reports
         if wanted.drop:
             wanted.check_removable(chain.top)
@@ -169,19 +171,3 @@ def _gone(wanted: Wanted) -> dict[str, t.Any]:
         "chain_drawing": "",
         "sandbox": sandbox_summary([]),
     }
-
-
-def remove(layer: Layer) -> None:
-    """Removes the file of an open and locked image, the very one. Raises ImageOpenError, ArgumentError."""
-    path = os.path.realpath(layer.path)
-    try:
-        status = os.stat(path)
-        if (status.st_dev, status.st_ino) != layer.identity:
-            raise errors.ArgumentError(
-                f"{errors.clean(path, errors.PATH_LIMIT)} has become another file while it was committed. It was not "
-                "removed; look at both.",
-                "overlay_replaced",
-            )
-        os.unlink(path)
-    except OSError as error:
-        raise errors.open_error(path, error, writable=True) from error

@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import typing as t
 
 from ..sandbox import errors
 from ..sandbox.chain import Layer
-from .progress_file import check_place
+from ..sandbox.places import find_place
+from .progress_file import find_progress_file
 
 _RATE = re.compile(r"([0-9]+) *(?:([kmgt])(?:ib)?|b)?(?:/s)?", re.ASCII | re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 class Wanted:
-    """What the task asks for. base None: the layer below the overlay. rate: bytes a second, 0: not limited."""
+    """What the task asks for. base None: the layer below the overlay. rate: bytes a second, 0: not limited. place: of
+    the overlay. progress_file: the place of that, or None. Both are open until the end of a `with`."""
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
         self.path: str = params["path"]
@@ -30,17 +33,25 @@ class Wanted:
         self.backing_format: str | None = params["backing_format"]
         self.allowed_roots: list[str] = params["allowed_roots"]
         self.rate = parse_rate(params["rate_limit"])
-        self.progress_file: str | None = params["progress_file"]
         self.timeout: int = params["timeout"]
         if self.timeout < 1:
             raise errors.ArgumentError(f"timeout is {self.timeout} seconds. It must be at least 1.", "bad_timeout")
-        check_place(self.progress_file)
+        with contextlib.ExitStack() as stack:
+            progress_file = find_progress_file(params["progress_file"], params["follow_links"])
+            self.progress_file = stack.enter_context(progress_file) if progress_file else None
+            self.place = stack.enter_context(find_place(self.path, params["follow_links"], writable=True))
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Wanted:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
 
     def is_gone(self) -> bool:
         """Whether the overlay is not there, and its directory is: an earlier run can have removed it. A link to it
         stays."""
-        path = os.path.realpath(self.path)
-        return not os.path.lexists(path) and os.path.isdir(os.path.dirname(path))
+        return not self.place.there
 
     def check_removable(self, overlay: Layer) -> None:
         """Raises ArgumentError for what is no file, and for an overlay with snapshots: no commit takes them along."""

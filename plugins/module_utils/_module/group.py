@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import typing as t
 
 from ..sandbox import errors, images
+from ..sandbox.places import Key, Place, find_place
 from .outcome import UNTOUCHED, GroupError
 
 LEAST_SECONDS = 0.001
@@ -73,43 +73,50 @@ def for_each(function: t.Callable[[Item], Result], items: t.Sequence[Item]) -> l
 
 @contextlib.contextmanager
 def open_images(
-    paths: t.Sequence[str], timeout: int, writable: bool, force_share: bool
+    paths: t.Sequence[str],
+    timeout: int,
+    writable: bool,
+    force_share: bool,
+    follow_links: bool = False,
+    check: t.Callable[[t.Sequence[Place]], None] | None = None,
 ) -> t.Iterator[tuple[OpenImage, ...]]:
     """Opens and locks all images of a task, and closes them behind it.
 
-    What fails before anything is written, here or in the body, leaves as a GroupError that says so.
+    follow_links: as of places.find_place(). check: looks at them before any is opened. What fails before anything is
+    written, here or in the body, leaves as a GroupError that says so.
     """
-    _check_arguments(paths, timeout)
+    if not paths:
+        raise errors.ArgumentError("The list of images is empty. Name at least one in path.", "no_images")
+    if timeout < 1:
+        raise errors.ArgumentError(f"timeout is {timeout} seconds. It must be at least 1.", "bad_timeout")
     with contextlib.ExitStack() as stack:
         try:
+            found = [stack.enter_context(find_place(path, follow_links, writable=writable)) for path in paths]
+            check_named_once(found, "path", "each image")
+            if check:
+                check(found)
             yield tuple(
                 OpenImage(
-                    stack.enter_context(images.Image.open(path, writable=writable, force_share=force_share)),
+                    stack.enter_context(images.Image.open(place, writable=writable, force_share=force_share)),
                     timeout,
                 )
-                for path in paths
+                for place in found
             )
         except errors.AirlockError as error:
             raise GroupError(error, [(path, UNTOUCHED) for path in paths]) from error
 
 
-def _check_arguments(paths: t.Sequence[str], timeout: int) -> None:
-    """Raises ArgumentError for an empty list, one file that is named twice, or a time limit of nothing."""
-    if not paths:
-        raise errors.ArgumentError("The list of images is empty. Name at least one in path.", "no_images")
-    if timeout < 1:
-        raise errors.ArgumentError(f"timeout is {timeout} seconds. It must be at least 1.", "bad_timeout")
-    names: dict[tuple[int, int], str] = {}
-    for number, path in enumerate(paths):
-        try:
-            status = os.stat(path)
-        except OSError:
+def check_named_once(places: t.Sequence[Place], option: str, what: str) -> None:
+    """Raises ArgumentError for one file that is named twice. what: is named, for the advice."""
+    names: dict[Key, str] = {}
+    for number, place in enumerate(places):
+        key = place.key
+        if key is None:
             continue  # opening it will say what is wrong
-        if (status.st_dev, status.st_ino) in names:
-            first = names[status.st_dev, status.st_ino]
+        if key in names:
             raise errors.ArgumentError(
-                f"{errors.quote(first)} and {errors.quote(path)}, element {number + 1} of path, are the same file. "
-                "Name each image once.",
+                f"{errors.quote(names[key])} and {errors.quote(place.path)}, element {number + 1} of {option}, are the "
+                f"same file. Name {what} once.",
                 "duplicate_path",
             )
-        names[status.st_dev, status.st_ino] = path
+        names[key] = place.path

@@ -24,7 +24,13 @@ def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
     params = module.params
     record = _vmdk_record if params["format"] == "vmdk" else _image_record
     wanted = Extents(params) if params["dirty_extents"] else None
-    with open_images(params["path"], params["timeout"], writable=False, force_share=params["force_share"]) as subjects:
+    with open_images(
+        params["path"],
+        params["timeout"],
+        writable=False,
+        force_share=params["force_share"],
+        follow_links=params["follow_links"],
+    ) as subjects:
         images = for_each(lambda subject: {**record(subject, wanted), **_chain(subject, params)}, subjects)
     result: dict[str, t.Any] = {"changed": False, "images": images, "sandbox": sandbox_summary(subjects)}
     if len(images) == 1:

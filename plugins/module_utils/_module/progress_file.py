@@ -14,28 +14,35 @@ import time
 import typing as t
 
 from ..sandbox import errors
+from ..sandbox.places import Place, find_place
 
 _EVERY_SECONDS = 0.5
 _LENGTH_MAX = 4096  # bytes; it has one short line
+_NAME_KEPT = 200  # bytes of its name that stand in the draft's: no file system has names of more than 255
 
 
-def check_place(path: str | None) -> None:
-    """Raises ArgumentError when the file of a task could not be there, or would replace what is none: an image, by
-    mistake, or a device."""
+def find_progress_file(path: str | None, follow_links: bool) -> Place | None:
+    """Where the file of a task will be; the caller closes it. Raises ArgumentError when it could not be there, or would
+    replace what is none: an image, by mistake, or a device."""
     if path is None:
-        return
-    if not os.path.isdir(os.path.dirname(path) or "."):
+        return None
+    try:
+        place = find_place(path, follow_links)
+    except errors.ImageOpenError as error:
+        advice = error.message if error.code == "unsafe_link" else "Make it first."
         raise errors.ArgumentError(
-            f"There is no directory for progress_file {errors.quote(path)}. Make it first.", "bad_progress_file"
-        )
-    with contextlib.suppress(OSError, ValueError):
-        status = os.stat(path)
+            f"There is no directory for progress_file {errors.quote(path)}. {advice}", "bad_progress_file"
+        ) from error
+    if place.there:
+        status = place.status
         if not stat.S_ISREG(status.st_mode) or status.st_size > _LENGTH_MAX:
+            place.close()
             raise errors.ArgumentError(
                 f"progress_file {errors.quote(path)} is there, and is no such file. It would be replaced: name another "
                 "one.",
                 "bad_progress_file",
             )
+    return place
 
 
 class ProgressFile:
@@ -44,8 +51,9 @@ class ProgressFile:
     bytes_done, bytes_total; percent; bytes_per_second and seconds_left, None while nothing is known; finished.
     """
 
-    def __init__(self, path: str | None) -> None:
-        self._path = path
+    def __init__(self, place: Place | None) -> None:
+        """place: stays the caller's. None: nothing is written."""
+        self._place = place
         self._started = time.monotonic()
         self._last = 0.0
         self._done = self._total = 0
@@ -56,8 +64,8 @@ class ProgressFile:
             self._write(finished=False)
         except OSError as error:
             raise errors.ArgumentError(
-                f"progress_file {errors.quote(self._path or '')} cannot be written: {os.strerror(error.errno or 0)}. "
-                "Name another one.",
+                f"progress_file {errors.quote(self._place.path if self._place else '')} cannot be written: "
+                f"{os.strerror(error.errno or 0)}. Name another one.",
                 "bad_progress_file",
             ) from error
         return self
@@ -79,7 +87,7 @@ class ProgressFile:
         """For operations that follow one another, each of so many bytes: what each is to tell its steps to."""
         before = 0
         for size in sizes:
-            yield functools.partial(self._part, before, size, sum(sizes)) if self._path else None
+            yield functools.partial(self._part, before, size, sum(sizes)) if self._place else None
             before += size
 
     def _part(self, before: int, size: int, total: int, done: int, _size: int) -> None:
@@ -91,18 +99,23 @@ class ProgressFile:
 
     def _write(self, finished: bool) -> None:
         """Raises OSError."""
-        if self._path is None:
+        if self._place is None:
             return
-        # By chance, so that what a killed task left behind is not in the way.
-        draft = f"{self._path}.{os.urandom(4).hex()}.tmp"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        home, name = self._place.directory.descriptor, self._place.name
+        # One name, so that what a killed task has left is replaced by the next one.
+        draft = b"." + name[:_NAME_KEPT] + b".airlock"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft, dir_fd=home)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(draft, flags, 0o644, dir_fd=home)
         try:
             with os.fdopen(descriptor, "w") as file:
                 json.dump(self._facts(finished), file)
                 file.write("\n")
-            os.replace(draft, self._path)
+            os.replace(draft, name, src_dir_fd=home, dst_dir_fd=home)
         except OSError:
-            os.unlink(draft)
+            with contextlib.suppress(OSError):
+                os.unlink(draft, dir_fd=home)
             raise
 
     def _facts(self, finished: bool) -> dict[str, t.Any]:

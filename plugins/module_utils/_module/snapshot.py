@@ -34,6 +34,7 @@ def snapshot_flow(module: AnsibleModule) -> dict[str, t.Any]:
         params["timeout"],
         writable=not module.check_mode,
         force_share=params["force_share"],
+        follow_links=params["follow_links"],
     ) as subjects:
         plans = for_each(lambda subject: Plan(subject, wanted), subjects)
         if any(plan.changed for plan in plans):

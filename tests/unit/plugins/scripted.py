@@ -53,8 +53,10 @@ class Script:
         script = self
 
         class Image:
-            def __init__(self, path: str) -> None:
+            def __init__(self, path: str, place: t.Any = None) -> None:
                 self.path = path
+                self.place = place
+                self.key = place.key if place else None
 
             def __eq__(self, other: object) -> bool:
                 return isinstance(other, Image) and self.path == other.path
@@ -63,9 +65,10 @@ class Script:
                 return hash(self.path)
 
             @classmethod
-            def open(cls, path: str, writable: bool = False, force_share: bool = False) -> t.Any:
-                script.call("open", path, writable, force_share)
-                return cls(path)
+            def open(cls, place: t.Any, writable: bool = False, force_share: bool = False) -> t.Any:
+                with place:
+                    script.call("open", place.path, writable, force_share)
+                    return cls(place.path, place)
 
             def __enter__(self) -> t.Any:
                 return self

@@ -153,16 +153,27 @@ def test_name_that_is_no_text(home: pathlib.Path) -> None:
 
 
 def test_each_layer_has_a_directory_of_its_own(home: pathlib.Path) -> None:
-    """Relative names start where qemu starts: behind a link to a directory, but beside a link to a file."""
+    """Relative names start where the file is, behind all links. qemu starts beside a link to a file: whoever made that
+    would choose what another's image stands on."""
     overlay(home / "sub/b.qcow2", b"base.qcow2")
     (home / "way").symlink_to("sub")
     (home / "b-link.qcow2").symlink_to("sub/b.qcow2")
-    for name, base in ((b"sub/b.qcow2", "sub"), (b"way/b.qcow2", "sub"), (b"b-link.qcow2", ".")):
+    for name, as_qemu in ((b"sub/b.qcow2", True), (b"way/b.qcow2", True), (b"b-link.qcow2", False)):
         top = overlay(home / "top.qcow2", name)
         with open_chain(str(top)) as chain:
-            assert files(chain) == qemus_files(top)
-            status = os.stat(home / base / "base.qcow2")
+            assert (files(chain) == qemus_files(top)) == as_qemu
+            status = os.stat(home / "sub/base.qcow2")
             assert chain.base.identity == (status.st_dev, status.st_ino)
+
+
+def test_names_in_an_image_behind_a_link_start_where_the_image_is(home: pathlib.Path) -> None:
+    """The top, by a link beside which there is a file of the name as well."""
+    overlay(home / "sub/top.qcow2", b"base.qcow2")
+    (home / "link.qcow2").symlink_to("sub/top.qcow2")
+    with open_chain(str(home / "link.qcow2")) as chain:
+        status = os.stat(home / "sub/base.qcow2")
+        assert chain.base.identity == (status.st_dev, status.st_ino)
+        assert chain.base.path == f"{home}/sub/base.qcow2"
 
 
 def test_top_behind_links_of_the_caller(home: pathlib.Path, tmp_path: pathlib.Path) -> None:

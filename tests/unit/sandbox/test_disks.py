@@ -130,9 +130,9 @@ def test_open_that_fails(image, monkeypatch, number, code):
     """The second open, for I/O."""
     real = os.open
 
-    def refuse(path, flags, *arguments):
+    def refuse(path, flags, *arguments, **options):
         if flags & os.O_PATH:
-            return real(path, flags, *arguments)
+            return real(path, flags, *arguments, **options)
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(disks.os, "open", refuse)
@@ -145,11 +145,11 @@ def without_proc(monkeypatch, meanwhile=lambda: None):
     """os.open() as on a machine without /proc; meanwhile() happens between the two opens."""
     real = os.open
 
-    def open_(path, flags, *arguments):
+    def open_(path, flags, *arguments, **options):
         if str(path).startswith("/proc/self/fd/"):
             meanwhile()
             raise FileNotFoundError(errno.ENOENT, "no /proc")
-        return real(path, flags, *arguments)
+        return real(path, flags, *arguments, **options)
 
     monkeypatch.setattr(disks.os, "open", open_)
 

@@ -340,10 +340,10 @@ def test_what_cannot_be_undone_is_named_and_the_rest_undone(
 def test_without_room_for_a_journal_nothing_begins(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[t.Any] = []
 
-    def make(disk: t.Any) -> t.Any:
+    def make(disk: t.Any, directory: t.Any) -> t.Any:
         if made:
             raise OSError(28, "No space left on device")
-        made.append(real(disk))
+        made.append(real(disk, directory))
         return made[0]
 
     real = journal.UndoJournal

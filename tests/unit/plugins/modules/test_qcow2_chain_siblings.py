@@ -9,6 +9,7 @@ import errno
 import importlib
 import os
 import pathlib
+import subprocess
 import typing as t
 
 import pytest
@@ -113,7 +114,7 @@ def failing(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[
         original = getattr(place, name)
 
         def fail(what: t.Any, *arguments: t.Any, **options: t.Any) -> t.Any:
-            if os.path.basename(getattr(what, "path", what)) == "sibling":
+            if os.path.basename(os.fsdecode(getattr(what, "path", what))) == "sibling":
                 raise error
             return original(what, *arguments, **options)
 
@@ -138,7 +139,7 @@ def test_a_scan_that_fails(
     assert len(told) == warns
 
 
-@pytest.mark.parametrize("function", ["Image.open", "os.lstat"])
+@pytest.mark.parametrize("function", ["Image.open", "os.open"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ENOENT])
 def test_files_that_cannot_be_opened(
     number: int,
@@ -151,7 +152,7 @@ def test_files_that_cannot_be_opened(
     """They may stand on the base: it stays as it is, unless they have vanished. What changes no base is done."""
     path, reason = str(home / "sibling"), OSError(number, "It failed")
     reason.filename = path
-    failing(function, reason if function == "os.lstat" else errors.open_error(path, reason, writable=False))
+    failing(function, reason if function == "os.open" else errors.open_error(path, reason, writable=False))
     layers = [str(home / "base"), str(home / "top")]
     found = run_module("qcow2_chain", layers=layers, method="commit", scan=True, check=True)
     gone = number == errno.ENOENT
@@ -170,14 +171,14 @@ def test_directories_that_cannot_be_listed(
     run_module: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "deep").mkdir()
-    scandir = os.scandir
+    listdir = os.listdir
 
-    def fail(path: str) -> t.Any:
-        if os.path.basename(path) == "deep":
-            raise PermissionError(errno.EACCES, "It failed", path)
-        return scandir(path)
+    def fail(where: t.Any) -> t.Any:
+        if isinstance(where, int) and os.readlink(f"/proc/self/fd/{where}") == str(home / "deep"):
+            raise PermissionError(errno.EACCES, "It failed")
+        return listdir(where)
 
-    monkeypatch.setattr(os, "scandir", fail)
+    monkeypatch.setattr(os, "listdir", fail)
     layers = [str(home / "base"), str(home / "top")]
     found = run_module("qcow2_chain", layers=layers, method="commit", scan=True)
     assert (found["rc"], found["error_code"]) == (1, "siblings_unknown")
@@ -258,3 +259,20 @@ def test_named_siblings_on_other_formats(refused: Task, home: pathlib.Path, on_v
     (home / "raw").write_bytes(bytes(1 << 20))
     found = refused(*on_vmdk, method="commit", siblings=[str(home / "raw")])
     assert (found["error_code"], found["msg"].partition(":")[0]) == ("not_qcow2", f"{home}/raw")
+
+
+def test_directories_that_are_nested_too_deeply(run_module: Run, home: pathlib.Path) -> None:
+    """Who makes them decides how deep they are: no traceback, and no base is changed that may be used in there."""
+    deep = home
+    for _level in range(1500):
+        os.chdir(deep)
+        os.mkdir("d")
+        deep = pathlib.Path("d")
+    os.chdir("/")
+    layers = [str(home / "base"), str(home / "top")]
+    found = run_module("qcow2_chain", layers=layers, method="commit", scan=True)
+    assert (found["rc"], found["error_code"]) == (1, "siblings_unknown")
+    assert "in one another" in found["msg"]
+    done = run_module("qcow2_chain", layers=layers, method="pull", scan=True)
+    assert done["rc"] == 0, done
+    subprocess.run(["rm", "-r", str(home / "d")], check=True)

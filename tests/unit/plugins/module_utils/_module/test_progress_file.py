@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import pathlib
 import typing as t
 
@@ -21,29 +20,59 @@ def progress_file(collection_tree: None) -> t.Any:
     return importlib.import_module(f"{PLUGINS}.module_utils._module.progress_file")
 
 
+@pytest.fixture
+def place(progress_file: t.Any, tmp_path: pathlib.Path) -> t.Iterator[t.Any]:
+    with progress_file.find_progress_file(str(tmp_path / "progress"), False) as found:
+        yield found
+
+
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_a_draft_that_a_killed_task_left_behind(progress_file: t.Any, tmp_path: pathlib.Path, kind: str) -> None:
-    """Its process may have had the number of this one."""
+def test_a_draft_that_a_killed_task_left_behind(
+    progress_file: t.Any, place: t.Any, tmp_path: pathlib.Path, kind: str
+) -> None:
+    """It is replaced, and nothing is left; what it leads to is not touched."""
     where, outside = tmp_path / "progress", tmp_path / "outside"
-    left = tmp_path / f"progress.{os.getpid()}.tmp"
+    left = tmp_path / ".progress.airlock"
+    outside.write_text("precious")
     if kind == "file":
         left.write_text("half")
     else:
         left.symlink_to(outside)
-    with progress_file.ProgressFile(str(where)) as progress:
+    with progress_file.ProgressFile(place) as progress:
         progress.step(1, 2)
     assert json.loads(where.read_text())["finished"] is True
-    assert sorted(tmp_path.iterdir()) == [where, left]
-    assert not outside.exists()
+    assert sorted(tmp_path.iterdir()) == [outside, where]
+    assert outside.read_text() == "precious"
 
 
-def test_a_link_in_the_place_of_the_draft(
-    progress_file: t.Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, errors: t.Any
+def test_what_cannot_be_replaced_in_the_place_of_the_draft(
+    progress_file: t.Any, place: t.Any, tmp_path: pathlib.Path, errors: t.Any
 ) -> None:
-    """It is not followed, should somebody guess the name."""
-    outside = tmp_path / "outside"
-    (tmp_path / "progress.00000000.tmp").symlink_to(outside)
-    monkeypatch.setattr(progress_file.os, "urandom", bytes)
-    with pytest.raises(errors.ArgumentError, match="File exists"), progress_file.ProgressFile(f"{tmp_path}/progress"):
+    (tmp_path / ".progress.airlock").mkdir()
+    with pytest.raises(errors.ArgumentError, match="cannot be written"), progress_file.ProgressFile(place):
         pass
-    assert not outside.exists()
+    assert not (tmp_path / "progress").exists()
+
+
+def test_a_directory_that_is_exchanged_for_a_link(progress_file: t.Any, tmp_path: pathlib.Path) -> None:
+    """The file stays where it was looked for."""
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    with (
+        progress_file.find_progress_file(str(home / "progress"), False) as place,
+        progress_file.ProgressFile(place) as progress,
+    ):
+        home.rename(tmp_path / "away")
+        home.symlink_to(elsewhere)
+        progress.step(1, 2)
+    assert list(elsewhere.iterdir()) == []
+    assert [path.name for path in (tmp_path / "away").iterdir()] == ["progress"]
+
+
+def test_a_long_name(progress_file: t.Any, tmp_path: pathlib.Path) -> None:
+    """The draft's name is not longer than a file system takes."""
+    path = tmp_path / ("p" * 255)
+    with progress_file.find_progress_file(str(path), False) as place, progress_file.ProgressFile(place):
+        pass
+    assert json.loads(path.read_text())["finished"] is True
