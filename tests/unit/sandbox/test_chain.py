@@ -17,7 +17,7 @@ import typing as t
 import pytest
 
 import sandbox.chain
-from sandbox import errors, locks
+from sandbox import commits, errors, locks, rebases
 from sandbox.answers import Limits
 from sandbox.chain import Chain, drawing, open_chain
 from sandbox.images import Image
@@ -382,3 +382,48 @@ def test_block_device(home: pathlib.Path) -> None:
     finally:
         if made.returncode == 0:
             subprocess.run([losetup, "--detach", device], check=True)
+
+
+@pytest.mark.parametrize("kind", ["raw", "data file", "qcow2", "qcow2 of another owner"])
+@pytest.mark.parametrize("named", [False, True])
+def test_hard_links_of_what_only_an_image_names(kind: str, named: bool, home: pathlib.Path) -> None:
+    """Its data is neither copied from nor written to, unless the operator names the file: it may be anybody's."""
+    layer = {"raw": "base.raw", "data file": "data"}.get(kind, "lower.qcow2")
+    if kind == "data file":
+        command = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=data", "lower.qcow2", "1M"]
+        subprocess.run(command, cwd=home, check=True)
+        overlay(home / "top.qcow2", b"lower.qcow2")
+    elif kind == "raw":
+        raw(home / "base.raw")
+        overlay(home / "top.qcow2", b"base.raw", b"raw")
+    else:
+        overlay(home / "lower.qcow2")
+        overlay(home / "top.qcow2", b"lower.qcow2")
+    os.link(home / layer, home.parent / "its own name")
+    if kind == "qcow2 of another owner":
+        if os.geteuid() != 0:
+            pytest.skip("gives a file to another user, which needs root")
+        os.chown(home / layer, 12345, 12345)
+    roots = [str(home / layer)] if named else []
+    with open_chain(str(home / "top.qcow2"), writable_layers=(0,), allowed_roots=roots) as chain:
+        if named or kind == "qcow2":
+            rebases.rebase(chain, None, dry_run=True)
+            commits.commit(chain, 1, dry_run=True)
+            return
+        for change in (
+            lambda: rebases.rebase(chain, None, dry_run=True),
+            lambda: commits.commit(chain, 1, dry_run=True),
+        ):
+            with pytest.raises(errors.ChainError) as caught:
+                change()
+            assert caught.value.code == ("data_file_hard_links" if kind == "data file" else "backing_hard_links")
+            assert "allowed_roots" in caught.value.message
+
+
+def test_a_base_that_the_operator_names_may_have_several_names(home: pathlib.Path) -> None:
+    raw(home / "base.raw")
+    os.link(home / "base.raw", home / "another.raw")
+    overlay(home / "top.qcow2", b"base.raw", b"raw")
+    with open_chain(str(home / "top.qcow2"), writable_layers=(0,)) as chain:
+        assert commits.find_base(chain, b"another.raw") == 1
+        commits.commit(chain, 1, dry_run=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import pwd
 import subprocess
 import typing as t
 
@@ -79,6 +80,71 @@ def test_a_new_layer_on_a_raw_base(run_module: Run, home: pathlib.Path) -> None:
     assert done["chain_drawing"] == "raw <- new"
     assert done["chain"][0]["backing_format"] == "raw"
     assert run_module("qcow2_chain", layers=layers)["changed"] is False
+
+
+def test_new_layers_are_no_more_open_than_what_they_stand_on(task: Task, home: pathlib.Path) -> None:
+    (home / "top").chmod(0o600)
+    mask = os.umask(0)
+    try:
+        task("base", "a", "b", "top", "new1", "new2")
+    finally:
+        os.umask(mask)
+    assert [(home / name).stat().st_mode & 0o7777 for name in ("new1", "new2")] == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("mode", ["0640", "640", "0o640", 0o640])
+def test_the_mode_that_is_stated(mode: str | int, task: Task, home: pathlib.Path) -> None:
+    task("base", "a", "b", "top", "new", mode=mode, owner=str(os.geteuid()), group=str(os.getegid()))
+    assert (home / "new").stat().st_mode & 0o7777 == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users, which needs root")
+def test_the_owner_that_is_stated(task: Task, home: pathlib.Path) -> None:
+    task("base", "a", "b", "top", "new", owner="daemon", group="12345")
+    status = (home / "new").stat()
+    assert (pwd.getpwuid(status.st_uid).pw_name, status.st_gid) == ("daemon", 12345)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"mode": 640}, "bad_mode"),
+        ({"mode": "u=rw"}, "bad_mode"),
+        ({"mode": "04644"}, "bad_mode"),
+        ({"mode": True}, "bad_mode"),
+        ({"owner": "nobody knows him"}, "bad_owner"),
+        ({"group": ""}, "bad_group"),
+        ({"owner": "99999999999"}, "bad_owner"),
+    ],
+)
+def test_access_that_cannot_be(options: dict[str, t.Any], code: str, refused: Task, home: pathlib.Path) -> None:
+    assert refused("base", "a", "b", "top", "new", **options)["error_code"] == code
+    assert not (home / "new").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users, which needs root")
+@pytest.mark.parametrize("what", ["layer", "new layer", "progress file", "root"])
+def test_links_of_strangers(what: str, run_module: Run, home: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Each path that the task names goes by the same rule, and follow_links is for all of them."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "way").symlink_to(home)
+    os.chown(theirs, 12345, 12345)
+    names = ["base", "a", "b", "top"]
+    arguments: dict[str, t.Any] = {"layers": [str(home / name) for name in names]}
+    if what == "layer":
+        arguments["layers"][-1] = str(theirs / "way/top")
+    elif what == "new layer":
+        arguments["layers"].append(str(theirs / "way/new"))
+    elif what == "progress file":
+        arguments["progress_file"] = str(theirs / "way/progress")
+    else:
+        arguments["allowed_roots"] = [str(theirs / "way")]
+    found = run_module("qcow2_chain", **arguments)
+    code = {"progress file": "bad_progress_file", "root": "bad_allowed_root"}.get(what, "unsafe_link")
+    assert (found["rc"], found["error_code"]) == (1, code)
+    assert "follow_links" in found["msg"]
+    assert run_module("qcow2_chain", follow_links=True, **arguments)["rc"] == 0
 
 
 def test_flatten(task: Task, refused: Task) -> None:
