@@ -16,7 +16,7 @@ RESULT_SIZE = 8192  # bytes of the result area that are handed over; every struc
 TEXT_LIMIT = 1024
 
 # Kinds of messages; all but PROGRESS are the last one.
-PROGRESS, FINISHED, CRASHED, RULE_BROKEN, BUDGET_EXITS, BUDGET_BYTES, TIME_OVER, FAILED = range(8)
+PROGRESS, FINISHED, CRASHED, RULE_BROKEN, BUDGET_EXITS, BUDGET_BYTES, TIME_OVER, FAILED, BUDGET_UNDO = range(9)
 
 # Layers of the jail, by the bit that the child sets once each is up.
 LAYERS = (
@@ -33,7 +33,8 @@ LAYERS = (
 
 
 class Limits(t.NamedTuple):
-    """What a run may use up. seconds: from the fork. exits: doorbells. bytes: read, written and copied.
+    """What a run may use up. seconds: from the fork. exits: doorbells. bytes: read, written, copied and
+    zeroed, REQUEST_BYTES of rules.py at least for each request.
     file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
     and copied, 0: as fast as it goes. flushes: whether what the guest wants on stable storage goes there."""
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
+import time
 import typing as t
 
 from . import kvm
 from .disks import ADVICE_DROP, FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO, SYNC_START
-from .doorbell import Server
+from .doorbell import Server, UndoError, UndoTimeError
 from .rules import File
 
 if t.TYPE_CHECKING:
@@ -41,12 +43,19 @@ class ChangingServer(Server):
         progress: t.Callable[[int, int], None] | None = None,
         journal: UndoJournal | None = None,
         recorder: Recorder | None = None,
+        seconds: float = math.inf,
     ) -> None:
+        """seconds: for this run and for undoing it."""
         super().__init__(memory, files, byte_budget, progress)
         ffi, library = self._ffi, self._library
         self._files = files
         self._journal = journal.descriptor if journal else -1
-        self._undo_header: t.Any = journal.HEADER if journal else None
+        self._trailer: t.Any = journal.TRAILER if journal else None
+        self._mark = journal.mark if journal else b""
+        self._old_length = journal.length if journal else 0
+        self._undo_bytes, self._undo_records = journal.budget() if journal else (0, 0)
+        self._deadline = time.monotonic() + seconds
+        self._cut_off = 0  # errno of the record that is not whole
         self._record_header: t.Any = recorder.HEADER if recorder else None
         self._journal_disk = self._descriptors.index(journal.disk.descriptor) if journal else -1
         self._recorder = recorder.descriptor if recorder else -1
@@ -65,7 +74,8 @@ class ChangingServer(Server):
         }
         observed = {number: functools.partial(self._observe, number) for number in self._changes}
         self._operations.update(observed if journal or recorder else self._changes)
-        self._operations.update({library.DOORBELL_RESERVE: self._reserve, library.DOORBELL_FLUSH: self._flush})
+        reserve = self._reserve_noted if journal else self._reserve
+        self._operations.update({library.DOORBELL_RESERVE: reserve, library.DOORBELL_FLUSH: self._flush})
 
     def _write(self, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
         """Bytes written, or -errno."""
@@ -224,30 +234,66 @@ class ChangingServer(Server):
         failure = self._record(operation, disk, offset, done if operation == self._library.DOORBELL_COPY else length)
         return failure or done
 
+    def _reserve_noted(self, disk: int, offset: int, length: int, *unused: int) -> int:
+        """Blocks behind the end are seen by nobody, and stay until the file gets its length anew."""
+        if disk == self._journal_disk:
+            failure = self._note(self._library.DOORBELL_RESERVE, offset, length, 0)
+            if failure:
+                return -failure
+        return self._reserve(disk, offset, length, *unused)
+
     def _save(self, operation: int, disk: int, offset: int, length: int) -> int:
-        """Append to the journal what an operation is about to overwrite: 0 or an errno."""
-        descriptor = self._descriptors[disk]
-        before = os.lseek(descriptor, 0, os.SEEK_END)  # and not fstat: one system call, whatever the C library
+        """Append to the journal what an operation is about to overwrite: 0 or an errno.
+
+        Raises UndoError, UndoTimeError.
+        """
         if operation == self._library.DOORBELL_DISCARD:
-            saved = 0
-        elif operation == self._library.DOORBELL_RESIZE:
+            return self._note(operation, offset, length, 0)
+        started = time.monotonic()
+        before = os.lseek(self._descriptors[disk], 0, os.SEEK_END)  # one system call, whatever the C library
+        end = min(before, self._old_length)
+        if operation == self._library.DOORBELL_RESIZE:
             if length == before or self._files[disk].is_block:
-                return 0  # no byte changes: it lets go of blocks reserved behind the end, even on a full file system
-            offset = length
-            saved = max(0, before - length)
-        else:
-            saved = max(0, min(length, before - offset))
-        head = self._undo_header.pack(operation, offset, length, saved, before)
-        failure = self._append(self._journal, self._ffi.from_buffer(head), len(head))
-        while saved > 0 and not failure:
-            step = min(saved, CHUNK)
-            done = self._library.pread(descriptor, self._bounce, step, offset)
+                # No byte changes: it lets go of blocks reserved behind the end, even on a full file system.
+                return 0
+            offset, length = length, max(0, end - length)
+        failure = 0
+        while not failure:
+            saved = max(0, min(length, CHUNK, end - offset))
+            step = saved or length
+            failure = self._note(operation, offset, step, saved)
+            offset += step
+            length -= step
+            if not length:
+                break
+        # To put it back takes as long as to note it, and as long again until the disk has it.
+        now = time.monotonic()
+        self._deadline -= 2 * (now - started)
+        if now > self._deadline:
+            raise UndoTimeError
+        return failure
+
+    def _note(self, operation: int, offset: int, length: int, saved: int) -> int:
+        """Append one record: 0 or an errno. Raises UndoError."""
+        if self._cut_off:
+            return self._cut_off  # what came behind would not be found
+        trailer = self._trailer.pack(operation, offset, length, saved, self._mark)
+        self._undo_bytes -= saved
+        self._undo_records -= 1
+        if self._undo_bytes < 0 or self._undo_records < 0:
+            raise UndoError
+        descriptor = self._descriptors[self._journal_disk]
+        failure, left = 0, saved
+        while left > 0 and not failure:
+            done = self._library.pread(descriptor, self._bounce, left, offset)
             if done <= 0:
-                return int(self._ffi.errno) if done < 0 else errno.EIO
+                failure = int(self._ffi.errno) if done < 0 else errno.EIO
+                break
             failure = self._append(self._journal, self._bounce, done)
             offset += done
-            saved -= done
-        return failure
+            left -= done
+        self._cut_off = failure or self._append(self._journal, self._ffi.from_buffer(trailer), len(trailer))
+        return self._cut_off
 
     def _record(self, operation: int, disk: int, offset: int, length: int) -> int:
         """Append what was done to the recorder: 0 or -errno. The data is read back from the file."""

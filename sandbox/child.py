@@ -19,7 +19,7 @@ import typing as t
 
 from . import answers, boot, jail, kvm, seccomp
 from .answers import Limits
-from .doorbell import BytesError, Finish, Server
+from .doorbell import BytesError, Finish, Server, UndoError, UndoTimeError
 from .rules import File, RuleError
 
 if t.TYPE_CHECKING:
@@ -94,15 +94,14 @@ def _server(
     """What makes the server, loaded while files can still be opened."""
     if not any(file.writable for file in files):
         return Server
+    more: dict[str, t.Any] = {"journal": journal, "recorder": recorder, "seconds": limits.seconds}
     if limits.rate or not limits.flushes:
         from .pacing import PacedServer
 
-        return functools.partial(
-            PacedServer, rate=limits.rate, flushes=limits.flushes, journal=journal, recorder=recorder
-        )
+        return functools.partial(PacedServer, rate=limits.rate, flushes=limits.flushes, **more)
     from .changes import ChangingServer  # most runs read, and need not load it
 
-    return functools.partial(ChangingServer, journal=journal, recorder=recorder)
+    return functools.partial(ChangingServer, **more)
 
 
 class _StopError(Exception):
@@ -237,6 +236,10 @@ class _Session:
                 raise _StopError(answers.RULE_BROKEN, *broken.args) from None
             except BytesError:
                 raise _StopError(answers.BUDGET_BYTES) from None
+            except UndoError:
+                raise _StopError(answers.BUDGET_UNDO) from None
+            except UndoTimeError:
+                raise _StopError(answers.TIME_OVER) from None
             if finish:
                 return finish
 

@@ -24,6 +24,14 @@ class BytesError(Exception):
     """The guest asked for more bytes than its budget holds."""
 
 
+class UndoError(Exception):
+    """The guest changed so much that putting it back would cost more than any honest change."""
+
+
+class UndoTimeError(Exception):
+    """What is left of the time is needed to put back what the guest has changed."""
+
+
 class Finish(t.NamedTuple):
     """The end of the run: the payload's guest address and bytes."""
 
@@ -69,7 +77,7 @@ class Server:
     def serve(self) -> Finish | None:
         """Run the batch that the guest has laid out; the Finish when it was the last one.
 
-        Raises RuleError or BytesError before anything of the batch is done.
+        Raises RuleError or BytesError before anything of the batch is done, UndoError or UndoTimeError in the middle.
         """
         count = self._count[0]
         if not 0 < count <= self._batch_limit:

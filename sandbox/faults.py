@@ -43,6 +43,10 @@ def _failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockErr
         )
     if message.kind == answers.BUDGET_BYTES:
         return errors.BudgetError(f"The guest wanted to move more than {limits.bytes} bytes and was stopped.{written}")
+    if message.kind == answers.BUDGET_UNDO:
+        return errors.BudgetError(
+            f"The guest changed more than any change of this image needs, and was stopped.{written}"
+        )
     if message.kind == answers.TIME_OVER:
         return time_over(limits, written)
     if message.kind == answers.FINISHED:

@@ -11,32 +11,61 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import struct
+import time
 import typing as t
 from bisect import bisect_left
 
+from . import errors
 from .disks import FALLOCATE_DISCARD, Disk, beyond_standard
 from .places import Directory
+from .rules import OFFSET_MAX
 
 CHUNK = 1 << 20
 
-WRITE, ZERO, DISCARD, RESIZE, FLUSH = 2, 4, 5, 6, 8  # as in enum doorbell_operation
+WRITE, COPY, ZERO, DISCARD, RESIZE, RESERVE, FLUSH = range(2, 9)  # as in enum doorbell_operation
+
+BYTES_MIN = 64 << 20
+RECORDS_MIN = 1 << 16
+CLUSTER_MIN = 512
+RANGES_MAX = 1 << 18  # that keep() holds in memory: 20 MiB
+_WINDOW = 1 << 15  # bytes of trailers that are read at once
+
+
+class Note(t.NamedTuple):
+    """One record of a journal. saved: the bytes that were at `offset`; they are in the journal at `position`."""
+
+    operation: int
+    offset: int
+    length: int
+    saved: int
+    position: int
 
 
 class UndoJournal:
     """Old content of one disk, in an unlinked file beside the image.
 
-    A record is a header (operation, offset, length, bytes saved, length of the file before), then the saved bytes.
-    DISCARDs are only noted: their bytes stay in the image until keep(). Ends with undo() or keep(), after which it can
-    be used again, or close().
+    A record is the saved bytes, CHUNK at most, and then their TRAILER: the file is read from its end, in as much memory
+    for a million records as for one. Bytes behind the length that the disk has when the journal is made are not saved.
+    DISCARDs and RESERVEs are only noted: the bytes of the former stay in the image until keep(). Ends with undo() or
+    keep(), after which it can be used again, or close().
+
+    What is in it may come from a jail that was broken out of: nothing in it is believed.
+
+    length: of the disk, in bytes. seconds: for what keep() may take; whoever runs a guest says how many are left.
     """
 
-    HEADER = struct.Struct("<QQQQQ")
+    TRAILER = struct.Struct("<QQQQ16s")  # operation, offset, length, bytes saved, the mark
 
     def __init__(self, disk: Disk, directory: Directory | None = None) -> None:
         """directory: where the image is, None for the place of temporary files. Raises OSError."""
         self.disk = disk
+        self.length = disk.size
+        self.seconds = math.inf
+        # No image can know it. So the last whole record is found in front of one that was cut off.
+        self.mark = os.urandom(16)
         self.descriptor = _unlinked_file(directory)
 
     def close(self) -> None:
@@ -55,56 +84,89 @@ class UndoJournal:
         """Nothing was changed, nor is to be discarded."""
         return os.fstat(self.descriptor).st_size == 0
 
-    def records(self) -> list[tuple[int, int, int, int, int, int]]:
-        """(operation, offset, length, bytes saved, file length before, position of the saved bytes), in order.
+    def budget(self) -> tuple[int, int]:
+        """(bytes, records) that one run may add: more than any honest change needs, and few enough to be undone.
 
-        A record that was cut off ends the list: the change it was written for had not begun.
+        A change rewrites metadata, and metadata is a small part of an image: 0.04 of the length is the most that
+        creating, applying or deleting a snapshot saved of images of all cluster sizes and refcount widths (512 bytes,
+        64 bits), 0.0002 for one of 1 TiB. So each byte once is plenty. A record is for a table or for a run of freed
+        clusters, none of which is smaller than a cluster; there was one for 3 KiB of the image at most. What is no
+        share of the length, as entries and headers, is in the constants.
         """
-        end = os.fstat(self.descriptor).st_size
-        found = []
-        position = 0
-        while position + self.HEADER.size <= end:
-            operation, offset, length, saved, before = self.HEADER.unpack(
-                _read_exactly(self.descriptor, self.HEADER.size, position)
-            )
-            position += self.HEADER.size
-            if position + saved > end:
-                break
-            found.append((operation, offset, length, saved, before, position))
-            position += saved
-        return found
+        return self.length + BYTES_MIN, self.length // CLUSTER_MIN + RECORDS_MIN
+
+    def notes(self) -> t.Iterator[Note]:
+        """All records, the last one first. One that was cut off is left out: its change had not begun.
+
+        Raises OSError, GuestProtocolError for what the sandbox has not written.
+        """
+        end = self._end()
+        window, start = b"", end
+        while end > 0:
+            at = end - self.TRAILER.size
+            if at < start:
+                start = max(0, end - _WINDOW)
+                window = _read_exactly(self.descriptor, end - start, start)
+            if at < start:
+                raise _broken()
+            operation, offset, length, saved, mark = self.TRAILER.unpack_from(window, at - start)
+            end = at - saved
+            if mark != self.mark or saved > CHUNK or end < 0 or offset + max(length, saved) > OFFSET_MAX:
+                raise _broken()
+            if saved and offset + saved > self.length:
+                raise _broken()
+            yield Note(operation, offset, length, saved, end)
 
     def trim(self) -> None:
         """Drop a record that was cut off, so that the next one is found behind the whole ones."""
-        end = 0
-        for _operation, _offset, _length, saved, _before, position in self.records():
-            end = position + saved
-        self._cut(end)
+        self._cut(self._end())
 
     def undo(self) -> None:
-        """Put the disk back to the bytes and the length it had, and make that stable. Raises OSError."""
-        records = self.records()
+        """Put the disk back to the bytes and the length it had, and make that stable.
+
+        Raises OSError, GuestProtocolError for a journal that the sandbox has not written.
+        """
         target = self.disk.descriptor
-        for _operation, offset, _length, saved, _before, position in reversed(records):
-            for done in range(0, saved, CHUNK):
-                old = _read_exactly(self.descriptor, min(saved - done, CHUNK), position + done)
-                _write_exactly(target, old, offset + done)
-        if records:
+        changed = False
+        for note in self.notes():
+            changed = True
+            if note.saved:
+                _write_exactly(target, _read_exactly(self.descriptor, note.saved, note.position), note.offset)
+        if changed:
             if not self.disk.is_block:
-                os.ftruncate(target, records[0][4])
+                # Of a file that has this length already it lets go of the blocks reserved behind its end.
+                os.ftruncate(target, self.length)
             os.fsync(target)
         self._cut(0)
 
     def keep(self) -> None:
-        """Carry out the noted discards where nothing was written since, and forget everything."""
+        """Carry out the noted discards where nothing was written since, and forget everything.
+
+        Discards are a courtesy: what there is no time for, or no memory, is not given back.
+        """
         written = _Ranges()
-        for operation, offset, length, _saved, _before, _position in reversed(self.records()):
-            if operation == DISCARD:
-                for start, end in written.missing(offset, offset + length):
+        deadline = time.monotonic() + self.seconds
+        for note in self.notes():
+            if note.operation == DISCARD:
+                for start, end in written.missing(note.offset, note.offset + note.length):
                     _discard(self.disk.descriptor, start, end - start)
-            elif operation != RESIZE:
-                written.add(offset, offset + length)
+            elif note.operation in (WRITE, COPY, ZERO):
+                written.add(note.offset, note.offset + note.length)
+            if written.count > RANGES_MAX or time.monotonic() > deadline:
+                break
         self._cut(0)
+
+    def _end(self) -> int:
+        """Where the last whole record ends. Raises OSError, GuestProtocolError."""
+        size = os.fstat(self.descriptor).st_size
+        for most in (self.TRAILER.size, 2 * self.TRAILER.size + CHUNK):
+            reach = min(most, size)
+            found = _read_exactly(self.descriptor, reach, size - reach).rfind(self.mark)
+            if found >= 0:
+                return size - reach + found + len(self.mark)
+        if size > CHUNK + self.TRAILER.size:
+            raise _broken()
+        return 0
 
     def _cut(self, length: int) -> None:
         os.ftruncate(self.descriptor, length)
@@ -175,6 +237,10 @@ class _Ranges:
         self._starts[first:last] = [start]
         self._ends[first:last] = [end]
 
+    @property
+    def count(self) -> int:
+        return len(self._starts)
+
     def missing(self, start: int, end: int) -> t.Iterator[tuple[int, int]]:
         """The parts of start..end that are not in the set."""
         at = bisect_left(self._ends, start)
@@ -186,6 +252,10 @@ class _Ranges:
                 yield start, self._starts[at]
             start = self._ends[at]
             at += 1
+
+
+def _broken() -> errors.GuestProtocolError:
+    return errors.GuestProtocolError("the note of what was there before is not as the sandbox writes it")
 
 
 def _unlinked_file(directory: Directory | None) -> int:

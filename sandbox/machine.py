@@ -83,6 +83,7 @@ def run(
     device = beyond_standard(kvm.open_device())
     try:
         _check(program, call, disks, journal)
+        blocks = [] if read_only else [(disk, os.fstat(disk.descriptor).st_blocks) for disk in disks if disk.writable]
         receiving, sending = map(beyond_standard, os.pipe2(os.O_CLOEXEC))
         try:
             files = [
@@ -105,8 +106,11 @@ def run(
         finally:
             os.close(receiving)
             worker.end()
+            _give_back(blocks)
     finally:
         os.close(device)
+        if journal is not None:
+            journal.seconds = max(0.0, started + limits.seconds - time.monotonic())
     try:
         return _answer(outcome, worker, limits, started)
     except errors.AirlockError as error:
@@ -224,6 +228,19 @@ def _check(program: Program, call: bytes, disks: t.Sequence[Disk], journal: Undo
         if all(journal.disk is not disk for disk in disks):
             raise ValueError("the journal belongs to none of the disks")
         journal.trim()  # behind a run that was killed
+
+
+def _give_back(blocks: t.Sequence[tuple[Disk, int]]) -> None:
+    """Let go of what a guest has reserved behind the end of a file. blocks: what each disk had before the run.
+
+    Nobody sees such blocks, and they are there to stay; an honest guest leaves none. A file gives them back when it
+    gets its length anew.
+    """
+    for disk, before in blocks:
+        with contextlib.suppress(OSError):
+            status = os.fstat(disk.descriptor)
+            if status.st_blocks > before and not disk.is_block:
+                os.ftruncate(disk.descriptor, status.st_size)
 
 
 def _answer(outcome: _Outcome | None, worker: _Worker, limits: Limits, started: float) -> Answer:

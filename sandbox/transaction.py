@@ -46,8 +46,9 @@ class Transaction:
         """The changes stay; what the operations freed is given back to the file system, as far as that can be done."""
         for image in self.images:
             if image.journal is not None:
-                # Nothing refers to it any more. qemu ignores a discard that fails as well.
-                with contextlib.suppress(OSError):
+                # Nothing refers to it any more. qemu ignores a discard that fails as well, and no journal that is not
+                # what it should be keeps the others from theirs.
+                with contextlib.suppress(Exception):
                     image.journal.keep()
         self._disarm()
 
@@ -62,7 +63,7 @@ class Transaction:
                 continue
             try:
                 image.journal.undo()
-            except (OSError, errors.AirlockError) as error:
+            except Exception as error:  # whatever it is, the others of the group shall be what they were
                 failures.append(f"{errors.clean(image.path, 256)} ({errors.clean(str(error), 256)})")
         self._disarm()
         if failures:

@@ -61,7 +61,11 @@ enum mode {
     /* The doorbell. */
     MODE_BATCH,   /* arguments[0]: count, whatever the requests are */
     MODE_REQUEST, /* arguments: operation, disk, offset, length, memory, source disk, source offset */
-    MODE_FINISH_FIRST
+    MODE_FINISH_FIRST,
+
+    /* More of what is allowed than anybody needs. */
+    MODE_FULL_BATCHES,   /* arguments: operation, disk, length, step of the offset, offsets below, batches */
+    MODE_CHANGE_AND_STAY /* arguments: as of REQUEST; then it never ends */
 };
 
 struct hostile_call {
@@ -120,6 +124,24 @@ static void endless(const struct hostile_call *call) {
         break;
     default:
         break;
+    }
+}
+
+/* The file system has work with each of them, and the guest none. */
+static void full_batches(const u64 *arguments) {
+    struct doorbell_request *requests = doorbell_memory()->requests;
+    u64 number = 0;
+    for (u64 batch = 0; batch < arguments[5]; batch++) {
+        for (u32 i = 0; i < DOORBELL_BATCH; i++, number++) {
+            requests[i] = (struct doorbell_request){
+                .operation = (u32)arguments[0],
+                .disk = (u32)arguments[1],
+                .offset = number * arguments[3] % arguments[4],
+                .length = arguments[2],
+                .memory = HEAP_ADDRESS,
+            };
+        }
+        ring(DOORBELL_BATCH);
     }
 }
 
@@ -313,6 +335,14 @@ static void doorbell(const struct hostile_call *call) {
         requests[1].operation = DOORBELL_PROGRESS;
         ring(2);
         break;
+    case MODE_FULL_BATCHES:
+        full_batches(call->arguments);
+        break;
+    case MODE_CHANGE_AND_STAY:
+        request(call->arguments);
+        for (;;) {
+            __asm__ volatile("pause");
+        }
     default:
         break;
     }

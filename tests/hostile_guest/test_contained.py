@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import errors, kvm
+from sandbox.journal import UndoJournal
 from sandbox.machine import Limits
 from sandbox.rules import PAYLOAD_MAX
 
@@ -125,6 +126,61 @@ def test_disk_filler_meets_the_byte_budget(hostile, disk):
     with pytest.raises(errors.BudgetError, match=str(1 << 20)):
         hostile("FILL_DISK", 65536, disks=[target], limits=Limits(bytes=1 << 20))
     assert os.path.getsize(target.path) == 1 << 20
+
+
+@pytest.mark.parametrize("operation", [READ, DISCARD, RESERVE, FLUSH, PROGRESS])
+def test_small_requests_meet_the_byte_budget(hostile, disk, operation):
+    """Those that move nothing as well: each is work for the kernel."""
+    with pytest.raises(errors.BudgetError, match=str(1 << 22)):
+        hostile(
+            "FULL_BATCHES", operation, 0, 1, 2, 4096, 1 << 40, disks=[disk(bytes(4096))], limits=Limits(bytes=1 << 22)
+        )
+
+
+JOURNALED = {
+    "writes of one byte": (WRITE, 0, 1, 2, 4096),
+    "the file zeroed again and again": (ZERO, 0, 1 << 20, 0, 1),
+    "discards of one byte": (DISCARD, 0, 1, 2, 4096),
+    "reserves of one byte": (RESERVE, 0, 1, 2, 4096),
+}
+
+
+@pytest.mark.parametrize("name", JOURNALED)
+def test_what_can_be_undone_is_budgeted(hostile, disk, name):
+    """A guest cannot make the journal, and so the work of who undoes it, larger than an honest change may."""
+    content = os.urandom(1 << 20)
+    target = disk(content)
+    with UndoJournal(target) as journal:
+        size, records = journal.budget()
+        with pytest.raises((errors.BudgetError, errors.TimeLimitError)):
+            hostile("FULL_BATCHES", *JOURNALED[name], 1 << 40, disks=[target], journal=journal)
+        assert os.fstat(journal.descriptor).st_size <= size + records * journal.TRAILER.size
+        journal.undo()
+    with open(target.path, "rb") as file:
+        assert file.read() == content
+
+
+@pytest.mark.parametrize("mode", ["REQUEST", "CHANGE_AND_STAY"])
+def test_nothing_stays_reserved(hostile, disk, mode):
+    """Neither by who was stopped, nor by who said that all is well."""
+    target = disk(b"x" * 1000)
+    before = os.stat(target.path).st_blocks
+    limits = Limits(seconds=0.5, file_growth=64 << 20)
+    if mode == "REQUEST":
+        assert hostile(mode, RESERVE, 0, 0, 64 << 20, disks=[target], limits=limits).result[:8] == bytes(8)
+    else:
+        with pytest.raises(errors.TimeLimitError):
+            hostile(mode, RESERVE, 0, 0, 64 << 20, disks=[target], limits=limits)
+    with open(target.path, "rb") as file:
+        assert file.read() == b"x" * 1000
+    assert os.stat(target.path).st_blocks <= before + 8
+
+
+def test_a_run_that_reserves_nothing_leaves_the_times_alone(hostile, disk):
+    target = disk(b"x" * 1000)
+    before = os.stat(target.path)
+    hostile("REQUEST", READ, 0, 0, 1000, HEAP, disks=[target])
+    assert os.stat(target.path).st_mtime_ns == before.st_mtime_ns
 
 
 def test_all_memory(hostile):

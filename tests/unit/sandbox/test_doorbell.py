@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox import changes, kvm
+from sandbox import changes, journal, kvm
 from sandbox.changes import ChangingServer
 from sandbox.disks import open_disk
-from sandbox.doorbell import BytesError, Server
+from sandbox.doorbell import BytesError, Server, UndoError, UndoTimeError
 from sandbox.journal import Recorder, UndoJournal
-from sandbox.rules import REQUEST, File, RuleError
+from sandbox.rules import REQUEST, REQUEST_BYTES, File, RuleError
 
 FFI, LIBRARY = kvm.bindings()
 HEAP = LIBRARY.HEAP_ADDRESS
@@ -36,7 +36,9 @@ def request(operation, disk=0, offset=0, length=0, memory=HEAP, source=0, source
 class Bench:
     """A server, its memory, and the disks, without a guest."""
 
-    def __init__(self, directory, contents, budget=1 << 30, journaled=False, recorded=False, is_block=False):
+    def __init__(
+        self, directory, contents, budget=1 << 30, journaled=False, recorded=False, is_block=False, seconds=None
+    ):
         self.disks = []
         for index, content in enumerate(contents):
             path = directory / f"disk{index}"
@@ -46,7 +48,8 @@ class Bench:
         self.journal = UndoJournal(self.disks[0]) if journaled else None
         self.recorder = Recorder(str(directory / "record")) if recorded else None
         self.address = kvm.map_memory(LIBRARY.MEMORY_SIZE, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
-        self.server = ChangingServer(self.address, self.files, budget, None, self.journal, self.recorder)
+        more = {} if seconds is None else {"seconds": seconds}
+        self.server = ChangingServer(self.address, self.files, budget, None, self.journal, self.recorder, **more)
 
     def close(self):
         for one in (*self.disks, self.journal, self.recorder):
@@ -125,12 +128,27 @@ def test_rule_broken_by_the_last_request_stops_all(bench):
 
 
 def test_byte_budget(bench):
-    one = bench(b"x" * 100, budget=250)
-    assert one.ring(request(READ, 0, 0, 100), request(COPY, 0, 200, 50, 0, 0, 0)) == [100, 50]
-    assert one.ring(request(READ, 0, 0, 100)) == [100]
+    one = bench(b"x" * 10000, budget=25000)
+    assert one.ring(request(READ, 0, 0, 10000), request(COPY, 0, 20000, 5000, 0, 0, 0)) == [10000, 5000]
+    assert one.ring(request(READ, 0, 0, 10000)) == [10000]
     with pytest.raises(BytesError):
         one.ring(request(READ, 0, 0, 1))
-    assert (one.server.bytes_read, one.server.bytes_written) == (250, 50)
+    assert (one.server.bytes_read, one.server.bytes_written) == (25000, 5000)
+
+
+@pytest.mark.parametrize("operation", [READ, WRITE, COPY, ZERO, DISCARD, RESIZE, RESERVE, FLUSH, PROGRESS])
+def test_no_request_is_free(bench, operation):
+    one = bench(b"x", budget=255 * REQUEST_BYTES)
+    one.ring(*[request(operation, 0, 0, 0)] * 255)
+    with pytest.raises(BytesError):
+        one.ring(request(operation, 0, 0, 0))
+
+
+def test_zeros_cost_what_writing_them_would(bench):
+    one = bench(b"x", budget=1 << 20)
+    with pytest.raises(BytesError):
+        one.ring(request(ZERO, 0, 0, (1 << 20) + 1))
+    assert one.content() == b"x"
 
 
 class Library:
@@ -434,5 +452,102 @@ def test_chunks_larger_than_the_buffer(tmp_path):
         assert [len(event.data) for event in one.recorder.events()] == [len(content)]
         one.journal.undo()
         assert one.content() == content
+    finally:
+        one.close()
+
+
+@pytest.mark.parametrize("operation", [WRITE, COPY, ZERO, DISCARD, RESIZE, RESERVE])
+def test_records_of_the_journal_are_budgeted(tmp_path, monkeypatch, operation):
+    """A guest that does next to nothing, again and again, is stopped, and what it did is undone."""
+    monkeypatch.setattr(journal, "RECORDS_MIN", 100)
+    content = bytes(range(100))
+    one = Bench(tmp_path, [content, b"x"], journaled=True)
+    many = [request(operation, 0, 0, index % 2, HEAP, 1) for index in range(250)]
+    try:
+        with pytest.raises(UndoError):
+            one.ring(*many)
+        assert sum(1 for _note in one.journal.notes()) == 100
+        one.journal.undo()
+        assert one.content() == content
+    finally:
+        one.close()
+
+
+def test_bytes_of_the_journal_are_budgeted(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "BYTES_MIN", 3 * PAGE)
+    content = os.urandom(2 * PAGE)
+    one = Bench(tmp_path, [content], journaled=True)
+    try:
+        assert one.ring(*[request(ZERO, 0, 0, 2 * PAGE)] * 2) == [0, 0]
+        # What the file did not have when the journal was made need not be put back, so it costs nothing.
+        assert one.ring(*[request(ZERO, 0, 2 * PAGE, 100 * PAGE)] * 9) == [0] * 9
+        with pytest.raises(UndoError):
+            one.ring(request(WRITE, 0, 0, 2 * PAGE))
+        one.journal.undo()
+        assert one.content() == content
+    finally:
+        one.close()
+
+
+def test_time_is_left_for_putting_back(tmp_path, monkeypatch):
+    """Noting takes time from the guest: three times what it took, with the putting back."""
+    now = [100.0]
+    monkeypatch.setattr(changes.time, "monotonic", lambda: now[0])
+    content = os.urandom(PAGE)
+    one = Bench(tmp_path, [content], journaled=True, seconds=10.0)
+    real = one.server._append
+
+    def slow(*arguments):
+        now[0] += 1.0
+        return real(*arguments)
+
+    monkeypatch.setattr(one.server, "_append", slow)
+    try:
+        # Two appends each: 2 seconds of 10 for noting, 4 kept back; the next 2 and 4 are too many.
+        assert one.ring(request(WRITE, 0, 0, PAGE)) == [PAGE]
+        with pytest.raises(UndoTimeError):
+            one.ring(request(WRITE, 0, 0, PAGE))
+        one.journal.undo()
+        assert one.content() == content
+    finally:
+        one.close()
+
+
+def test_nothing_is_changed_behind_a_record_that_is_not_whole(tmp_path, monkeypatch):
+    """On a full disk: the journal has half a record, and what came behind it would not be found."""
+    content = os.urandom(PAGE)
+    one = Bench(tmp_path, [content], journaled=True)
+    real = LIBRARY.write
+    calls = []
+
+    def write(descriptor, address, length):
+        calls.append(length)
+        return real(descriptor, address, 100) if len(calls) == 1 else failing(errno.ENOSPC)()
+
+    try:
+        assert one.ring(request(RESIZE, 0, 0, 2 * PAGE)) == [0]
+        with monkeypatch.context() as patch:
+            patch.setattr(one.server, "_library", Library(write=write))
+            assert one.ring(request(WRITE, 0, 0, PAGE)) == [-errno.ENOSPC]
+        for operation in (WRITE, ZERO, DISCARD, RESERVE, RESIZE):
+            assert one.ring(request(operation, 0, 0, 5)) == [-errno.ENOSPC]
+        # But the length that the file has lets go of what is reserved behind it.
+        assert one.ring(request(RESIZE, 0, 0, 2 * PAGE)) == [0]
+        one.journal.undo()
+        assert one.content() == content
+    finally:
+        one.close()
+
+
+def test_what_is_reserved_is_noted(tmp_path):
+    content = os.urandom(PAGE)
+    one = Bench(tmp_path, [content], journaled=True)
+    try:
+        blocks = os.stat(one.disks[0].path).st_blocks
+        assert one.ring(request(RESERVE, 0, PAGE, 1 << 24)) == [0]
+        assert os.stat(one.disks[0].path).st_blocks >= 1 << 15
+        one.journal.undo()
+        assert one.content() == content
+        assert os.stat(one.disks[0].path).st_blocks == blocks
     finally:
         one.close()

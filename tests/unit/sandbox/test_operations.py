@@ -254,7 +254,7 @@ class Changer:
         self.runs += 1
         disk = targets[0]
         old = os.pread(disk.descriptor, 3, 0)
-        os.write(journal.descriptor, journal.HEADER.pack(2, 0, 3, 3, disk.size) + old)
+        os.write(journal.descriptor, old + journal.TRAILER.pack(2, 0, 3, 3, journal.mark))
         os.pwrite(disk.descriptor, b"new", 0)
         if self.runs == self.fail_at:
             raise errors.GuestCrashError("crash")
@@ -335,6 +335,39 @@ def test_what_cannot_be_undone_is_named_and_the_rest_undone(
     assert contents(images) == [OLD, b"new content", OLD]
     assert images[1].path in caught.value.message
     assert images[0].path not in caught.value.message
+
+
+def test_one_that_cannot_be_undone_does_not_keep_the_others_from_it(
+    images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever comes out of its journal, which a jail that was broken out of may have written."""
+
+    def undo(self: journal.UndoJournal) -> None:
+        if self.disk is images[0].disk:
+            raise OverflowError("int too big to convert")
+        real(self)
+
+    real = journal.UndoJournal.undo
+    monkeypatch.setattr(machine, "run", Changer().run)
+    monkeypatch.setattr(journal.UndoJournal, "undo", undo)
+    with pytest.raises(errors.TransactionError) as caught, Transaction(images):
+        create_on(images)
+    assert contents(images) == [b"new content", OLD, OLD]
+    assert images[0].path in caught.value.message
+    assert all(image.journal is None for image in images)
+
+
+def test_a_journal_written_by_who_broke_out(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    def change_and_forge() -> None:
+        create_on(images)
+        kept = t.cast(journal.UndoJournal, images[0].journal)
+        os.write(kept.descriptor, b"x" + kept.TRAILER.pack(2, 1 << 63, 1, 1, kept.mark))
+
+    monkeypatch.setattr(machine, "run", Changer().run)
+    with pytest.raises(errors.TransactionError) as caught, Transaction(images):
+        change_and_forge()
+    assert contents(images)[1:] == [OLD, OLD]
+    assert images[0].path in caught.value.message
 
 
 def test_without_room_for_a_journal_nothing_begins(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
