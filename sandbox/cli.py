@@ -13,7 +13,7 @@ import os
 import sys
 import typing as t
 
-from . import errors
+from . import ending, errors
 from .cli_common import HelpRequest, UsageError, complain, say, write
 from .options import OptionError, Options
 
@@ -47,11 +47,16 @@ _COMMANDS = (b"bitmap", b"commit", b"info", b"rebase", b"snapshot")
 
 
 def main(arguments: t.Sequence[bytes] | None = None) -> int:
-    """Runs one command line (default: the process's own); the exit code is 0, or 1 for any failure."""
+    """Runs one command line (default: the process's own); the exit code is 0, 1 for any failure, or 128 and
+    the number of the signal that ended it."""
     if arguments is None:
         arguments = [os.fsencode(argument) for argument in sys.argv[1:]]
     try:
-        return _command(arguments)
+        with ending.by_signals():
+            return _command(arguments)
+    except ending.EndedError as error:
+        complain(error.message.encode())
+        return 128 + error.number  # as the shell has it of a command that a signal ended
     except errors.AirlockError as error:
         for report in error.qemu_reports or (error.message,):
             complain(os.fsencode(report))

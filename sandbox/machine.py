@@ -17,7 +17,7 @@ import time
 import typing as t
 import warnings
 
-from . import answers, boot, child, errors, kvm
+from . import answers, boot, child, ending, errors, kvm
 from .answers import Answer, Limits, Message, Report
 from .disks import Disk, beyond_standard
 from .rules import PAYLOAD_MAX, File
@@ -74,8 +74,10 @@ def run(
 
     Raises NoKvmError, KvmPermissionError, NoCffiError, NotBuiltError and KvmError before anything is started,
     JailError, GuestCrashError, GuestProtocolError, TimeLimitError, BudgetError, ValueError for a call or a number of
-    disks that does not fit, OSError when the system is out of processes or descriptors.
+    disks that does not fit, OSError when the system is out of processes or descriptors; EndedError when the process
+    was told to end.
     """
+    ending.check()
     limits = limits or Limits()
     started = time.monotonic()
     program = load_program(guest) if isinstance(guest, str) else guest
@@ -102,6 +104,7 @@ def run(
                 worker.start(job)
             finally:
                 os.close(sending)
+            ending.check()  # who came between the fork and its being known
             outcome = _Pipe(receiving, started + limits.seconds + GRACE_SECONDS).outcome(progress)
         finally:
             os.close(receiving)
@@ -117,6 +120,7 @@ def run(
         # A child that could not tell what it did may have done anything that it was allowed to.
         if outcome is None or outcome.message is None:
             error.modified = not read_only and any(disk.writable for disk in disks)
+            ending.check(error.modified)  # it was killed for that
         raise
 
 
@@ -144,21 +148,23 @@ class _Worker:
                 self._process = os.fork()
             if self._process == 0:
                 child.main(job)
+            ending.children.add(self._process)
         finally:
             library.pthread_sigmask(signal.SIG_SETMASK, before, ffi.NULL)
 
     def end(self) -> None:
         """Whatever it is doing, it stops; an answer that has come is complete by then."""
-        if self._process <= 0:
+        process, self._process = self._process, 0
+        if process <= 0:
             return
+        ending.children.discard(process)  # first: behind it the number may be somebody else's
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process, signal.SIGKILL)
+            os.kill(process, signal.SIGKILL)
         try:
-            _pid, self.status, usage = os.wait4(self._process, 0)
+            _pid, self.status, usage = os.wait4(process, 0)
             self.peak_memory = usage.ru_maxrss * 1024
         except ChildProcessError:
             pass  # the program around us reaps every child, or lets the kernel
-        self._process = 0
 
 
 class _DeadlineError(Exception):

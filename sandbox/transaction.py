@@ -9,7 +9,7 @@ import contextlib
 import os
 import typing as t
 
-from . import errors, journal
+from . import ending, errors, journal
 from .images import Image
 
 
@@ -20,18 +20,22 @@ class Transaction:
             for image in images: create_snapshot(image, name, date)
             transaction.keep()
 
-    An exception inside undoes everything and goes on.
+    An exception inside undoes everything and goes on. A signal that ends the process (ending.py) makes the operations
+    fail, and interrupts nothing else: neither undo() nor keep() stops half way.
     """
 
     def __init__(self, images: t.Sequence[Image]) -> None:
         self.images = tuple(images)
 
     def __enter__(self) -> Transaction:
+        self._uninterrupted = contextlib.ExitStack()
+        self._uninterrupted.enter_context(ending.held())
         for image in self.images:
             try:
                 image.journal = journal.UndoJournal(image.disk, image.place.directory)
             except OSError as error:
                 self._disarm()
+                self._uninterrupted.close()
                 raise errors.NoJournalError(
                     f"There is no place to note what {errors.clean(image.path)} was like before the change: "
                     f"{os.strerror(error.errno or 0)}. Make room in its directory, or in the one for temporary files."
@@ -39,8 +43,11 @@ class Transaction:
         return self
 
     def __exit__(self, kind: object, _exception: object, _traceback: object) -> None:
-        if any(image.journal for image in self.images):
-            self.undo()
+        try:
+            if any(image.journal for image in self.images):
+                self.undo()
+        finally:
+            self._uninterrupted.close()
 
     def keep(self) -> None:
         """The changes stay; what the operations freed is given back to the file system, as far as that can be done."""
@@ -51,6 +58,7 @@ class Transaction:
                 with contextlib.suppress(Exception):
                     image.journal.keep()
         self._disarm()
+        ending.hold()
 
     def undo(self) -> None:
         """Every image becomes what it was, to the byte and to its length.

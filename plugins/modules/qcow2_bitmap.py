@@ -347,7 +347,8 @@ error_code:
       V(too_many_actions), V(too_many_sources), V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
-      V(open_failed), V(no_space), V(no_journal), V(read_failed), V(write_failed), V(transaction)).
+      V(open_failed), V(no_space), V(no_journal), V(read_failed), V(write_failed), V(transaction),
+      V(terminated)).
     - The image (V(not_qcow2), V(truncated), V(incompatible_features), V(dirty), V(corrupt), V(refcount_too_low),
       V(overlap), V(outside_file), V(copied_flag), V(bitmaps_extension), and more of that kind).
     - The bitmap (V(bitmap_other_granularity), V(bitmap_inconsistent), V(bitmap_ambiguous), V(bitmap_not_found) for one

@@ -332,7 +332,8 @@ error_code:
       V(control_character), V(snapshot_id_with_present), V(bad_retention), V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
-      V(open_failed), V(no_space), V(no_journal), V(read_failed), V(write_failed), V(transaction)).
+      V(open_failed), V(no_space), V(no_journal), V(read_failed), V(write_failed), V(transaction),
+      V(terminated)).
     - The image (V(not_qcow2), V(truncated), V(incompatible_features), V(dirty), V(corrupt), V(refcount_too_low),
       V(overlap), V(outside_file), V(copied_flag), and more of that kind).
     - Its snapshots (V(snapshot_not_found), V(ambiguous_name), V(resize_not_allowed), V(resize_v2), V(has_bitmaps),

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Kills the process that serves a guest with SIGKILL at a moment of one's choice: between two exits, or between two
-requests of one batch.
+"""Kills the process that serves a guest, with SIGKILL or another signal, at a moment of one's choice: between two
+exits, or between two requests of one batch.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class Killer:
     """Counts moments in all children of one test, and kills the child in which number `at` comes. Shared memory tells:
     a jailed child can do nothing else."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, at: int, number: int = signal.SIGKILL) -> None:
         self._at = at
+        self._number = number
         self._memory = mmap.mmap(-1, mmap.PAGESIZE)  # shared with children: moments so far, and whether it is time
         self._ended = False
 
@@ -61,7 +62,7 @@ class Killer:
         while not self._ended:
             if self._memory[8] == 1:
                 for child in _children():
-                    os.kill(child, signal.SIGKILL)
+                    os.kill(child, self._number)
                 self._memory[8] = 2
             time.sleep(0.0005)
 
@@ -70,10 +71,12 @@ class Killer:
 
 
 @contextmanager
-def killing(at: int, monkeypatch: pytest.MonkeyPatch, changes: Any = changes) -> Iterator[Killer]:
+def killing(
+    at: int, monkeypatch: pytest.MonkeyPatch, changes: Any = changes, number: int = signal.SIGKILL
+) -> Iterator[Killer]:
     """Within it, the child that writes dies at moment number `at`, counted over all runs: before each exit is served,
     and before each request that is no read. changes: the sandbox's module of that name, as who is killed knows it."""
-    killer = Killer(at)
+    killer = Killer(at, number)
 
     class MortalServer(changes.ChangingServer):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **more: Any) -> None:

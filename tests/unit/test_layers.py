@@ -35,6 +35,7 @@ FACE = {
     "chain_facts",
     "commits",
     "drafts",
+    "ending",
     "errors",
     "facts",
     "images",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors, transaction
+from ..sandbox import ending, errors, transaction
 from .group import OpenImage, for_each
 from .outcome import UNDONE, UNKNOWN, UNTOUCHED, GroupError
 
@@ -43,7 +43,8 @@ def change_all(plans: t.Sequence[AnyPlan], carry_out: t.Callable[[AnyPlan], None
             raise
 
     try:
-        with transaction.Transaction([plan.subject.image for plan in todo]) as group:
+        with ending.held(), transaction.Transaction([plan.subject.image for plan in todo]) as group:
+            ending.check()
             for_each(noted, todo)
             group.keep()
     except errors.AirlockError as error:

@@ -9,7 +9,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ..sandbox import errors
+from ..sandbox import ending, errors
 
 BACKEND = "_cffi_backend"
 
@@ -61,10 +61,14 @@ class GroupError(Exception):
 
 
 def run_module(module: AnsibleModule, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
-    """Runs the flow and ends the process with its result, or with a message and a stable error_code."""
+    """Runs the flow and ends the process with its result, or with a message and a stable error_code.
+
+    Told to end by SIGTERM or SIGHUP, it fails, with what it did to a group undone.
+    """
     need_backend(module)
     try:
-        result = flow(module)
+        with ending.by_signals():
+            result = flow(module)
     except GroupError as error:
         outcomes = [{"path": path, "outcome": outcome} for path, outcome in error.outcomes]
         module.fail_json(msg=error.message, error_code=error.cause.code, outcomes=outcomes, **_holders(error.cause))
