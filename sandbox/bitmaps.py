@@ -12,12 +12,15 @@ against what it was asked; the structs are those of guest/abi/calls.h.
 
 from __future__ import annotations
 
+import array
 import functools
 import os
+import struct
 import typing as t
 
 from . import errors, images, kvm
 from .images import Image, Limits, Report
+from .records import Records
 
 if t.TYPE_CHECKING:
     from . import _guest_bitmap  # noqa: F401  so it travels with this
@@ -33,6 +36,7 @@ GRANULARITY_MIN, GRANULARITY_MAX = 512, 1 << 31
 _FAMILY = "bitmap"
 _NOT_COUNTED = (1 << 64) - 1
 _RECORDING, _IN_USE, _STALE = 1, 2, 4  # enum bitmap_flags
+_EXTENT = struct.Struct("<QQ")  # struct dirty_extent
 
 
 class Bitmap(t.NamedTuple):
@@ -71,9 +75,9 @@ class BitmapList(t.NamedTuple):
     (bytes) are there.
     """
 
-    bitmaps: tuple[Bitmap, ...]
+    bitmaps: t.Sequence[Bitmap]
     virtual_size: int
-    extents: tuple[Extent, ...]
+    extents: t.Sequence[Extent]
     extents_end: int
     report: Report
 
@@ -125,7 +129,7 @@ class BitmapChange(t.NamedTuple):
     """
 
     changed: bool
-    bitmaps: tuple[Bitmap, ...]
+    bitmaps: t.Sequence[Bitmap]
     virtual_size: int
     freed_clusters: int
     leaked_clusters: int
@@ -296,7 +300,7 @@ def _refusal(
 # ---- the answer ----------------------------------------------------------------------------------------------------
 
 
-def _decode_change(result: t.Any, payload: bytes) -> tuple[Bitmap, ...]:
+def _decode_change(result: t.Any, payload: bytes) -> Records[Bitmap]:
     """The bitmaps that a change has left. Raises GuestProtocolError."""
     bitmaps, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
     if end != len(payload):
@@ -306,36 +310,41 @@ def _decode_change(result: t.Any, payload: bytes) -> tuple[Bitmap, ...]:
     return bitmaps
 
 
-def decode_bitmaps(payload: bytes, count: int, virtual_size: int) -> tuple[tuple[Bitmap, ...], int]:
-    """The first `count` records of a payload, and where they end. Raises GuestProtocolError."""
+def decode_bitmaps(payload: bytes, count: int, virtual_size: int) -> tuple[Records[Bitmap], int]:
+    """The first `count` records of a payload, and where they end. Raises GuestProtocolError.
+
+    Each is checked here, and decoded when it is looked at.
+    """
     if count > BITMAPS_MAX:
         raise errors.GuestProtocolError(f"The guest's answer has {count} bitmaps.")
     ffi, _library = kvm.bindings()
     size = ffi.sizeof("struct bitmap_record")
     buffer = ffi.from_buffer(payload)
-    found: list[Bitmap] = []
+    decode = functools.partial(_bitmap, ffi, payload, buffer)
+    places = array.array("Q")
     position = 0
-    for _index in range(count):
+    for index in range(count):
         start = position + size
         if start > len(payload):
-            raise errors.GuestProtocolError(f"The guest's answer ends within bitmap {len(found)} of {count}.")
+            raise errors.GuestProtocolError(f"The guest's answer ends within bitmap {index} of {count}.")
         record = ffi.cast("struct bitmap_record *", buffer + position)
         end = start + record.name_length
         if record.name_length > NAME_MAX or end > len(payload):
-            raise errors.GuestProtocolError(f"The guest's answer has a name too long in bitmap {len(found)}.")
-        bitmap = _bitmap(record, payload[start:end])
-        if not _is_possible(bitmap, record.flags, virtual_size):
-            raise errors.GuestProtocolError(f"The guest's answer has an impossible bitmap {len(found)}.")
-        found.append(bitmap)
+            raise errors.GuestProtocolError(f"The guest's answer has a name too long in bitmap {index}.")
+        if not _is_possible(decode(position), record.flags, virtual_size):
+            raise errors.GuestProtocolError(f"The guest's answer has an impossible bitmap {index}.")
+        places.append(position)
         position = (end + 7) & ~7
     if position > len(payload):
         raise errors.GuestProtocolError(f"The guest's answer has {len(payload)} bytes for {count} bitmaps.")
-    return tuple(found), position
+    return Records(places, decode), position
 
 
-def _bitmap(record: t.Any, name: bytes) -> Bitmap:
+def _bitmap(ffi: t.Any, payload: bytes, buffer: t.Any, position: int) -> Bitmap:
+    record = ffi.cast("struct bitmap_record *", buffer + position)
+    start = position + ffi.sizeof("struct bitmap_record")
     return Bitmap(
-        name,
+        bytes(payload[start : start + record.name_length]),
         record.granularity,
         bool(record.flags & _RECORDING),
         bool(record.flags & _IN_USE),
@@ -359,7 +368,7 @@ def _is_possible(bitmap: Bitmap, flags: int, virtual_size: int) -> bool:
     return not bitmap.inconsistent and 0 <= missing < granularity and bitmap.dirty_bytes <= virtual_size
 
 
-def decode_extents(payload: bytes, position: int, count: int, limit: int) -> tuple[Extent, ...]:
+def decode_extents(payload: bytes, position: int, count: int, limit: int) -> Records[Extent]:
     """The dirty ranges from `position` to the payload's end: exactly `count`. Raises GuestProtocolError."""
     ffi, _library = kvm.bindings()
     size = ffi.sizeof("struct dirty_extent")
@@ -367,10 +376,11 @@ def decode_extents(payload: bytes, position: int, count: int, limit: int) -> tup
         raise errors.GuestProtocolError(
             f"The guest's answer has {len(payload) - position} bytes for {count} dirty ranges of at most {limit}."
         )
-    if not count:
-        return ()
-    numbers = iter(ffi.unpack(ffi.cast("uint64_t *", ffi.from_buffer(payload) + position), 2 * count))
-    return tuple(map(Extent, numbers, numbers))
+    return Records(range(position, len(payload), size), functools.partial(_extent, payload))
+
+
+def _extent(payload: bytes, position: int) -> Extent:
+    return Extent(*_EXTENT.unpack_from(payload, position))
 
 
 def check_extents(extents: t.Sequence[Extent], end: int, virtual_size: int, limit: int, start: int) -> int:

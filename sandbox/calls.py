@@ -8,9 +8,12 @@ Every count and length of an answer is checked here; what does not fit is a Gues
 
 from __future__ import annotations
 
+import array
+import functools
 import typing as t
 
 from . import errors, kvm
+from .records import Records
 
 NAME_MAX = 255
 ID_MAX = 127
@@ -119,42 +122,47 @@ def text(array: t.Any, length: int, limit: int, what: str) -> bytes:
     return bytes(list(array[0:length]))
 
 
-def snapshots(payload: bytes, count: int) -> tuple[Snapshot, ...]:
-    """The records of a payload: exactly `count`, and nothing behind them. Raises GuestProtocolError."""
+def snapshots(payload: bytes, count: int) -> Records[Snapshot]:
+    """The records of a payload: exactly `count`, and nothing behind them. Raises GuestProtocolError.
+
+    Each is checked here, and decoded when it is looked at.
+    """
     if count > SNAPSHOTS_MAX:
         raise errors.GuestProtocolError(f"The guest's answer has {count} snapshots.")
     ffi, _library = kvm.bindings()
     size = ffi.sizeof("struct snapshot_record")
     buffer = ffi.from_buffer(payload)
-    found: list[Snapshot] = []
+    places = array.array("Q")
     position = 0
-    for _index in range(count):
+    for index in range(count):
         end = position + size
         if end > len(payload):
-            raise errors.GuestProtocolError(f"The guest's answer ends within snapshot {len(found)} of {count}.")
+            raise errors.GuestProtocolError(f"The guest's answer ends within snapshot {index} of {count}.")
         record = ffi.cast("struct snapshot_record *", buffer + position)
-        middle = end + record.id_length
-        end = middle + record.name_length
+        end += record.id_length + record.name_length
         if record.id_length > ID_MAX or record.name_length > NAME_MAX or end > len(payload):
-            raise errors.GuestProtocolError(
-                f"The guest's answer has an id or a name too long in snapshot {len(found)}."
-            )
-        identifier, name = payload[position + size : middle], payload[middle:end]
-        if b"\0" in identifier or b"\0" in name:
-            raise errors.GuestProtocolError(f"The guest's answer has a NUL in the name of snapshot {len(found)}.")
-        found.append(
-            Snapshot(
-                identifier,
-                name,
-                record.date_seconds,
-                record.date_nanoseconds,
-                record.vm_state_size,
-                record.vm_clock,
-                None if record.icount == _NO_ICOUNT else record.icount,
-                record.disk_size,
-            )
-        )
+            raise errors.GuestProtocolError(f"The guest's answer has an id or a name too long in snapshot {index}.")
+        if payload.find(b"\0", position + size, end) >= 0:
+            raise errors.GuestProtocolError(f"The guest's answer has a NUL in the name of snapshot {index}.")
+        places.append(position)
         position = (end + 7) & ~7
     if position != len(payload):
         raise errors.GuestProtocolError(f"The guest's answer has {len(payload)} bytes for {count} snapshots.")
-    return tuple(found)
+    return Records(places, functools.partial(_snapshot, ffi, payload, buffer))
+
+
+def _snapshot(ffi: t.Any, payload: bytes, buffer: t.Any, position: int) -> Snapshot:
+    """A record that snapshots() has checked."""
+    record = ffi.cast("struct snapshot_record *", buffer + position)
+    start = position + ffi.sizeof("struct snapshot_record")
+    middle = start + record.id_length
+    return Snapshot(
+        bytes(payload[start:middle]),
+        bytes(payload[middle : middle + record.name_length]),
+        record.date_seconds,
+        record.date_nanoseconds,
+        record.vm_state_size,
+        record.vm_clock,
+        None if record.icount == _NO_ICOUNT else record.icount,
+        record.disk_size,
+    )

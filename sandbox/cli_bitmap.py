@@ -9,8 +9,18 @@ import contextlib
 import typing as t
 
 from . import errors
-from .bitmaps import EXTENTS_MAX, Action, Bitmap, BitmapChange, BitmapList, change_bitmap, list_bitmaps
-from .cli_common import Arguments, HelpRequest, UsageError, json_text, say, shown, warn, warn_of_leaks
+from .bitmaps import EXTENTS_MAX, Action, Bitmap, BitmapChange, BitmapList, Extent, change_bitmap, list_bitmaps
+from .cli_common import (
+    Arguments,
+    HelpRequest,
+    Made,
+    UsageError,
+    say_all,
+    say_json,
+    shown,
+    warn,
+    warn_of_leaks,
+)
 from .listing import format_size
 from .options import Options
 from .sizes import SIZE_MAX, SizeRangeError, parse_size
@@ -111,7 +121,10 @@ def run(arguments: t.Sequence[bytes]) -> None:
         with wanted.open(writable=False) as image:
             found = list_bitmaps(image, extents_of=wanted.extents, extents_limit=wanted.limit)
         _warn_of(wanted, found.bitmaps, 0)
-        say(json_text(_list_facts(found, wanted)) if wanted.json else _list_text(found, wanted))
+        if wanted.json:
+            say_json(_list_facts(found, wanted))
+        else:
+            say_all(_list_lines(found, wanted))
         return
     with wanted.open(writable=True) as image:
         if wanted.source is None:
@@ -121,7 +134,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
                 done = _change(image, source, wanted)
     _warn_of(wanted, done.bitmaps, done.leaked_clusters)
     if wanted.json:
-        say(json_text(_change_facts(done, wanted)))
+        say_json(_change_facts(done, wanted))
 
 
 def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
@@ -260,12 +273,16 @@ def _bitmap_facts(bitmap: Bitmap) -> dict[str, t.Any]:
     }
 
 
+def _extent_facts(extent: Extent) -> dict[str, int]:
+    return {"start": extent.offset, "length": extent.length}
+
+
 def _change_facts(done: BitmapChange, wanted: _Wanted) -> dict[str, t.Any]:
     return {
         "actions-applied": len(wanted.verbs),
         "changed": done.changed,
         "resulting-bitmaps": len(done.bitmaps),
-        "bitmaps": [_bitmap_facts(bitmap) for bitmap in done.bitmaps],
+        "bitmaps": Made(_bitmap_facts, done.bitmaps),
         "virtual-size": done.virtual_size,
         "freed-clusters": done.freed_clusters,
         "leaked-clusters": done.leaked_clusters,
@@ -274,11 +291,11 @@ def _change_facts(done: BitmapChange, wanted: _Wanted) -> dict[str, t.Any]:
 
 def _list_facts(found: BitmapList, wanted: _Wanted) -> dict[str, t.Any]:
     facts: dict[str, t.Any] = {
-        "bitmaps": [_bitmap_facts(bitmap) for bitmap in found.bitmaps],
+        "bitmaps": Made(_bitmap_facts, found.bitmaps),
         "virtual-size": found.virtual_size,
     }
     if wanted.extents is not None:
-        facts["extents"] = [{"start": extent.offset, "length": extent.length} for extent in found.extents]
+        facts["extents"] = Made(_extent_facts, found.extents)
         facts["extents-end"] = found.extents_end
     return facts
 
@@ -287,19 +304,19 @@ _LINE = b"%11s %10s %20s %-12s %s\n"
 _EXTENT = b"%20d %20d\n"
 
 
-def _list_text(found: BitmapList, wanted: _Wanted) -> bytes:
+def _list_lines(found: BitmapList, wanted: _Wanted) -> t.Iterator[bytes]:
     """The table; names come last, as they can be long. Nothing at all when there are no bitmaps."""
-    lines = []
+    if found.bitmaps:
+        yield b"Bitmap list:\n" + _LINE % (b"GRANULARITY", b"DIRTY", b"COUNT", b"FLAGS", b"NAME")
     for bitmap in found.bitmaps:
         dirty = b"-" if bitmap.dirty_bytes is None else format_size(bitmap.dirty_bytes).encode()
         count = b"-" if bitmap.dirty_count is None else b"%d" % bitmap.dirty_count
         flags = ",".join(flag_names(bitmap)).encode() or b"-"
-        lines.append(_LINE % (format_size(bitmap.granularity).encode(), dirty, count, flags, shown(bitmap.name)))
-    if lines:
-        lines.insert(0, b"Bitmap list:\n" + _LINE % (b"GRANULARITY", b"DIRTY", b"COUNT", b"FLAGS", b"NAME"))
-    if wanted.extents is not None:
-        lines.append(b"Dirty ranges of '%s':\n%20s %20s\n" % (shown(wanted.extents), b"START", b"LENGTH"))
-        lines += [_EXTENT % extent for extent in found.extents]
-        if found.extents_end < found.virtual_size:
-            lines.append(b"There may be more from %d on.\n" % found.extents_end)
-    return b"".join(lines)
+        yield _LINE % (format_size(bitmap.granularity).encode(), dirty, count, flags, shown(bitmap.name))
+    if wanted.extents is None:
+        return
+    yield b"Dirty ranges of '%s':\n%20s %20s\n" % (shown(wanted.extents), b"START", b"LENGTH")
+    for extent in found.extents:
+        yield _EXTENT % extent
+    if found.extents_end < found.virtual_size:
+        yield b"There may be more from %d on.\n" % found.extents_end

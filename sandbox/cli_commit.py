@@ -9,7 +9,7 @@ import os
 import typing as t
 
 from .chain import Chain, drawing, open_chain
-from .cli_common import Arguments, HelpRequest, UsageError, json_text, say
+from .cli_common import Arguments, HelpRequest, UsageError, say, say_json
 from .cli_progress import Progress
 from .commits import Commit, commit, commit_limits, find_base, open_base
 from .options import Options
@@ -138,7 +138,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
             )
             progress.step(1, 1)
         if wanted.json:
-            say(json_text(_facts(chain, base, done)))
+            say_json(_facts(chain, base, done))
         elif not wanted.quiet:
             say(b"Image committed.\n")
 

@@ -13,6 +13,8 @@ from .images import Image
 from .listing import escape_controls
 from .places import find_place
 
+_BLOCK = 1 << 16  # bytes that are written together
+
 
 class UsageError(Exception):
     """A wrong command line. message: bytes. hint: whether qemu-img names the help in the same place."""
@@ -97,11 +99,38 @@ def shown(text: bytes) -> bytes:
     return escape_controls(text) if os.isatty(1) else text
 
 
-def json_text(value: t.Any) -> bytes:
-    """The value as JSON, in ASCII."""
+class Made(list):  # type: ignore[type-arg]
+    """A list for say_json(), whose elements are made one by one; the encoder takes nothing but lists."""
+
+    def __init__(self, make: t.Callable[[t.Any], t.Any], items: t.Sequence[t.Any]) -> None:
+        super().__init__()
+        self._make = make
+        self._items = items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> t.Iterator[t.Any]:
+        return map(self._make, self._items)
+
+
+def say_json(value: t.Any) -> None:
+    """The value as JSON to standard output, in ASCII."""
     import json  # milliseconds that nobody else should pay
 
-    return json.dumps(value, indent=4).encode() + b"\n"
+    say_all(text.encode() for text in json.JSONEncoder(indent=4).iterencode(value))
+    say(b"\n")
+
+
+def say_all(parts: t.Iterable[bytes]) -> None:
+    """To standard output, not more than a part and a block at a time."""
+    block = bytearray()
+    for part in parts:
+        block += part
+        if len(block) >= _BLOCK:
+            say(bytes(block))
+            block.clear()
+    say(bytes(block))
 
 
 def say(data: bytes) -> None:
@@ -123,6 +152,7 @@ def warn(message: bytes) -> None:
 
 def write(descriptor: int, data: bytes) -> None:
     """All of it, without a buffer of Python's. Raises OSError."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+    with memoryview(data) as view:
+        done = 0
+        while done < len(view):
+            done += os.write(descriptor, view[done:])

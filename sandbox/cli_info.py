@@ -11,9 +11,9 @@ import typing as t
 from . import info
 from .bitmaps import Bitmap, list_bitmaps
 from .cli_bitmap import flag_names, warn_of_stale
-from .cli_common import Arguments, HelpRequest, UsageError, json_text, say, shown
+from .cli_common import Arguments, HelpRequest, Made, UsageError, say, say_all, say_json, shown
 from .info import ImageInfo
-from .listing import format_listing, format_size
+from .listing import format_size, listing_lines
 from .options import Options
 
 if t.TYPE_CHECKING:
@@ -108,9 +108,11 @@ def run(arguments: t.Sequence[bytes]) -> None:
     if wanted.json:
         from . import facts
 
-        _say_record(facts.image_facts(os.fsdecode(wanted.path), found, bitmaps), chain)
+        listed = Made(facts.bitmap_facts, bitmaps), Made(facts.snapshot_facts, found.snapshots)
+        _say_record(facts.image_facts(os.fsdecode(wanted.path), found, *listed), chain)
     else:
-        say(_text(wanted.path, found, bitmaps) + (_chain_text(chain) if chain else b""))
+        say_all(_text(wanted.path, found, bitmaps))
+        say(_chain_text(chain) if chain else b"")
 
 
 def _read_chain(image: Image, wanted: _Wanted) -> ChainFacts:
@@ -127,7 +129,7 @@ def _read_chain(image: Image, wanted: _Wanted) -> ChainFacts:
 
 def _say_record(record: dict[str, t.Any], chain: ChainFacts | None) -> None:
     record.update({"chain": chain.layers, "chain_drawing": chain.drawing} if chain else {})
-    say(json_text(record))
+    say_json(record)
 
 
 def _show_vmdk(wanted: _Wanted) -> None:
@@ -158,24 +160,27 @@ def _show_vmdk(wanted: _Wanted) -> None:
     say(b"\n".join(lines) + b"\n" + (_chain_text(chain) if chain else b""))
 
 
-def _text(path: bytes, found: ImageInfo, bitmaps: t.Sequence[Bitmap]) -> bytes:
+def _text(path: bytes, found: ImageInfo, bitmaps: t.Sequence[Bitmap]) -> t.Iterator[bytes]:
     """The facts in qemu-img info's layout, as far as the image alone tells them."""
     yes_no = (b"false", b"true")
-    lines = _first_lines(path, b"qcow2", found)
-    listing = format_listing(found.snapshots, escape=os.isatty(1))
+    yield b"\n".join(_first_lines(path, b"qcow2", found)) + b"\n"
+    yield from listing_lines(found.snapshots, escape=os.isatty(1))
     details = [
-        listing + b"Format specific information:",
+        b"Format specific information:",
         b"    compat: " + (b"0.10" if found.version == 2 else b"1.1"),
         b"    compression type: " + found.compression_type.encode(),
         b"    lazy refcounts: " + yes_no[found.lazy_refcounts],
-        *_bitmap_lines(bitmaps),
+    ]
+    yield b"\n".join(details) + b"\n"
+    yield from _bitmap_lines(bitmaps)
+    details = [
         b"    refcount bits: %d" % found.refcount_bits,
         b"    dirty: " + yes_no[found.dirty],
         b"    corrupt: " + yes_no[found.corrupt],
         b"    extended l2: " + yes_no[found.extended_l2],
         b"    encryption: " + (found.encryption or "none").encode(),
     ]
-    return b"\n".join([*lines, *details]) + b"\n"
+    yield b"\n".join(details) + b"\n"
 
 
 def _first_lines(path: bytes, format_name: bytes, found: ImageInfo | VmdkInfo) -> list[bytes]:
@@ -197,15 +202,16 @@ def _first_lines(path: bytes, format_name: bytes, found: ImageInfo | VmdkInfo) -
     return lines
 
 
-def _bitmap_lines(bitmaps: t.Sequence[Bitmap]) -> list[bytes]:
+def _bitmap_lines(bitmaps: t.Sequence[Bitmap]) -> t.Iterator[bytes]:
     """The bitmaps as qemu-img info has them, and how much of the disk is dirty in each."""
-    lines = [b"    bitmaps:"] if bitmaps else []
+    if bitmaps:
+        yield b"    bitmaps:\n"
     for index, bitmap in enumerate(bitmaps):
-        lines += [b"        [%d]:" % index, b"            flags:"]
+        lines = [b"        [%d]:" % index, b"            flags:"]
         lines += [b"                [%d]: %s" % (i, name.encode()) for i, name in enumerate(flag_names(bitmap))]
         lines += [b"            name: " + shown(bitmap.name), b"            granularity: %d" % bitmap.granularity]
         lines += [] if bitmap.dirty_bytes is None else [b"            dirty bytes: %d" % bitmap.dirty_bytes]
-    return lines
+        yield b"\n".join(lines) + b"\n"
 
 
 def _chain_text(chain: ChainFacts) -> bytes:

@@ -11,7 +11,7 @@ import typing as t
 
 from . import errors, rebases
 from .chain import Chain, draw, drawing, open_chain
-from .cli_common import Arguments, HelpRequest, UsageError, json_text, say
+from .cli_common import Arguments, HelpRequest, UsageError, say_json
 from .cli_progress import Progress
 from .options import Options
 
@@ -165,7 +165,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
         facts = _relink(wanted) if wanted.unsafe else _rebase(wanted, progress)
         progress.step(1, 1)
     if wanted.json:
-        say(json_text(facts))
+        say_json(facts)
 
 
 def _relink(wanted: _Wanted) -> dict[str, t.Any]:

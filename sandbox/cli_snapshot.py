@@ -10,11 +10,11 @@ import time
 import typing as t
 
 from . import errors, snapshot_changes, snapshots
-from .cli_common import Arguments, HelpRequest, UsageError, json_text, say, warn_of_leaks
-from .listing import format_listing
+from .cli_common import Arguments, HelpRequest, Made, UsageError, say_all, say_json, warn_of_leaks
+from .listing import listing_lines
 from .options import Options
 from .snapshot_changes import Applied, Created, Deleted
-from .snapshots import Selector, SnapshotList
+from .snapshots import Selector, Snapshot
 
 HELP = b"""\
 List or manipulate snapshots within image.  Usage:
@@ -81,7 +81,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
     reads = wanted.operation in (b"", b"l")
     with wanted.open(writable=not reads) as image:
         if reads:
-            say(_listing(snapshots.list_snapshots(image), wanted))
+            _say_list(snapshots.list_snapshots(image).snapshots, wanted)
             return
         done: Created | Applied | Deleted
         if wanted.operation == b"c":
@@ -94,7 +94,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
         if done.leaked_clusters and not wanted.quiet:
             warn_of_leaks(wanted.path, done.leaked_clusters)
         if wanted.json:
-            say(json_text(_change_facts(done)))
+            say_json(_change_facts(done))
 
 
 def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
@@ -126,22 +126,22 @@ def _date() -> tuple[int, int]:
     return int(text), 0
 
 
-def _listing(found: SnapshotList, wanted: _Wanted) -> bytes:
-    if not wanted.json:
-        return format_listing(found.snapshots, escape=os.isatty(1))
-    return json_text(
-        [
-            {
-                "id": entry.id.decode("utf-8", "replace"),
-                "name": entry.name.decode("utf-8", "replace"),
-                "vm-state-size": entry.vm_state_size,
-                "date": {"sec": entry.date_seconds, "nsec": entry.date_nanoseconds},
-                "vm-clock": entry.vm_clock,
-                "icount": entry.icount,
-            }
-            for entry in found.snapshots
-        ]
-    )
+def _say_list(found: t.Sequence[Snapshot], wanted: _Wanted) -> None:
+    if wanted.json:
+        say_json(Made(_facts, found))
+    else:
+        say_all(listing_lines(found, escape=os.isatty(1)))
+
+
+def _facts(entry: Snapshot) -> dict[str, t.Any]:
+    return {
+        "id": entry.id.decode("utf-8", "replace"),
+        "name": entry.name.decode("utf-8", "replace"),
+        "vm-state-size": entry.vm_state_size,
+        "date": {"sec": entry.date_seconds, "nsec": entry.date_nanoseconds},
+        "vm-clock": entry.vm_clock,
+        "icount": entry.icount,
+    }
 
 
 def _change_facts(done: Created | Applied | Deleted) -> dict[str, t.Any]:

@@ -21,8 +21,17 @@ if t.TYPE_CHECKING:
 __all__ = ["bit_numbers", "bitmap_facts", "image_facts", "iso8601", "snapshot_facts", "vmdk_facts"]
 
 
-def image_facts(path: str, info: ImageInfo, bitmaps: t.Sequence[Bitmap] = ()) -> dict[str, t.Any]:
-    """The facts of one image. Sizes in bytes; names are None where the image has none. bitmaps: those of the image."""
+def image_facts(
+    path: str,
+    info: ImageInfo,
+    bitmaps: list[dict[str, t.Any]],
+    snapshots: list[dict[str, t.Any]],
+) -> dict[str, t.Any]:
+    """The facts of one image. Sizes in bytes; names are None where the image has none.
+
+    bitmaps, snapshots: those that are to stand in it, as bitmap_facts() and snapshot_facts() make them. An image can
+    have more of them than a reader wants to have.
+    """
     return {
         "path": errors.clean(path, 4096),
         "format": "qcow2",
@@ -46,8 +55,9 @@ def image_facts(path: str, info: ImageInfo, bitmaps: t.Sequence[Bitmap] = ()) ->
         "backing_format": _name(info.backing_format),
         "data_file": _name(info.data_file),
         "bitmap_count": info.bitmap_count,
-        "bitmaps": [bitmap_facts(bitmap) for bitmap in bitmaps],
-        "snapshots": [snapshot_facts(snapshot) for snapshot in info.snapshots],
+        "bitmaps": bitmaps,
+        "snapshot_count": len(info.snapshots),
+        "snapshots": snapshots,
     }
 
 
@@ -67,6 +77,7 @@ def vmdk_facts(path: str, info: VmdkInfo) -> dict[str, t.Any]:
         "backing_file": _name(info.backing_name),
         "backing_format": _name(info.backing_format),
         "bitmaps": [],
+        "snapshot_count": 0,
         "snapshots": [],
     }
 

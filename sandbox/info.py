@@ -33,7 +33,7 @@ class ImageInfo(t.NamedTuple):
     backing_name: bytes
     backing_format: bytes
     data_file: bytes
-    snapshots: tuple[Snapshot, ...]
+    snapshots: t.Sequence[Snapshot]
     report: Report
 
     @property

@@ -22,24 +22,32 @@ _TITLE = b"Snapshot list:\n" + _LINE % (b"ID", b"TAG", b"VM_SIZE", b"DATE", b"VM
 
 
 def format_listing(snapshots: t.Iterable[Snapshot], escape: bool) -> bytes:
-    """The table; nothing at all when there are no snapshots. Dates are in local time.
+    """The table as listing_lines() makes it."""
+    return b"".join(listing_lines(snapshots, escape))
+
+
+def listing_lines(snapshots: t.Iterable[Snapshot], escape: bool) -> t.Iterator[bytes]:
+    """The table, line by line; nothing at all when there are no snapshots. Dates are in local time.
 
     escape: whether control characters in ids and names are shown as escapes. qemu-img prints them as they are.
     """
+    title = _TITLE
+    for snapshot in snapshots:
+        yield title + listing_row(snapshot, escape)
+        title = b""
+
+
+def listing_row(snapshot: Snapshot, escape: bool) -> bytes:
+    """A snapshot's line of the table."""
     show = escape_controls if escape else bytes
-    lines = [
-        _LINE
-        % (
-            show(snapshot.id),
-            show(snapshot.name),
-            format_size(snapshot.vm_state_size).encode(),
-            format_date(snapshot.date_seconds).encode(),
-            format_clock(snapshot.vm_clock).encode(),
-            format_icount(snapshot.icount).encode(),
-        )
-        for snapshot in snapshots
-    ]
-    return b"".join([_TITLE, *lines]) if lines else b""
+    return _LINE % (
+        show(snapshot.id),
+        show(snapshot.name),
+        format_size(snapshot.vm_state_size).encode(),
+        format_date(snapshot.date_seconds).encode(),
+        format_clock(snapshot.vm_clock).encode(),
+        format_icount(snapshot.icount).encode(),
+    )
 
 
 def format_size(size: int) -> str:

@@ -203,7 +203,7 @@ class _Pipe:
 
     def _read(self, length: int) -> bytes:
         """Fewer bytes when the child is gone. Raises _DeadlineError."""
-        parts = []
+        data = bytearray()  # grows in its place: a long answer is never there twice
         while length > 0:
             left = self._deadline - time.monotonic()
             if left <= 0:
@@ -212,9 +212,9 @@ class _Pipe:
                 part = os.read(self._descriptor, min(length, _READ_SIZE))
                 if not part:
                     break
-                parts.append(part)
+                data += part
                 length -= len(part)
-        return b"".join(parts)
+        return t.cast("bytes", data)  # nobody writes to it any more
 
 
 class _Outcome(t.NamedTuple):

@@ -17,7 +17,7 @@ __all__ = ["Comparison", "Selector", "Snapshot", "SnapshotList", "compare_snapsh
 class SnapshotList(t.NamedTuple):
     """The snapshots in table order, and the size of the disk in bytes."""
 
-    snapshots: tuple[Snapshot, ...]
+    snapshots: t.Sequence[Snapshot]
     virtual_size: int
     report: Report
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 class ModuleDocFragment:
     """The options that modules for a list of images have (see module_utils/_module/arguments.py), in LINKS and SANDBOX
-    what all modules have, in CHAIN the options of those that open what an image stands on, in MOVES of those that move
-    data."""
+    what all modules have, in CHAIN the options of those that open what an image stands on, in LIMITED of those that
+    return lists out of images, in MOVES of those that move data."""
 
     DOCUMENTATION = r"""
 options:
@@ -42,6 +42,21 @@ options:
       - Names that stand in images are judged by other rules, whatever is set here.
     type: bool
     default: false
+    version_added: 0.3.0
+"""
+
+    LIMITED = r"""
+options:
+  limit:
+    description:
+      - How many snapshots, and how many bitmaps, are returned at most for an image, the last ones of its lists. From 0
+        to 65536.
+      - All records of a result together have at most 768 KiB as JSON, whatever this says, and those of each image at
+        least 16 KiB. Those of a single image are counted twice, for they are returned twice.
+      - What is left out is told by RV(truncated). Counts are of all of them, and what the task decides, it decides on
+        all of them. C(airlock info --output json) prints all that an image has.
+    type: int
+    default: 1000
     version_added: 0.3.0
 """
 

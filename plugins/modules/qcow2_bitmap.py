@@ -27,6 +27,7 @@ extends_documentation_fragment:
   - airlock.images._attributes.actiongroup
   - airlock.images._images
   - airlock.images._images.links
+  - airlock.images._images.limited
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -227,7 +228,7 @@ images:
       returned: success
       sample: null
     bitmaps:
-      description: The bitmaps, in the form of RV(bitmaps).
+      description: The bitmaps, in the form of RV(bitmaps), the last ones where there are too many.
       type: list
       elements: dict
       returned: success
@@ -237,6 +238,12 @@ images:
       type: int
       returned: success
       sample: 0
+    truncated:
+      description: Whether bitmaps of the image were left out, see O(limit).
+      type: bool
+      returned: success
+      version_added: 0.3.0
+      sample: false
     leaked_clusters:
       description:
         - How many clusters the refcounts call used although nothing refers to them. A warning tells of them, too.
@@ -244,6 +251,14 @@ images:
       type: int
       returned: success
       sample: 0
+truncated:
+  description:
+    - Whether bitmaps of any image were left out, see O(limit).
+    - RV(bitmaps) is not there then, RV(images) has what is returned.
+  returned: success
+  type: bool
+  version_added: 0.3.0
+  sample: false
 bitmap:
   description:
     - The bitmap that the task is about, as it is now, in the form of RV(bitmaps). In check mode, as it would be.
@@ -263,7 +278,7 @@ bitmaps:
   description:
     - The bitmaps that the image has now, in the order of its directory. In check mode, those that it would have.
     - Bytes of a name that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
-  returned: success, when O(path) is one image
+  returned: success, when O(path) is one image and nothing was left out
   type: list
   elements: dict
   contains:
@@ -344,7 +359,7 @@ error_code:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
       V(control_character), V(bad_granularity), V(bad_merge), V(only_with_present), V(bitmap_source_same),
-      V(too_many_actions), V(too_many_sources), V(force_share)).
+      V(too_many_actions), V(too_many_sources), V(bad_limit), V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
       V(open_failed), V(no_space), V(no_journal), V(read_failed), V(write_failed), V(transaction),
@@ -395,6 +410,7 @@ save_time()  # on the imports below
 from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
     FORCE_SHARE_ARGUMENT,
     IMAGES_ARGUMENTS,
+    LIMIT_ARGUMENT,
     LINKS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.bitmap import bitmap_flow
@@ -404,6 +420,7 @@ ARGUMENTS = {
     **IMAGES_ARGUMENTS,
     **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
+    **LIMIT_ARGUMENT,
     "name": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "granularity": {"type": "str"},

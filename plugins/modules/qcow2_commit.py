@@ -201,11 +201,18 @@ base_resized:
   sample: false
 bitmaps:
   description:
-    - The bitmaps of the overlay that O(bitmaps) was about. Characters that cannot be printed are replaced by U+FFFD.
+    - The bitmaps of the overlay that O(bitmaps) was about, the first 300 of them. Characters that cannot be printed
+      are replaced by U+FFFD.
   returned: success
   type: list
   elements: str
   sample: []
+bitmap_count:
+  description: How many they are.
+  returned: success
+  type: int
+  version_added: 0.3.0
+  sample: 0
 dropped:
   description: Whether the overlay is not there any more. In check mode, whether it would not be.
   returned: success

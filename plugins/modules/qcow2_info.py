@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - airlock.images._attributes.actiongroup
   - airlock.images._attributes.info_module
   - airlock.images._images
+  - airlock.images._images.limited
   - airlock.images._images.chain
   - airlock.images._images.links
   - airlock.images._images.sandbox
@@ -229,7 +230,7 @@ images:
       description: How many persistent bitmaps the image has, stale ones not counted.
       type: int
     bitmaps:
-      description: The bitmaps, in the form of RV(bitmaps).
+      description: The bitmaps, in the form of RV(bitmaps), the last ones where there are too many.
       type: list
       elements: dict
       version_added: 0.2.0
@@ -256,18 +257,36 @@ images:
       returned: success, with O(chain=true)
       version_added: 0.2.0
       sample: web.qcow2
+    snapshot_count:
+      description: How many snapshots the image has.
+      type: int
+      version_added: 0.3.0
     snapshots:
-      description: The snapshots, in the form of RV(snapshots).
+      description: The snapshots, in the form of RV(snapshots), the last ones where there are too many.
       type: list
       elements: dict
+    truncated:
+      description: Whether snapshots or bitmaps of the image were left out, see O(limit).
+      type: bool
+      version_added: 0.3.0
     listing:
       description: The snapshots, in the form of RV(listing).
       type: str
+      returned: success, when nothing was left out
+truncated:
+  description:
+    - Whether snapshots or bitmaps of any image were left out, see O(limit). A condition that looks into their lists
+      has to ask for this first.
+    - RV(snapshots), RV(bitmaps) and RV(listing) are not there then, RV(images) has what is returned.
+  returned: success
+  type: bool
+  version_added: 0.3.0
+  sample: false
 snapshots:
   description:
     - The snapshots of the image, in the order of its table.
     - Bytes of a name or an id that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
-  returned: success, when O(path) is one image
+  returned: success, when O(path) is one image and nothing was left out
   type: list
   elements: dict
   contains:
@@ -309,7 +328,7 @@ listing:
   description:
     - The snapshots as the table that C(qemu-img snapshot -l) prints, with control characters escaped. Empty without
       snapshots. Dates are in the managed host's time zone.
-  returned: success, when O(path) is one image
+  returned: success, when O(path) is one image and nothing was left out
   type: str
   sample: |
     Snapshot list:
@@ -319,7 +338,7 @@ bitmaps:
   description:
     - The bitmaps of the image, in the order of its directory.
     - Bytes of a name that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
-  returned: success, when O(path) is one image
+  returned: success, when O(path) is one image and nothing was left out
   type: list
   elements: dict
   version_added: 0.2.0
@@ -432,7 +451,7 @@ error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
-      V(bad_extents)).
+      V(bad_extents), V(bad_limit)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(in_use), V(open_failed),
       V(read_failed)).
@@ -467,6 +486,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     CHAIN_ARGUMENTS,
     FORCE_SHARE_ARGUMENT,
     IMAGES_ARGUMENTS,
+    LIMIT_ARGUMENT,
     LINKS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.info import info_flow
@@ -476,6 +496,7 @@ ARGUMENTS = {
     **IMAGES_ARGUMENTS,
     **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
+    **LIMIT_ARGUMENT,
     "format": {"type": "str", "choices": ["qcow2", "vmdk"], "default": "qcow2"},
     "dirty_extents": {"type": "bool", "default": False},
     "bitmap": {"type": "str"},

@@ -24,6 +24,7 @@ extends_documentation_fragment:
   - airlock.images._attributes.actiongroup
   - airlock.images._images
   - airlock.images._images.links
+  - airlock.images._images.limited
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -198,15 +199,27 @@ images:
       returned: success
       sample: 10737418240
     snapshots:
-      description: The snapshots, in the form of RV(snapshots).
+      description: The snapshots, in the form of RV(snapshots), the last ones where there are too many.
       type: list
       elements: dict
       returned: success
       sample: []
+    snapshot_count:
+      description: How many snapshots there are.
+      type: int
+      returned: success
+      version_added: 0.3.0
+      sample: 0
+    truncated:
+      description: Whether snapshots of the image were left out, see O(limit).
+      type: bool
+      returned: success
+      version_added: 0.3.0
+      sample: false
     listing:
       description: The snapshots, in the form of RV(listing).
       type: str
-      returned: success
+      returned: success, when nothing was left out
       sample: ""
     leaked_clusters:
       description:
@@ -221,16 +234,32 @@ images:
       returned: O(state=applied)
       sample: 17
     removed:
-      description: The snapshots that O(retention) deleted, in the form of RV(snapshots). In check mode, would delete.
+      description:
+        - The snapshots that O(retention) deleted, in the form of RV(snapshots). In check mode, would delete.
+        - The last ones where there are too many.
       type: list
       elements: dict
       returned: when O(retention) was given
       sample: []
+    removed_count:
+      description: How many they are.
+      type: int
+      returned: when O(retention) was given
+      version_added: 0.3.0
+      sample: 0
+truncated:
+  description:
+    - Whether snapshots of any image were left out, see O(limit).
+    - RV(snapshots) and RV(listing) are not there then, RV(images) has what is returned.
+  returned: success
+  type: bool
+  version_added: 0.3.0
+  sample: false
 snapshots:
   description:
     - The snapshots that the image has now, in the order of its table. In check mode, those that it would have.
     - Bytes of a name or an id that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
-  returned: success, when O(path) is one image
+  returned: success, when O(path) is one image and nothing was left out
   type: list
   elements: dict
   contains:
@@ -289,7 +318,7 @@ listing:
     - The snapshots as the table that C(qemu-img snapshot -l) prints, with control characters escaped. Empty without
       snapshots. Dates are in the managed host's time zone.
     - In check mode, the row of a snapshot to be created has no id, and the time of the check.
-  returned: success, when O(path) is one image
+  returned: success, when O(path) is one image and nothing was left out
   type: str
   sample: |
     Snapshot list:
@@ -329,7 +358,7 @@ error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
-      V(control_character), V(snapshot_id_with_present), V(bad_retention), V(force_share)).
+      V(control_character), V(snapshot_id_with_present), V(bad_retention), V(bad_limit), V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
       V(open_failed), V(no_space), V(no_journal), V(read_failed), V(write_failed), V(transaction),
@@ -379,6 +408,7 @@ save_time()  # on the imports below
 from ansible_collections.airlock.images.plugins.module_utils._module.arguments import (
     FORCE_SHARE_ARGUMENT,
     IMAGES_ARGUMENTS,
+    LIMIT_ARGUMENT,
     LINKS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
@@ -388,6 +418,7 @@ ARGUMENTS = {
     **IMAGES_ARGUMENTS,
     **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
+    **LIMIT_ARGUMENT,
     "name": {"type": "str"},
     "snapshot_id": {"type": "str"},
     "state": {"type": "str", "choices": ["present", "absent", "applied"], "default": "present"},

@@ -16,6 +16,10 @@ IMAGES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "timeout": {"type": "int", "default": 300},
 }
 
+LIMIT_ARGUMENT: dict[str, dict[str, t.Any]] = {
+    "limit": {"type": "int", "default": 1000},
+}
+
 FORCE_SHARE_ARGUMENT: dict[str, dict[str, t.Any]] = {
     "force_share": {"type": "bool", "default": False},
 }

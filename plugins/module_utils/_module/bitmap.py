@@ -10,9 +10,11 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors, facts
+from ..sandbox.bitmaps import Bitmap
 from .bitmap_plan import Plan
 from .bitmap_sources import Sources
 from .bitmap_wanted import Wanted
+from .bounded import Room, check_limit
 from .group import for_each, open_images, sandbox_summary
 
 
@@ -20,6 +22,7 @@ def bitmap_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """Carries out the task; returns what RETURN of qcow2_bitmap says. Raises errors.ArgumentError, GroupError."""
     params = module.params
     timeout, force_share = params["timeout"], params["force_share"]
+    check_limit(params["limit"])
     wanted = Wanted(params)
     if force_share and not module.check_mode:
         raise errors.ArgumentError(
@@ -49,15 +52,18 @@ def bitmap_flow(module: AnsibleModule) -> dict[str, t.Any]:
 
 
 def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
+    images = [_image_record(plan, len(plans), module.params["limit"]) for plan in plans]
     result: dict[str, t.Any] = {
         "changed": any(plan.changed for plan in plans),
-        "images": [_image_record(plan) for plan in plans],
+        "images": images,
+        "truncated": any(image["truncated"] for image in images),
     }
-    if len(plans) == 1:
-        result["bitmap"] = result["images"][0]["bitmap"]
-        result["bitmaps"] = result["images"][0]["bitmaps"]
+    if len(images) == 1:
+        result["bitmap"] = images[0]["bitmap"]
+        if not result["truncated"]:
+            result["bitmaps"] = images[0]["bitmaps"]
     if module._diff:
-        result["diff"] = [_image_diff(plan) for plan in plans]
+        result["diff"] = [_image_diff(plan, len(plans)) for plan in plans]
     for plan in plans:
         if plan.leaked_clusters:
             from .report import leak_warning
@@ -66,39 +72,44 @@ def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
     return result
 
 
-def _image_record(plan: Plan) -> dict[str, t.Any]:
-    """One element of RETURN's `images`."""
-    records = [facts.bitmap_facts(bitmap) for bitmap in plan.after]
-    meant = [record for record, bitmap in zip(records, plan.after) if bitmap.name == plan.wanted.name]
+def _image_record(plan: Plan, images: int, limit: int) -> dict[str, t.Any]:
+    """One element of RETURN's `images`, of so many. limit: of bitmaps."""
+    records = Room(images, limit).last_of(plan.after, facts.bitmap_facts)
+    meant = next((bitmap for bitmap in plan.after if bitmap.name == plan.wanted.name), None)
     return {
         "path": plan.path,
         "changed": plan.changed,
         "virtual_size": plan.virtual_size,
-        "bitmap": meant[0] if meant else None,
+        "bitmap": None if meant is None else facts.bitmap_facts(meant),
         "bitmaps": records,
-        "bitmap_count": len(records),
+        "bitmap_count": len(plan.after),
+        "truncated": len(records) < len(plan.after),
         "leaked_clusters": plan.leaked_clusters,
     }
 
 
-def _image_diff(plan: Plan) -> dict[str, str]:
-    """One element of the diff, made from the values that the task works with."""
+def _image_diff(plan: Plan, images: int) -> dict[str, str]:
+    """One element of the diff, of so many, made from the values that the task works with."""
+    from .diffs import both_sides
+
+    before, after = both_sides(plan.before, plan.after, _diff_line, images)
     return {
         "before_header": plan.path,
         "after_header": plan.path,
-        "before": _diff_text(plan.virtual_size, plan.before),
-        "after": _diff_text(plan.virtual_size, plan.after),
+        "before": _diff_text(plan.virtual_size, before),
+        "after": _diff_text(plan.virtual_size, after),
     }
 
 
-def _diff_text(virtual_size: int, bitmaps: t.Sequence[t.Any]) -> str:
+def _diff_text(virtual_size: int, lines: t.Sequence[str]) -> str:
     """One side of an image's diff."""
-    lines = [f"disk size: {virtual_size} bytes"]
-    for bitmap in bitmaps:
-        state = "recording" if bitmap.recording else "not recording"
-        if bitmap.inconsistent:
-            bits = "inconsistent (stale)" if bitmap.stale else "inconsistent (in use)"
-        else:
-            bits = f"{bitmap.dirty_bytes} bytes dirty"
-        lines.append(f"bitmap {errors.clean(bitmap.name)}: granularity {bitmap.granularity}, {state}, {bits}")
-    return "\n".join(lines) + "\n"
+    return "\n".join([f"disk size: {virtual_size} bytes", *lines]) + "\n"
+
+
+def _diff_line(bitmap: Bitmap) -> str:
+    state = "recording" if bitmap.recording else "not recording"
+    if bitmap.inconsistent:
+        bits = "inconsistent (stale)" if bitmap.stale else "inconsistent (in use)"
+    else:
+        bits = f"{bitmap.dirty_bytes} bytes dirty"
+    return f"bitmap {errors.clean(bitmap.name)}: granularity {bitmap.granularity}, {state}, {bits}"

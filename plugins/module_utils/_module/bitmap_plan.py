@@ -67,7 +67,7 @@ class Plan:
             actions.append(Action.add(wanted.granularity or (there[0].granularity if there else 0)))
         elif wanted.cleared and kept.dirty_count != 0:
             actions.append(Action.clear())
-        actions += [self._merge(merge, sources) for merge in wanted.merges if not self._may_skip(merge, sources)]
+        actions += [self._merge(merge, sources) for merge in self._merges(sources)]
         if wanted.enabled is not None and wanted.enabled != (kept is None or kept.recording):
             actions.append(Action.enable() if wanted.enabled else Action.disable())
         return actions
@@ -75,13 +75,13 @@ class Plan:
     def _merge(self, merge: Merge, sources: t.Mapping[str, Source]) -> Action:
         return Action.merge(merge.name, None if merge.path is None else sources[merge.path].opened.image)
 
-    def _may_skip(self, merge: Merge, sources: t.Mapping[str, Source]) -> bool:
-        """Whether a merge's bitmap is not there and need not be."""
-        if not merge.ignore_missing:
-            return False
-        if merge.path is None:
-            return all(bitmap.name != merge.name for bitmap in self.before)
-        return merge.name not in sources[merge.path].names
+    def _merges(self, sources: t.Mapping[str, Source]) -> t.Iterator[Merge]:
+        """All but those whose bitmap is not there and need not be."""
+        asked = {merge.name for merge in self.wanted.merges if merge.ignore_missing and merge.path is None}
+        there = {bitmap.name for bitmap in self.before if bitmap.name in asked} if asked else frozenset()
+        for merge in self.wanted.merges:
+            if not merge.ignore_missing or merge.name in (there if merge.path is None else sources[merge.path].names):
+                yield merge
 
     def _fault(self, there: t.Sequence[Bitmap]) -> errors.BitmapError | None:
         """Why the bitmap that is there cannot be the one that is wanted."""

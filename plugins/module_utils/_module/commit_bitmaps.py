@@ -14,9 +14,12 @@ from ..sandbox.images import Limits
 from .clock import Clock
 from .commit_wanted import Wanted
 
+NAMES_MAX = 300  # that are returned, however many an image has; each takes up to 3 KiB as JSON
+
 
 class Plan:
-    """names: of the bitmaps that the task's policy is about, printable. any: whether there is anything to do for them.
+    """names: of the bitmaps that the task's policy is about, printable, the first NAMES_MAX; count: of all of them.
+    any: whether there is anything to do for them.
 
     Made before anything is written; raises BitmapError for what the policy, or the base, does not allow.
     """
@@ -29,7 +32,8 @@ class Plan:
         self._clock = clock
         self._policy = wanted.bitmaps
         self._found = self._listed(top)
-        self.names = [errors.clean(bitmap.name) for bitmap in self._found]
+        self.count = len(self._found)
+        self.names = [errors.clean(bitmap.name) for bitmap in self._found[:NAMES_MAX]]
         if self._found and self._policy == "refuse":
             raise errors.BitmapError(
                 f"{self._overlay} has persistent bitmaps ({len(self._found)}; the first is '{self.names[0]}'), which "
@@ -43,7 +47,7 @@ class Plan:
         if self._found and self._policy == "merge":
             self._check_merge(resized)
 
-    def _listed(self, layer: Layer) -> tuple[Bitmap, ...]:
+    def _listed(self, layer: Layer) -> t.Sequence[Bitmap]:
         """The bitmaps of a layer; other formats than qcow2 have none."""
         if layer.format != "qcow2":
             return ()

@@ -39,7 +39,7 @@ def _foresee(plan: Plan) -> None:
             ),
         )
     elif plan.wanted.state == "absent":
-        snapshots = tuple(snapshot for snapshot in snapshots if snapshot is not plan.found)
+        snapshots = tuple(snapshot for at, snapshot in enumerate(snapshots) if at != plan.found_at)
     elif plan.comparison is not None:
         _refuse(plan, plan.comparison)
         size = plan.comparison.disk_size

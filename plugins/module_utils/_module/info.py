@@ -13,17 +13,25 @@ from ansible.module_utils.basic import AnsibleModule
 from ..sandbox import bitmaps, errors, facts, info
 from . import report
 from .arguments import image_text
+from .bounded import Room, check_limit, size_of
 from .group import OpenImage, for_each, open_images, sandbox_summary
 
-# Told at the top for one image.
-SINGLE = ("snapshots", "listing", "bitmaps", "dirty_extents", "extents_next", "chain", "chain_drawing")
+# Told at the top for one image, as far as its record has them.
+SINGLE = ("listing", "dirty_extents", "extents_next", "chain", "chain_drawing")
+LISTS = ("snapshots", "bitmaps")  # these if they are whole
 
 
 def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """Reads the images; returns what RETURN of qcow2_info says. Raises errors.ArgumentError, GroupError."""
     params = module.params
-    record = _vmdk_record if params["format"] == "vmdk" else _image_record
+    limit = check_limit(params["limit"])
     wanted = Extents(params) if params["dirty_extents"] else None
+
+    def record(subject: OpenImage) -> dict[str, t.Any]:
+        if params["format"] == "vmdk":
+            return _vmdk_record(subject, wanted)
+        return _image_record(subject, wanted, len(params["path"]), limit)
+
     with open_images(
         params["path"],
         params["timeout"],
@@ -31,10 +39,16 @@ def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
         force_share=params["force_share"],
         follow_links=params["follow_links"],
     ) as subjects:
-        images = for_each(lambda subject: {**record(subject, wanted), **_chain(subject, params)}, subjects)
-    result: dict[str, t.Any] = {"changed": False, "images": images, "sandbox": sandbox_summary(subjects)}
+        images = for_each(lambda subject: {**record(subject), **_chain(subject, params)}, subjects)
+    result: dict[str, t.Any] = {
+        "changed": False,
+        "images": images,
+        "truncated": any(image["truncated"] for image in images),
+        "sandbox": sandbox_summary(subjects),
+    }
     if len(images) == 1:
-        result.update({key: images[0][key] for key in SINGLE if key in images[0]})
+        keys = SINGLE if result["truncated"] else LISTS + SINGLE
+        result.update({key: images[0][key] for key in keys if key in images[0]})
     return result
 
 
@@ -53,16 +67,23 @@ class Extents:
             )
 
 
-def _image_record(subject: OpenImage, wanted: Extents | None) -> dict[str, t.Any]:
-    """One element of RETURN's `images`."""
+def _image_record(subject: OpenImage, wanted: Extents | None, images: int, limit: int) -> dict[str, t.Any]:
+    """One element of RETURN's `images`, of so many. limit: of snapshots, and of bitmaps."""
     image: info.ImageInfo = subject.run(info.image_info)
     asked = (wanted.bitmap, wanted.limit, wanted.start) if wanted else ()
     listed: bitmaps.BitmapList = subject.run(bitmaps.list_bitmaps, True, *asked)
-    record = facts.image_facts(subject.path, image, listed.bitmaps)
-    record.update(path=subject.path, listing=report.listing(image.snapshots))
+    extents = [extent._asdict() for extent in listed.extents]
+    room = Room(images, limit, size_of(extents))
+    shown = room.last_of(listed.bitmaps, facts.bitmap_facts, share=0.5)
+    snapshots = room.last_of(image.snapshots, facts.snapshot_facts, report.row)
+    record = facts.image_facts(subject.path, image, shown, snapshots)
+    whole = len(shown) == len(listed.bitmaps) and len(snapshots) == len(image.snapshots)
+    record.update(path=subject.path, truncated=not whole)
+    if whole:
+        record["listing"] = report.listing(image.snapshots)
     if wanted:
         complete = listed.extents_end >= listed.virtual_size
-        record["dirty_extents"] = [extent._asdict() for extent in listed.extents]
+        record["dirty_extents"] = extents
         record["extents_next"] = None if complete else listed.extents_end
     return record
 
@@ -77,7 +98,8 @@ def _vmdk_record(subject: OpenImage, wanted: Extents | None) -> dict[str, t.Any]
             "dirty_extents out.",
             "bitmap_not_found",
         )
-    return {**facts.vmdk_facts(subject.path, subject.run(vmdk_info)), "path": subject.path, "listing": ""}
+    record = facts.vmdk_facts(subject.path, subject.run(vmdk_info))
+    return {**record, "path": subject.path, "truncated": False, "listing": ""}
 
 
 def _chain(subject: OpenImage, params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:

@@ -57,9 +57,10 @@ class Wanted:
 class Plan:
     """What is to be done with one image; made from one read of it, before anything is written.
 
-    found: the snapshot that the task means, if there is one. creates: whether it is missing and wanted. outdated: the
-    snapshots that retention lets go. comparison: of the one found with the active disk, for state 'applied'. changed:
-    whether there is anything to do. after: the snapshots that there are in the end, or would be.
+    found: the snapshot that the task means, if there is one, and found_at its place in the table. creates: whether it
+    is missing and wanted. outdated: the snapshots that retention lets go. comparison: of the one found with the active
+    disk, for state 'applied'. changed: whether there is anything to do. after: the snapshots that there are in the end,
+    or would be.
     """
 
     def __init__(self, subject: OpenImage, wanted: Wanted) -> None:
@@ -68,7 +69,8 @@ class Plan:
         self.before: snapshots.SnapshotList = subject.run(snapshots.list_snapshots)
         self.after = self.before
         self.leaked_clusters: int | None = None
-        self.found = self._find()
+        self.found_at = self._find()
+        self.found = None if self.found_at is None else self.before.snapshots[self.found_at]
         self.comparison: snapshots.Comparison | None = None
         self.creates = wanted.state == "present" and bool(wanted.name) and self.found is None
         self.outdated: tuple[snapshots.Snapshot, ...] = ()
@@ -97,10 +99,11 @@ class Plan:
             )
         return snapshots.Selector.by_id(self.found.id, name=self.found.name)
 
-    def _find(self) -> snapshots.Snapshot | None:
-        found = [snapshot for snapshot in self.before.snapshots if self.wanted.matches(snapshot)]
+    def _find(self) -> int | None:
+        there = self.before.snapshots
+        found = [index for index, snapshot in enumerate(there) if self.wanted.matches(snapshot)]
         if len(found) > 1 and self.wanted.state != "present":
-            ids = ", ".join(errors.clean(snapshot.id) for snapshot in found[:20])
+            ids = ", ".join(errors.clean(there[index].id) for index in found[:20])
             raise errors.ArgumentError(
                 f"{errors.clean(self.path)}: {len(found)} snapshots match {self.wanted}, with the ids {ids}. "
                 "Choose one with snapshot_id.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ..sandbox import errors
-from ..sandbox.listing import format_listing
+from ..sandbox.listing import format_listing, listing_row
 from ..sandbox.snapshot_facts import snapshot_facts
 from ..sandbox.snapshots import Snapshot
 
@@ -27,15 +27,21 @@ def listing(snapshots: t.Sequence[Snapshot]) -> str:
     return format_listing(snapshots, escape=True).decode("utf-8", "replace")
 
 
-def diff_text(disk_size: int, active: str, snapshots: t.Sequence[t.Mapping[str, t.Any]]) -> str:
-    """One side of an image's diff. active: what to say of the disk's own content, may be empty."""
-    lines = [f"disk size: {disk_size} bytes"]
-    if active:
-        lines.append(f"active state: {active}")
-    for record in snapshots:
-        date = record["date"]["iso8601"] or "date not known yet"
-        lines.append(f"snapshot {record['id'] or '(new)'}: {record['name']}, {date}, {record['disk_size']} bytes")
-    return "\n".join(lines) + "\n"
+def row(snapshot: Snapshot) -> str:
+    """Its line in listing()."""
+    return listing_row(snapshot, escape=True).decode("utf-8", "replace")
+
+
+def diff_text(disk_size: int, active: str, lines: t.Sequence[str]) -> str:
+    """One side of an image's diff. active: what to say of the disk's own content, may be empty. lines: of snapshots."""
+    head = [f"disk size: {disk_size} bytes", *([f"active state: {active}"] if active else [])]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def diff_line(record: t.Mapping[str, t.Any]) -> str:
+    """What the diff says of a snapshot."""
+    date = record["date"]["iso8601"] or "date not known yet"
+    return f"snapshot {record['id'] or '(new)'}: {record['name']}, {date}, {record['disk_size']} bytes"
 
 
 def leak_warning(path: str, clusters: int) -> str:

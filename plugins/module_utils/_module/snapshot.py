@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors
 from ..sandbox.snapshot_facts import snapshot_facts
+from ..sandbox.snapshots import Snapshot
 from . import report
+from .bounded import Room, check_limit
 from .group import for_each, open_images, sandbox_summary
 from .plan import Plan, Wanted
 
@@ -22,6 +25,7 @@ def snapshot_flow(module: AnsibleModule) -> dict[str, t.Any]:
     Raises errors.ArgumentError, GroupError.
     """
     params = module.params
+    check_limit(params["limit"])
     wanted = Wanted(params)
     if params["force_share"] and not module.check_mode:
         raise errors.ArgumentError(
@@ -56,58 +60,73 @@ def _go_on(plans: t.Sequence[Plan], check_mode: bool) -> None:
 
 
 def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
+    images = [_image_record(module, plan, len(plans)) for plan in plans]
     result: dict[str, t.Any] = {
         "changed": any(plan.changed for plan in plans),
-        "images": [_image_record(module, plan) for plan in plans],
+        "images": images,
+        "truncated": any(image["truncated"] for image in images),
         "sandbox": sandbox_summary([plan.subject for plan in plans]),
     }
-    if len(plans) == 1:
-        result["snapshots"] = result["images"][0]["snapshots"]
-        result["listing"] = result["images"][0]["listing"]
+    if len(images) == 1 and not result["truncated"]:
+        result["snapshots"] = images[0]["snapshots"]
+        result["listing"] = images[0]["listing"]
     if module._diff:
-        result["diff"] = [_image_diff(module, plan) for plan in plans]
+        result["diff"] = [_image_diff(module, plan, len(plans)) for plan in plans]
     for plan in plans:
         if plan.leaked_clusters:
             module.warn(report.leak_warning(plan.path, plan.leaked_clusters))
     return result
 
 
-def _records(module: AnsibleModule, plan: Plan) -> list[dict[str, t.Any]]:
-    """What there is now, or in check mode would be."""
-    records = [snapshot_facts(snapshot) for snapshot in plan.after.snapshots]
-    if module.check_mode and plan.creates:
-        records[-1] = report.predicted_record(plan.after.snapshots[-1])
-    return records
+def _facts(module: AnsibleModule, plan: Plan, snapshot: Snapshot) -> dict[str, t.Any]:
+    """The record of a snapshot that there is now, or in check mode would be."""
+    foreseen = module.check_mode and plan.creates and not snapshot.id and snapshot == plan.after.snapshots[-1]
+    return report.predicted_record(snapshot) if foreseen else snapshot_facts(snapshot)
 
 
-def _image_record(module: AnsibleModule, plan: Plan) -> dict[str, t.Any]:
-    """One element of RETURN's `images`."""
+def _image_record(module: AnsibleModule, plan: Plan, images: int) -> dict[str, t.Any]:
+    """One element of RETURN's `images`, of so many."""
+    after = plan.after.snapshots
+    room = Room(images, module.params["limit"])
+    removed = room.last_of(plan.outdated, snapshot_facts, share=0.5)
+    shown = room.last_of(after, functools.partial(_facts, module, plan), report.row)
+    truncated = len(shown) < len(after) or len(removed) < len(plan.outdated)
     record = {
         "path": plan.path,
         "changed": plan.changed,
         "virtual_size": plan.after.virtual_size,
-        "snapshots": _records(module, plan),
-        "listing": report.listing(plan.after.snapshots),
+        "snapshots": shown,
+        "snapshot_count": len(after),
+        "truncated": truncated,
         "leaked_clusters": plan.leaked_clusters,
     }
+    if not truncated:
+        record["listing"] = report.listing(after)
     if plan.wanted.retention is not None:
-        record["removed"] = [snapshot_facts(snapshot) for snapshot in plan.outdated]
+        record["removed"] = removed
+        record["removed_count"] = len(plan.outdated)
     if plan.comparison is not None:
         record["differing_clusters"] = plan.comparison.differing_clusters
     return record
 
 
-def _image_diff(module: AnsibleModule, plan: Plan) -> dict[str, str]:
-    """One element of the diff, made from the values that the task works with."""
+def _image_diff(module: AnsibleModule, plan: Plan, images: int) -> dict[str, str]:
+    """One element of the diff, of so many, made from the values that the task works with."""
+    from .diffs import both_sides
+
     before, after = "", ""
     if plan.comparison is not None:
         after = f"equals snapshot {plan.wanted}"
         clusters = plan.comparison.differing_clusters
         before = f"differs from snapshot {plan.wanted} in {clusters} clusters" if plan.changed else after
-    records = [snapshot_facts(snapshot) for snapshot in plan.before.snapshots]
+
+    def line(snapshot: Snapshot) -> str:
+        return report.diff_line(_facts(module, plan, snapshot))
+
+    lines = both_sides(plan.before.snapshots, plan.after.snapshots, line, images)
     return {
         "before_header": plan.path,
         "after_header": plan.path,
-        "before": report.diff_text(plan.before.virtual_size, before, records),
-        "after": report.diff_text(plan.after.virtual_size, after, _records(module, plan)),
+        "before": report.diff_text(plan.before.virtual_size, before, lines[0]),
+        "after": report.diff_text(plan.after.virtual_size, after, lines[1]),
     }

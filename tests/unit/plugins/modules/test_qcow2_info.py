@@ -45,6 +45,8 @@ def test_a_plain_image(run_module: Run, script: Script) -> None:
         "data_file": None,
         "bitmap_count": 0,
         "bitmaps": [],
+        "snapshot_count": 1,
+        "truncated": False,
     }
     assert "dirty_extents" not in answer
 

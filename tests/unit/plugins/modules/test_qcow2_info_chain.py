@@ -121,6 +121,8 @@ def test_vmdk(run_module: Run, vmdk: str) -> None:
             "backing_format": "vmdk",
             "bitmaps": [],
             "snapshots": [],
+            "snapshot_count": 0,
+            "truncated": False,
             "listing": "",
         }
     ]
