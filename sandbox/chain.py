@@ -239,7 +239,8 @@ class _Opener:
         while layers[-1].backing_name:
             above = layers[-1]
             home = above.image.place.directory
-            reference = Reference(above.backing_name, "backing", above.path)
+            sectors = getattr(above.info, "descriptor_sectors", 0)
+            reference = Reference(above.backing_name, "backing", above.path, sectors)
             if len(layers) >= depth_limit:
                 from . import reference_refusals
 

@@ -11,31 +11,31 @@ from __future__ import annotations
 import errno
 import os
 
-from .errors import PATH_LIMIT, ChainError, clean
+from .errors import PATH_LIMIT, ChainError, clean, quote
 from .reference_rules import NAME_MAX, Reference, RuleError
+from .wording import edit_descriptor
 
 _ROLES = {"backing": "backing file", "data_file": "data file"}
-_RELINK = 'Name a file with "qemu-img rebase -u", if you know the image.'
 _ALLOW = "If you trust the image, add the directory of the file to allowed_roots (--allowed-root)"
 
 WORDINGS = {
     "name_empty": "The name is empty.",
-    "name_nul": f"There is a NUL in the name, which no file's name has. {_RELINK}",
+    "name_nul": "There is a NUL in the name, which no file's name has. {relink}",
     "protocol": "What stands in front of the colon is a protocol to QEMU. Protocols, URLs and json: are never opened. "
-    f"{_RELINK} One with a colon is written with ./ in front.",
-    "name_long": f"The name has more than {NAME_MAX} bytes, or a part of it more than 255. {_RELINK}",
+    "{relink} One with a colon is written with ./ in front.",
+    "name_long": f"The name has more than {NAME_MAX} bytes, or a part of it more than 255. {{relink}}",
     "absolute": f"An absolute name must lead into the directory of the image, or into one of allowed_roots. {_ALLOW}.",
     "outside": f"The name leads out of the directory of the image, and into none of allowed_roots. {_ALLOW}.",
     "symlink": "A symbolic link on the way leads out of the directory of the image and of allowed_roots. If you trust "
     "the link, add the directory that it leads to to allowed_roots.",
     "symlink_loop": "There are more than 40 symbolic links on the way. Name the file itself.",
-    "not_found": 'There is no such file. Put it there, or name another one with "qemu-img rebase -u".',
+    "not_found": "There is no such file. Put it there. {relink}",
     "permission": "It may not be opened. Run this as a user who may, or change the file's permissions.",
     "not_regular": "That is no regular file. Directories, FIFOs, sockets and character devices are never opened. "
-    f"{_RELINK}",
+    "{relink}",
     "block_device": "That is a block device, which an image alone may not choose. If you trust the image, add the "
     "device to allowed_roots.",
-    "loop": f"That is a file which the chain has already: a chain that returns to itself has no end. {_RELINK}",
+    "loop": "That is a file which the chain has already: a chain that returns to itself has no end. {relink}",
     "open_failed": "It cannot be opened: {reason}.",
 }
 _RULES_OF_ERRORS = {
@@ -60,7 +60,7 @@ def refusal(reference: Reference, error: RuleError | OSError, path: str) -> Chai
         rule = _RULES_OF_ERRORS.get(error.errno or 0, "open_failed")
         reason = os.strerror(error.errno or 0)
         reports = [f"Could not open '{path}': Could not open '{path}': {reason}"]
-    message = f"{_subject(reference)} is not opened. {WORDINGS[rule].format(reason=reason)}"
+    message = f"{_subject(reference)} is not opened. {WORDINGS[rule].format(reason=reason, relink=_relink(reference))}"
     return ChainError(message, reports, f"{reference.role}_{rule}")
 
 
@@ -100,6 +100,17 @@ def hard_links(path: str, count: int, is_data_file: bool) -> ChainError:
         "name it itself in allowed_roots (--allowed-root).",
         code=f"{role}_hard_links",
     )
+
+
+def _relink(reference: Reference) -> str:
+    """How another file is named: nothing is opened for it, so that the image must be known."""
+    image = quote(reference.image)
+    if reference.descriptor_sectors:
+        edit = edit_descriptor(image, reference.descriptor_sectors)
+        return f"If you know the image, name another file in parentFileNameHint of its descriptor: {edit}"
+    if reference.role == "data_file":
+        return "If you know the image, restore it together with its data file."
+    return f'If you know the image, name another file: "airlock rebase -u -b FILE -F FORMAT {image}".'
 
 
 def _subject(reference: Reference) -> str:

@@ -18,11 +18,13 @@ PART_MAX = 255  # bytes: no file system has longer names
 
 class Reference(t.NamedTuple):
     """A name and where it stands. name: bytes of the image's maker. role: "backing" or "data_file". image: the path of
-    the image that names it."""
+    the image that names it. descriptor_sectors: of the text that has the name, in a vmdk image; 0: of another format.
+    """
 
     name: bytes
     role: str
     image: str
+    descriptor_sectors: int = 0
 
 
 class RuleError(Exception):

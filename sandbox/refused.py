@@ -147,6 +147,7 @@ def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) 
     fields["target"] = refusals.TABLES.get(arguments[5], f"table of kind {arguments[5]}")
     nameless = [f"Unknown incompatible feature: {arguments[0]:x}"] if arguments[0] else []
     fields["features"] = ", ".join([fields["text"], *nameless] if fields["text"] else nameless)
+    fields.update(vmdk_refusals.fields(int(header.code), arguments, text, shell_path))
     faults = vmdk_refusals.VMDK_FAULTS.get(int(header.code), {})
     fields["fault"] = faults.get(arguments[0], f"unknown fault {arguments[0]}").format(**fields)
     fields["a_id"], fields["b_id"] = (f"{value & 0xFFFFFFFF:08x}" for value in arguments[:2])

@@ -15,12 +15,14 @@ if t.TYPE_CHECKING:
 
 _FAMILY = "chain"
 _GRAIN_MAX = 1 << 30
+_DESCRIPTOR_MAX = 20
 
 
 class VmdkInfo(t.NamedTuple):
     """Facts of the format. Sizes in bytes; the backing file's name as it stands in the image, unchecked.
 
     content_id: another one whenever the disk has been written to; parent_content_id: that which the backing file had.
+    descriptor_sectors: of its text, which begins with the second sector of the file.
     """
 
     version: int
@@ -30,6 +32,7 @@ class VmdkInfo(t.NamedTuple):
     zeroed_grains: bool
     content_id: int
     parent_content_id: int
+    descriptor_sectors: int
     backing_name: bytes
     report: Report
 
@@ -67,6 +70,8 @@ def vmdk_info(image: Image, limits: Limits | None = None) -> VmdkInfo:
     grain = result.grain_size
     if payload or not 1 <= result.version <= 3 or not 512 <= grain <= _GRAIN_MAX or grain & (grain - 1):
         raise errors.GuestProtocolError("The guest's answer has an impossible version or grain size.")
+    if not 1 <= result.descriptor_sectors <= _DESCRIPTOR_MAX:
+        raise errors.GuestProtocolError("The guest's answer has an impossible length of a descriptor.")
     if result.virtual_size % 512 or not 0 < result.virtual_size < 1 << 63:
         raise errors.GuestProtocolError("The guest's answer has an impossible size of a disk.")
     return VmdkInfo(
@@ -77,6 +82,7 @@ def vmdk_info(image: Image, limits: Limits | None = None) -> VmdkInfo:
         zeroed_grains=bool(result.zeroed_grains),
         content_id=result.content_id,
         parent_content_id=result.parent_content_id,
+        descriptor_sectors=result.descriptor_sectors,
         backing_name=calls.text(result.backing_name, result.backing_name_length, 1023, "a backing file's name"),
         report=report,
     )

@@ -8,9 +8,16 @@ qemu-img's texts: block/vmdk.c of QEMU 10.0.
 
 from __future__ import annotations
 
-from .wording import COMMIT, OPEN, RESTORE, Wording
+import typing as t
 
-_CONVERT = 'Convert a copy of it with "qemu-img convert -O vmdk" or "-O qcow2".'
+from .errors import clean
+from .wording import COMMIT, CONVERT, OPEN, RESTORE, Wording, edit_descriptor
+
+_ELSEWHERE = (
+    "Its data is in other files, first in '{extent}'; none of them was opened. \"qemu-img convert\" reads every file "
+    "that the descriptor names, whatever it is, into its result. Look at all names in it; if you trust the image, "
+    "convert it with that."
+)
 
 
 def _header(code: str, message: str, qemu: str = "") -> Wording:
@@ -31,25 +38,28 @@ VMDK_WORDINGS: dict[int, Wording] = {
     ),
     241: _header(
         "vmdk_subformat",
-        "{fault}. Of vmdk only monolithicSparse is known, where all is in one file: other files are never opened. "
-        + _CONVERT,
+        "{fault} Name an image of the type monolithicSparse, where all is in one file: other files are never opened.",
     ),
     242: _header(
         "vmdk_version",
-        "vmdk version {a} is not known, only 1 to 3 are. " + _CONVERT,
+        "vmdk version {a} is not known, only 1 to 3 are. Convert the image with the program that wrote it.",
         "Unsupported VMDK version {a}",
     ),
     243: _header(
         "vmdk_read_only",
-        "An image of version 3 is not written to: another program notes changed blocks in it. " + _CONVERT,
+        "An image of version 3 is not written to: another program notes changed blocks in it. " + CONVERT,
         "VMDK version 3 must be read only",
     ),
     244: _header("vmdk_header", "The header is not sound: {fault} ({b}). " + RESTORE),
-    245: _header("vmdk_descriptor", "The descriptor is not sound: {fault}. Edit it, or restore the image."),
+    245: _header(
+        "vmdk_descriptor",
+        "The descriptor is not sound: {fault}. Restore the image. If you know what it "
+        "must say, correct it: it is text, at byte 512 of the file.",
+    ),
     246: _header(
         "vmdk_extent",
         "The descriptor says that the data is in '{text}', which is not this file. Nothing was opened there. "
-        "Restore the image; if its descriptor is merely out of date, correct the name in it.",
+        "Restore the image; if its descriptor is merely out of date, correct the name in it: {edit}",
     ),
     247: _header(
         "vmdk_extent_size",
@@ -63,31 +73,35 @@ VMDK_WORDINGS: dict[int, Wording] = {
         "CommitError",
         "The image was made on a backing file with the content id {a_id}; the one that there is has {b_id}, so "
         "somebody has written to it since. Restore the one that it was made on. If you know that both fit together, "
-        "set parentCID in the image's descriptor to {b_id}.",
+        "set parentCID in the image's descriptor to {b_id}: {edit}",
         {COMMIT: "Invalid argument"},
     ),
     252: Wording(
         "vmdk_full",
         "CommitError",
-        "The file has {a} bytes, and the format has no numbers for {b} more. " + _CONVERT,
+        "The file has {a} bytes, and the format has no numbers for {b} more. " + CONVERT,
         {COMMIT: "Input/output error"},
     ),
     253: Wording(
         "base_vmdk_resize",
         "CommitError",
-        "The base has a disk of {a} bytes, the top one of {b}, and a vmdk image does not grow. Make a copy of that "
-        'size with "qemu-img convert", or commit to another base.',
+        "The base has a disk of {a} bytes, the top one of {b}, and a vmdk image does not grow. "
+        "Commit to another base, or, if you trust all images of the chain, make one of them: "
+        '"qemu-img convert -O qcow2".',
         {COMMIT: "Operation not supported"},
     ),
 }
 
 # enum vmdk_subformat
 SUBFORMATS: dict[int, str] = {
-    1: "The image is of the type '{text}'",
-    2: "The image has an extent of the type '{text}'",
-    3: "The image is compressed (streamOptimized)",
-    4: "The image has its grain directory at its end (streamOptimized)",
-    5: "The image has no descriptor: it is one extent of several",
+    1: "The image is of the type '{type}'. " + _ELSEWHERE,
+    2: "The image has an extent of the type '{type}'. " + _ELSEWHERE,
+    3: "The image is compressed (streamOptimized). " + CONVERT,
+    4: "The image has its grain directory at its end (streamOptimized). " + CONVERT,
+    5: "The image has no descriptor: it is one extent of several. The descriptor is in a file of its own, and names "
+    'all of them; if you trust it and them, convert that with "qemu-img convert -f vmdk -O qcow2".',
+    6: "The file is a descriptor of the type '{type}', without any data. " + _ELSEWHERE,
+    7: "The image is of the type 'vmfsSparse'. " + CONVERT,
 }
 
 # enum vmdk_fault
@@ -118,3 +132,13 @@ LINES: dict[int, str] = {
 
 # By code.
 VMDK_FAULTS: dict[int, dict[int, str]] = {241: SUBFORMATS, 244: FAULTS, 245: LINES}
+
+
+def fields(code: int, arguments: t.Sequence[int], text: bytes, image: str) -> dict[str, str]:
+    """What these texts can quote, beside what all can. text: of the refusal. image: its path, for a shell."""
+    if code == 241:
+        length = min(arguments[1], len(text))
+        return {"type": clean(text[:length]), "extent": clean(text[length:])}
+    if code in (246, 251):
+        return {"edit": edit_descriptor(image, arguments[1 if code == 246 else 2] & 0xFF)}
+    return {}

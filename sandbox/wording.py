@@ -17,6 +17,19 @@ REBASE = "rebase"
 
 # What several messages advise.
 RESTORE = "No tool can repair this in place: restore the image from a backup."
+# Of what is not read here, and may be a stranger's: qemu-img opens whatever such an image names.
+CONVERT = (
+    'If you trust it, convert it with "qemu-img convert -f vmdk -O qcow2": that program opens it without a sandbox.'
+)
+
+
+def edit_descriptor(image: str, sectors: int) -> str:
+    """How the descriptor of a vmdk image is corrected. image: its path, for a shell. sectors: of the descriptor."""
+    return (
+        f'"dd if={image} of=descriptor.txt bs=512 skip=1 count={sectors}" takes it out; when it is corrected, '
+        f'"truncate -s {512 * sectors} descriptor.txt" and '
+        f'"dd if=descriptor.txt of={image} bs=512 seek=1 conv=notrunc" put it back.'
+    )
 
 
 class Wording(t.NamedTuple):

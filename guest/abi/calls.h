@@ -360,7 +360,7 @@ struct result_vmdk {
     uint32_t content_id;
     uint32_t parent_content_id;
     uint32_t backing_name_length; /* of parentFileNameHint; its format is vmdk */
-    uint32_t reserved;
+    uint32_t descriptor_sectors;  /* of its text, which begins with the second sector of the file */
     uint8_t backing_name[1024];
 };
 

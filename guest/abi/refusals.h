@@ -107,17 +107,17 @@ enum refusal {
 
     /* Images of the format vmdk: block/vmdk.c of QEMU. */
     REFUSAL_NOT_VMDK = 240,
-    REFUSAL_VMDK_SUBFORMAT = 241,      /* a enum vmdk_subformat; text: what it is called in the image */
+    REFUSAL_VMDK_SUBFORMAT = 241,      /* a enum vmdk_subformat; text: b bytes of type, and the first file named */
     REFUSAL_VMDK_VERSION = 242,        /* a version */
     REFUSAL_VMDK_READ_ONLY = 243,      /* version 3 */
     REFUSAL_VMDK_HEADER = 244,         /* a enum vmdk_fault, b the field */
     REFUSAL_VMDK_DESCRIPTOR = 245,     /* a enum vmdk_line; text: a part of that line */
-    REFUSAL_VMDK_EXTENT = 246,         /* text: the name, which is not that of a file beside this one */
+    REFUSAL_VMDK_EXTENT = 246,         /* b sectors of the descriptor; text: the name, not of a file beside this one */
     REFUSAL_VMDK_EXTENT_SIZE = 247,    /* a sectors of the header, b of the descriptor */
     REFUSAL_VMDK_OUTSIDE = 248,        /* an entry names what is not in the file; arguments as for a verification */
     REFUSAL_VMDK_OVERLAP = 249,        /* an entry names what is in use already; likewise */
     REFUSAL_VMDK_NO_TABLE = 250,       /* a grain table is not there; likewise */
-    REFUSAL_VMDK_PARENT_CHANGED = 251, /* a content id that is recorded, b the parent's */
+    REFUSAL_VMDK_PARENT_CHANGED = 251, /* a content id that is recorded, b the parent's; c sectors of the descriptor */
     REFUSAL_VMDK_FULL = 252,           /* a bytes of the file, b of what was to be added */
     REFUSAL_BASE_VMDK_RESIZE = 253     /* a bytes of the base, b of the top: a vmdk base does not grow */
 };
@@ -142,11 +142,13 @@ enum table {
 
 /* What is no monolithicSparse image. */
 enum vmdk_subformat {
-    VMDK_OTHER_TYPE = 1,   /* text: its type */
-    VMDK_OTHER_EXTENT,     /* text: the type of its extent */
+    VMDK_OTHER_TYPE = 1,
+    VMDK_OTHER_EXTENT,     /* the type is that of its extent */
     VMDK_COMPRESSED,       /* streamOptimized */
     VMDK_DIRECTORY_AT_END, /* as programs that cannot seek write it */
-    VMDK_NO_DESCRIPTOR     /* one extent of several */
+    VMDK_NO_DESCRIPTOR,    /* one extent of several */
+    VMDK_ALONE,            /* a descriptor by itself: the data is in files that it names */
+    VMDK_COWD              /* vmfsSparse */
 };
 
 enum vmdk_fault {

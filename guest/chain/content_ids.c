@@ -69,7 +69,8 @@ void content_ids_check(const struct chain *chain, u32 base) {
         u32 found = chain->layers[i + 1].vmdk->id.value;
         if (recorded != found && !(i + 1 == base && was_committed(chain, base))) {
             result_disk(chain->layers[i].disk.index);
-            refuse(REFUSAL_VMDK_PARENT_CHANGED, recorded, found, 0, 0, 0, 0);
+            refuse(REFUSAL_VMDK_PARENT_CHANGED, recorded, found, chain->layers[i].vmdk->descriptor_size / SECTOR, 0, 0,
+                   0);
         }
     }
 }

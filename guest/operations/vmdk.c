@@ -15,6 +15,7 @@ _Noreturn void operation_vmdk(void) {
     result->zeroed_grains = image.has_zeroed_grains;
     result->content_id = image.id.value;
     result->parent_content_id = image.parent_id.value;
+    result->descriptor_sectors = (u32)(image.descriptor_size / SECTOR);
     if (image.backing_name != NULL) {
         result->backing_name_length = image.backing_length;
         memcpy(result->backing_name, image.backing_name, image.backing_length);

@@ -7,6 +7,7 @@
 #define DIGITS_MAX 8 /* of a content id */
 #define NO_PARENT 0xffffffffu
 #define NUMBER_MAX (INT64_MAX / 10)
+#define TYPE_MAX 64 /* bytes of a type that are told */
 
 /* A part of the text; at NULL: there is none. */
 struct span {
@@ -151,38 +152,69 @@ static u64 number_of(struct span word) {
     return number;
 }
 
-/* The name must be one that this file can have: nothing is opened for it, but other programs would. */
-static void check_extent_name(struct span name) {
-    bool leads = name.length == 0 || is_text(name, ".") || is_text(name, "..");
+static bool is_access(struct span word) {
+    return is_text(word, "RW") || is_text(word, "RDONLY") || is_text(word, "NOACCESS");
+}
+
+/* The first file that a line for an extent names; of no bytes: none does. */
+static struct span first_file(struct span text) {
+    for (struct span rest = text; rest.length > 0;) {
+        struct span line = next_line(&rest);
+        if (!is_access(next_word(&line))) {
+            continue;
+        }
+        next_word(&line);
+        next_word(&line);
+        struct span name = {line.at + 1, 0};
+        while (name.length + 1 < line.length && name.at[name.length] != '"') {
+            name.length++;
+        }
+        if (name.length > 0) {
+            return name;
+        }
+    }
+    return (struct span){text.at, 0};
+}
+
+static _Noreturn void refuse_subformat(enum vmdk_subformat what, struct span type, struct span text) {
+    u8 told[MESSAGE_TEXT_MAX];
+    struct span file = first_file(text);
+    u64 length = min64(type.length, TYPE_MAX);
+    u64 rest = min64(file.length, sizeof(told) - length);
+    memcpy(told, type.at, length);
+    memcpy(told + length, file.at, rest);
+    refuse_text(REFUSAL_VMDK_SUBFORMAT, told, length + rest, what, length);
+}
+
+/* The name must be one that this file can have, or be left out, as mkimg of FreeBSD does it: nothing is opened for it,
+ * but other programs would. */
+static void check_extent_name(const struct vmdk *image, struct span name) {
+    bool leads = is_text(name, ".") || is_text(name, "..");
     for (u64 i = 0; i < name.length; i++) {
         leads |= name.at[i] == '/' || name.at[i] == '\\';
     }
     if (leads) {
-        refuse_text(REFUSAL_VMDK_EXTENT, name.at, name.length, 0, 0);
+        refuse_text(REFUSAL_VMDK_EXTENT, name.at, name.length, 0, image->descriptor_size / SECTOR);
     }
 }
 
 /* "RW 20480 SPARSE "disk.vmdk"" */
-static void check_extent(const struct vmdk *image, struct span line, struct span rest) {
+static void check_extent(const struct vmdk *image, struct span text, struct span line, struct span rest) {
     u64 sectors = number_of(next_word(&rest));
     struct span type = next_word(&rest);
     if (sectors == 0 || type.length == 0 || !is_text((struct span){line.at, 3}, "RW ")) {
         refuse_line(VMDK_LINE_EXTENT, line);
     }
     if (!is_text(type, "SPARSE")) {
-        refuse_text(REFUSAL_VMDK_SUBFORMAT, type.at, type.length, VMDK_OTHER_EXTENT, 0);
+        refuse_subformat(VMDK_OTHER_EXTENT, type, text);
     }
     while (rest.length > 0 && is_blank(rest.at[rest.length - 1])) {
         rest.length--;
     }
-    check_extent_name(quoted(rest, VMDK_LINE_EXTENT));
+    check_extent_name(image, quoted(rest, VMDK_LINE_EXTENT));
     if (sectors != image->virtual_size / SECTOR) {
         refuse(REFUSAL_VMDK_EXTENT_SIZE, image->virtual_size / SECTOR, sectors, 0, 0, 0, 0);
     }
-}
-
-static bool is_access(struct span word) {
-    return is_text(word, "RW") || is_text(word, "RDONLY") || is_text(word, "NOACCESS");
 }
 
 static void check_extents(const struct vmdk *image, struct span text) {
@@ -194,7 +226,7 @@ static void check_extents(const struct vmdk *image, struct span text) {
             if (count++ > 0) {
                 refuse_line(VMDK_LINE_EXTENTS, line);
             }
-            check_extent(image, line, inside);
+            check_extent(image, text, line, inside);
         }
     }
     if (count == 0) {
@@ -209,7 +241,7 @@ static void check_type(struct span text) {
     }
     struct span type = quoted(value, VMDK_LINE_TYPE);
     if (!is_text(type, "monolithicSparse")) {
-        refuse_text(REFUSAL_VMDK_SUBFORMAT, type.at, type.length, VMDK_OTHER_TYPE, 0);
+        refuse_subformat(VMDK_OTHER_TYPE, type, text);
     }
 }
 
@@ -241,6 +273,9 @@ void descriptor_read(struct vmdk *image) {
     if (text.length == image->descriptor_size) { /* QEMU would read on in what lies behind it */
         refuse_line(VMDK_LINE_END, (struct span){text.at, 0});
     }
+    if (text.length == 0) { /* room for one, as in the slices of a disk */
+        refuse(REFUSAL_VMDK_SUBFORMAT, VMDK_NO_DESCRIPTOR, 0, 0, 0, 0, 0);
+    }
     check_type(text);
     check_extents(image, text);
     image->id = read_id(text, "CID");
@@ -248,14 +283,12 @@ void descriptor_read(struct vmdk *image) {
     read_parent(image, text);
 }
 
-const u8 *descriptor_type(const u8 *bytes, u64 size, u64 *length) {
-    struct span value = value_of(text_of(bytes, size), "createType");
-    if (value.length < 3 || value.at[0] != '"') {
-        *length = 0;
-        return NULL;
+void descriptor_refuse_alone(const u8 *bytes, u64 size) {
+    struct span text = text_of(bytes, size);
+    struct span value = value_of(text, "createType");
+    if (value.length > 2 && value.at[0] == '"') {
+        refuse_subformat(VMDK_ALONE, (struct span){value.at + 1, value.length - 2}, text);
     }
-    *length = value.length - 2;
-    return value.at + 1;
 }
 
 u32 content_id_fit(const struct content_id *id, u32 value) {

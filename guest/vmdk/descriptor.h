@@ -14,8 +14,8 @@
  * monolithicSparse disk in one piece, of the header's size, in this very file. */
 void descriptor_read(struct vmdk *image);
 
-/* The type that a text says it is the descriptor of: *length bytes, which may be none. */
-const u8 *descriptor_type(const u8 *bytes, u64 size, u64 *length);
+/* Refuses a text that is a descriptor by itself, with the first file that it names; returns if it is none. */
+void descriptor_refuse_alone(const u8 *bytes, u64 size);
 
 /* Gives a content id another value; its digits stay as many. At once, behind a flush and before one. */
 void content_id_write(struct vmdk *image, struct content_id *id, u32 value);

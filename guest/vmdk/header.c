@@ -33,16 +33,12 @@ static bool starts_with(const u8 *bytes, const char *text) { return memcmp(bytes
 
 /* No header of this kind. What it is instead decides what is said of it. */
 static _Noreturn void refuse_magic(struct vmdk *image, const u8 *sector) {
-    u64 length;
     if (starts_with(sector, "COWD")) {
-        refuse_text(REFUSAL_VMDK_SUBFORMAT, "vmfsSparse", 10, VMDK_OTHER_TYPE, 0);
+        refuse(REFUSAL_VMDK_SUBFORMAT, VMDK_COWD, 0, 0, 0, 0, 0);
     }
     u8 *text = heap_take(DESCRIPTOR_MAX);
     disk_read(&image->disk, 0, text, DESCRIPTOR_MAX);
-    const u8 *type = descriptor_type(text, DESCRIPTOR_MAX, &length);
-    if (length > 0) { /* a descriptor by itself: the data is in files that it names */
-        refuse_text(REFUSAL_VMDK_SUBFORMAT, type, length, VMDK_OTHER_TYPE, 0);
-    }
+    descriptor_refuse_alone(text, DESCRIPTOR_MAX);
     refuse_plain(REFUSAL_NOT_VMDK);
 }
 
@@ -110,6 +106,9 @@ static void read_places(struct vmdk *image, const u8 *sector) {
     if ((little32(sector + AT_FLAGS) & FLAG_REDUNDANT) != 0) {
         u64 redundant = little64(sector + AT_REDUNDANT_DIRECTORY);
         image->redundant_offset = place(image, VMDK_REDUNDANT_DIRECTORY, redundant, 4 * image->tables);
+    }
+    if (image->redundant_offset == image->directory_offset) { /* mkimg of FreeBSD: one directory, in both fields */
+        image->redundant_offset = 0;
     }
     image->data_offset = place(image, VMDK_DATA, little64(sector + AT_DATA), 0);
 }

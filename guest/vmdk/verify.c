@@ -49,13 +49,16 @@ static void require(enum mark found, enum table table, u64 at, u64 index, u64 se
     }
 }
 
-/* One of the two directories, and the tables that it names. */
+/* One of the two directories, and the tables that it names. They may be those of the first one: then there is one copy
+ * of them, as readers have it. */
 static void verify_directory(struct vmdk *image, struct used *used, u64 offset, bool grows) {
-    u32 entries[1024];
+    u32 entries[512];
+    u32 first[512];
     require(mark(used, offset, 4 * image->tables), TABLE_HEADER, 0, 0, offset / SECTOR);
     for (u64 index = 0; index < image->tables;) {
         u32 count = (u32)min64(image->tables - index, sizeof(entries) / 4);
         directory_read(image, offset, index, count, entries);
+        directory_read(image, image->directory_offset, index, count, first);
         for (u32 i = 0; i < count; i++) {
             if (entries[i] == 0 && !grows) {
                 continue;
@@ -64,6 +67,9 @@ static void verify_directory(struct vmdk *image, struct used *used, u64 offset, 
                 refuse(REFUSAL_VMDK_NO_TABLE, TABLE_GRAIN_DIRECTORY, offset, index + i, 0, 0, 0);
             }
             directory_check(image, offset, index + i, entries[i]);
+            if (offset != image->directory_offset && entries[i] == first[i]) {
+                continue;
+            }
             require(mark(used, entries[i] * SECTOR, table_bytes(image)), TABLE_GRAIN_DIRECTORY, offset, index + i,
                     entries[i]);
         }

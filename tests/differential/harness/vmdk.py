@@ -137,9 +137,10 @@ class Vmdk:
     def masked(self) -> bytes:
         """All of it but the value of CID, of which qemu draws a random one. Its digits may be as many as they are."""
         first, end = self.places[b"CID"]
-        text = self.bytes[SECTOR : 21 * SECTOR].rstrip(b"\0")
+        behind = (1 + self.header["descriptor_size"]) * SECTOR
+        text = self.bytes[SECTOR:behind].rstrip(b"\0")
         text = text[: first - SECTOR] + text[end - SECTOR :]
-        return self.bytes[:SECTOR] + text + self.bytes[21 * SECTOR :]
+        return self.bytes[:SECTOR] + text + self.bytes[behind:]
 
     def entries(self, redundant: bool = False) -> dict[int, int]:
         """Grain -> entry of its grain table, those of 0 left out."""

@@ -51,7 +51,7 @@ def test_lines_of_windows_and_lines_that_mean_nothing(guest: Guest) -> None:
 
 HEADERS: list[tuple[str, tuple[int, ...], dict[str, object]]] = [
     ("NOT_VMDK", (), {"magic": b"QFI\xfb"}),
-    ("VMDK_SUBFORMAT", (1,), {"magic": b"COWD"}),
+    ("VMDK_SUBFORMAT", (7,), {"magic": b"COWD"}),
     ("VMDK_VERSION", (0,), {"version": 0}),
     ("VMDK_VERSION", (4,), {"version": 4}),
     ("VMDK_SUBFORMAT", (3,), {"compression": 1}),
@@ -92,10 +92,35 @@ def test_cut_off(guest: Guest, length: int) -> None:
 def test_descriptor_by_itself(guest: Guest, type_name: bytes) -> None:
     """Row 14 of the hostile images: its data would be in any file that it names."""
     text = TEXT.replace(b"monolithicSparse", type_name).replace(b"SPARSE", b"FLAT") + b'RW 1 FLAT "/etc/shadow" 0\n'
+    named = type_name + b"disk.vmdk"
     answer = info(guest, text)
-    assert (answer.refusal, answer.text) == ("VMDK_SUBFORMAT", type_name)
+    assert (answer.refusal, answer.arguments[:2], answer.text) == ("VMDK_SUBFORMAT", (6, len(type_name)), named)
     embedded = info(guest, RECIPE.image(TEXT.replace(b"monolithicSparse", type_name)))
-    assert (embedded.refusal, embedded.text) == ("VMDK_SUBFORMAT", type_name)
+    assert (embedded.refusal, embedded.arguments[:2], embedded.text) == ("VMDK_SUBFORMAT", (1, len(type_name)), named)
+
+
+def test_first_file_of_a_descriptor(guest: Guest) -> None:
+    """What "qemu-img convert" would read, so it is told: of the first extent that has a name, as far as it fits."""
+    for lines, name in (
+        (b'RW 1 FLAT "/etc/passwd" 0\n', b"/etc/passwd"),
+        (b'RW 1 ZERO\n \tRDONLY  2  FLAT  "/etc/shadow" 5\n', b"/etc/shadow"),
+        (b'RW 1 FLAT "no end', b"no end"),
+        (b'RW 1 FLAT ""\n', b""),
+        (b"RW 1 FLAT\nRW", b""),
+        (b"", b""),
+        (b'RW 1 FLAT "%s"\n' % (b"x" * 2000), b"x" * 1020),
+    ):
+        answer = info(guest, b'createType="vmfs"\n' + lines)
+        assert (answer.refusal, answer.text) == ("VMDK_SUBFORMAT", b"vmfs" + name)
+    answer = info(guest, b'createType="%s"\n' % (b"t" * 2000))
+    assert (answer.refusal, answer.arguments[1], answer.text) == ("VMDK_SUBFORMAT", 64, b"t" * 64)
+
+
+def test_slice_without_a_descriptor(guest: Guest) -> None:
+    """With room for one, as some programs write it, and without."""
+    for image in (RECIPE.image(b""), RECIPE.image(descriptor=0, descriptor_size=0)):
+        answer = info(guest, image)
+        assert (answer.refusal, answer.arguments[0]) == ("VMDK_SUBFORMAT", 5)
 
 
 def changed(old: bytes, new: bytes) -> bytes:
@@ -148,7 +173,6 @@ DESCRIPTORS: dict[str, tuple[bytes, str, int | None]] = {
     "extent above": (changed(b"disk.vmdk", b"../disk.vmdk"), "VMDK_EXTENT", None),
     "extent elsewhere on Windows": (changed(b"disk.vmdk", b"c:\\disk.vmdk"), "VMDK_EXTENT", None),
     "extent that is a directory": (changed(b"disk.vmdk", b".."), "VMDK_EXTENT", None),
-    "extent without name": (changed(b"disk.vmdk", b""), "VMDK_EXTENT", None),
     "smaller extent": (changed(b"8192", b"8191"), "VMDK_EXTENT_SIZE", 8192),
 }
 
@@ -160,6 +184,12 @@ def test_lying_descriptors(guest: Guest, case: str) -> None:
     assert answer.refusal == refusal
     assert argument is None or answer.arguments[0] == argument
     assert not answer.modified
+
+
+def test_extent_without_a_name(guest: Guest) -> None:
+    """As mkimg of FreeBSD writes it. It names no file, and none would be opened for it."""
+    answer = info(guest, RECIPE.image(changed(b"disk.vmdk", b"")))
+    assert (answer.refusal, answer.result.descriptor_sectors) == ("", 20)
 
 
 @given(st.integers(0, 21 * SECTOR - 1), st.binary(min_size=1, max_size=64))
@@ -273,6 +303,35 @@ def test_tables_that_cannot_be(guest: Guest, copy: str, sector: int, refusal: st
     struct.pack_into("<I", base, place * SECTOR, sector)
     answer = commit(guest, bytes(base), top_of(RECIPE, b"\x11" * GRAIN))
     assert answer.refusal == refusal
+    assert guest.image() == base
+
+
+def one_copy(what: str) -> bytes:
+    """A base with one copy of its tables: both fields name one directory, or both directories the same table."""
+    if what == "directory":
+        (place,) = struct.unpack_from("<Q", RECIPE.image(), 56)
+        return RECIPE.image(redundant=place)
+    image = bytearray(RECIPE.image())
+    redundant, directory = struct.unpack_from("<QQ", image, 48)
+    image[redundant * SECTOR : redundant * SECTOR + 4] = image[directory * SECTOR : directory * SECTOR + 4]
+    return bytes(image)
+
+
+@pytest.mark.parametrize("what", ["directory", "tables"])
+def test_one_copy_of_the_tables(guest: Guest, what: str) -> None:
+    base = one_copy(what)
+    assert commit(guest, base, top_of(RECIPE, b"\x11" * GRAIN)).refusal == ""
+    after = Vmdk(guest.image())
+    assert after.shown() == (b"\x11" * GRAIN).ljust(RECIPE.size, b"\0") == after.shown(redundant=True)
+    assert len(after.bytes) == len(base) + GRAIN
+
+
+def test_directory_inside_the_other_one(guest: Guest) -> None:
+    """Not one copy, and not two."""
+    large = Recipe(8192 * MEGA)
+    (place,) = struct.unpack_from("<Q", large.image(), 56)
+    base = large.image(redundant=place + 1)
+    assert commit(guest, base, top_of(large, b"\x11" * GRAIN)).refusal in ("VMDK_OVERLAP", "VMDK_NO_TABLE")
     assert guest.image() == base
 
 

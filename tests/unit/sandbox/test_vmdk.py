@@ -220,18 +220,21 @@ def test_reports_of_qemu_img(airlock: Airlock, home: pathlib.Path, line: bytes, 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"version": 4, "grain_size": 65536, "virtual_size": 512},
-        {"version": 1, "grain_size": 65535, "virtual_size": 512},
-        {"version": 1, "grain_size": 1 << 31, "virtual_size": 512},
-        {"version": 1, "grain_size": 65536, "virtual_size": 513},
-        {"version": 1, "grain_size": 65536, "virtual_size": 1 << 63},
-        {"version": 1, "grain_size": 65536, "virtual_size": 512, "backing_name_length": 1024},
+        {"version": 4},
+        {"grain_size": 65535},
+        {"grain_size": 1 << 31},
+        {"virtual_size": 513},
+        {"virtual_size": 1 << 63},
+        {"backing_name_length": 1024},
+        {"descriptor_sectors": 0},
+        {"descriptor_sectors": 21},
     ],
 )
 def test_answers_that_cannot_be(home: pathlib.Path, fields: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = Guest()
     stand_in.family = "chain"
-    stand_in.answers("vmdk", **fields)
+    sound = {"version": 1, "grain_size": 65536, "virtual_size": 512, "descriptor_sectors": 20}
+    stand_in.answers("vmdk", **{**sound, **fields})
     monkeypatch.setattr(machine, "run", stand_in.run)
     with Image.open(str(home / "top.vmdk")) as image, pytest.raises(errors.GuestProtocolError):
         vmdk.vmdk_info(image)
