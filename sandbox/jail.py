@@ -19,8 +19,14 @@ from .disks import ADVICE_DROP, FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_
 from .rules import File
 from .seccomp import OneOf, Rule, Without
 
-# Nobody's: Debian reserves 65000..65533, and no service has this one.
+# Nobody's: Debian reserves 65000..65533, and no service has this one. The group of every jail, and its user where a
+# user namespace has no other.
 JAIL_ID = 65533
+
+# A jail's user is this and its process id (22 bits): no two jails are the same user, so none may signal, trace or
+# reschedule another. systemd's list of ranges has nothing here, and directory services give out numbers that are lower.
+# A process id namespace would do as well, but costs another fork.
+FIRST_USER = 0x7C000000
 
 _SYS_CAPSET = 126
 _SYS_UNSHARE = 272
@@ -90,22 +96,31 @@ def start_timer(seconds: float) -> None:
 
 
 def drop_credentials() -> bool:
-    """Become a user that owns nothing, without capabilities or core dumps. False where only the latter two are
-    possible, which is when the parent is not root. Raises OSError."""
+    """Become a user that owns nothing and that nobody else is, without capabilities or core dumps.
+
+    False where only the latter two are possible, or not all of the former: when the parent is not root, or root
+    without the capabilities for it, or root of a user namespace that has no such user. Raises OSError.
+    """
     ffi, library = kvm.bindings()
-    is_root = os.geteuid() == 0
-    if is_root:
-        capability = 0
-        while library.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
-            capability += 1
-        library.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-        _must(library.setgroups(0, ffi.NULL), "setgroups")
-        _must(library.setresgid(JAIL_ID, JAIL_ID, JAIL_ID), "setresgid")
-        _must(library.setresuid(JAIL_ID, JAIL_ID, JAIL_ID), "setresuid")
+    dropped = os.geteuid() == 0 and _leave_root()
     header = ffi.new("struct capability_header *", (_CAPABILITY_VERSION_3, 0))
     _must(library.syscall(_SYS_CAPSET, header, ffi.new("struct capability_data[2]")), "capset")
     _must(library.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "PR_SET_DUMPABLE")
-    return is_root
+    return dropped
+
+
+def _leave_root() -> bool:
+    """Each part that can be had; whether that was all. Raises OSError."""
+    ffi, library = kvm.bindings()
+    capability = 0
+    while library.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) == 0:
+        capability += 1
+    library.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    groups = _may(library.setgroups(0, ffi.NULL), "setgroups")
+    group = _may(library.setresgid(JAIL_ID, JAIL_ID, JAIL_ID), "setresgid")
+    own = FIRST_USER + os.getpid()
+    user = any(_may(library.setresuid(number, number, number), "setresuid") for number in (own, JAIL_ID))
+    return groups and group and user
 
 
 def die_with_parent(parent: int) -> None:
@@ -221,6 +236,16 @@ def rules(
             Rule("ftruncate", (OneOf(0, writable),)),
         ]
     return allowed
+
+
+def _may(result: int, what: str) -> bool:
+    """Whether it could be done; there are hosts where root may not. Raises OSError for any other failure."""
+    if result == 0:
+        return True
+    ffi, _library = kvm.bindings()
+    if ffi.errno in (errno.EPERM, errno.EINVAL):
+        return False
+    raise OSError(ffi.errno, what)
 
 
 def _must(result: int, what: str) -> None:

@@ -17,9 +17,10 @@ import traceback
 
 import pytest
 
-from sandbox import errors, jail
+from sandbox import errors, jail, kvm
 
 ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not ROOT, reason="only root has another user to become")
 
 
 def in_child(function):
@@ -137,11 +138,100 @@ def test_credentials():
         for field in ("CapInh", "CapPrm", "CapEff", "CapAmb", *(["CapBnd"] if ROOT else [])):
             assert int(status_field(field)[0], 16) == 0, field
         if ROOT:
-            assert os.getresuid() == (jail.JAIL_ID,) * 3
+            assert os.getresuid() == (jail.FIRST_USER + os.getpid(),) * 3
             assert os.getresgid() == (jail.JAIL_ID,) * 3
             assert os.getgroups() == []
             fails_with(errno.EPERM, os.setuid, 0)
             fails_with(errno.EACCES, os.open, "/etc/shadow", os.O_RDONLY)
+
+    in_child(work)
+
+
+@needs_root
+def test_no_jail_may_signal_another():
+    """By credentials alone: neither Landlock's scope nor seccomp is there to help."""
+    reading, writing = os.pipe()
+
+    def other():
+        jail.drop_credentials()
+        os.write(writing, b"%d" % os.getuid())
+        signal.pause()
+
+    process = os.fork()
+    if process == 0:
+        try:
+            other()
+        finally:
+            os._exit(1)
+
+    def work():
+        user = int(os.read(reading, 20))
+        jail.drop_credentials()
+        assert os.getuid() != user
+        for number in (0, signal.SIGTERM, signal.SIGSTOP):
+            fails_with(errno.EPERM, os.kill, process, number)
+        fails_with(errno.EPERM, os.setpriority, os.PRIO_PROCESS, process, 19)
+        fails_with(errno.EPERM, os.sched_setaffinity, process, {0})
+
+    try:
+        in_child(work)
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        os.close(reading)
+        os.close(writing)
+
+
+CAP_SETGID, CAP_SETUID = 6, 7
+
+
+def without_capability(number):
+    ffi, library = kvm.bindings()
+    header = ffi.new("struct capability_header *", (jail._CAPABILITY_VERSION_3, 0))
+    data = ffi.new("struct capability_data[2]")
+    for word in range(2):
+        every = sum(1 << bit for bit in range(32) if 32 * word + bit != number)
+        held = int(status_field("CapPrm")[0], 16) >> 32 * word
+        data[word].effective = data[word].permitted = held & every
+    assert library.syscall(jail._SYS_CAPSET, header, data) == 0
+
+
+@needs_root
+@pytest.mark.parametrize(("missing", "user"), [(CAP_SETGID, True), (CAP_SETUID, False)])
+def test_credentials_of_root_without_a_capability(missing, user):
+    """As in many a container: what can be had is, and the layer is not said to be there."""
+
+    def work():
+        without_capability(missing)
+        assert not jail.drop_credentials()
+        assert (os.getuid() != 0) == user
+        assert (os.getgid() != 0) == (missing != CAP_SETGID)
+        assert int(status_field("CapEff")[0], 16) == 0
+
+    in_child(work)
+
+
+@needs_root
+@pytest.mark.parametrize(("size", "user"), [(1, 0), (65536, jail.JAIL_ID)])
+def test_credentials_in_a_user_namespace(size, user):
+    def work():
+        helper_reads, helper_writes = os.pipe()
+        done_reads, done_writes = os.pipe()
+        inside = os.getpid()
+        if os.fork() == 0:
+            os.read(helper_reads, 1)
+            for name in ("uid_map", "gid_map"):
+                with open(f"/proc/{inside}/{name}", "w") as file:
+                    file.write(f"0 0 {size}")
+            os.write(done_writes, b"x")
+            os._exit(0)
+        ffi, library = kvm.bindings()
+        assert library.syscall(jail._SYS_UNSHARE, ffi.cast("long", 0x10000000)) == 0  # CLONE_NEWUSER
+        os.write(helper_writes, b"x")
+        os.read(done_reads, 1)
+        assert jail.drop_credentials() == (user != 0)
+        assert os.getresuid() == (user,) * 3
+        assert int(status_field("CapEff")[0], 16) == 0
 
     in_child(work)
 
