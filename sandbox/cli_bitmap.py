@@ -32,10 +32,10 @@ HELP = b"""\
 List persistent bitmaps of image, or modify one.  Usage:
 
   airlock bitmap ( --merge SOURCE | --add | --remove | --clear |
-                --enable | --disable ).. [-f FMT] [-q] [--follow-links]
+                --enable | --disable ).. [-f FMT | --image-opts] [-q] [--follow-links]
         [--output human|json] [-b SRC_FILENAME [-F SOURCE_FMT]]
         [-g SIZE[KMGTPE]] FILENAME BITMAP
-  airlock bitmap --list [--extents BITMAP [--limit N]] [-f FMT] [-q] [-U]
+  airlock bitmap --list [--extents BITMAP [--limit N]] [-f FMT | --image-opts] [-q] [-U]
         [--follow-links] [--output human|json] FILENAME
 
 Arguments:
@@ -43,6 +43,8 @@ Arguments:
      print this help and exit
   -f FMT
      specify FILENAME format explicitly: qcow2, which is the default as well
+  --image-opts
+     FILENAME is driver=qcow2,file.driver=file,file.filename=PATH, or a part of it
   -q, --quiet
      quiet operations: no warnings
   --output human|json
@@ -78,6 +80,7 @@ Arguments:
 
 _OPTIONS = (
     (b"help", b"h", False),
+    (b"image-opts", b"", False),
     (b"add", b"", False),
     (b"remove", b"", False),
     (b"clear", b"", False),
@@ -180,7 +183,8 @@ def _check_change(wanted: _Wanted, operands: t.Sequence[bytes]) -> None:
     ):
         if wrong:
             raise UsageError(message, hint=False)
-    wanted.path, wanted.name = operands
+    wanted.take_path(operands[:1])
+    wanted.name = operands[1]
 
 
 def _check_listing(wanted: _Wanted, operands: t.Sequence[bytes]) -> None:

@@ -21,7 +21,7 @@ if t.TYPE_CHECKING:
 HELP = b"""\
 Commit image to its backing file.  Usage:
 
-  airlock commit [-f FMT] [-t CACHE_MODE] [-b BASE_IMG] [-d] [-q] [-p]
+  airlock commit [-f FMT | --image-opts] [-t CACHE_MODE] [-b BASE_IMG] [-d] [-q] [-p]
         [-r RATE] [--no-resize] [--allowed-root PATH]... [--backing-format FMT]
         [--follow-links] [--output human|json] FILENAME
 
@@ -34,6 +34,8 @@ Arguments:
      show operation progress
   -f, --format FMT
      specify FILENAME image format explicitly: qcow2, which is the default, or vmdk
+  --image-opts
+     FILENAME is driver=FMT,file.driver=file,file.filename=PATH, or a part of it
   -t, --cache CACHE_MODE image cache mode (writeback); with unsafe, nothing is
      made sure to be on stable storage
   -d, --drop
@@ -60,6 +62,7 @@ Arguments:
 
 _OPTIONS = (
     (b"help", b"h", False),
+    (b"image-opts", b"", False),
     (b"quiet", b"q", False),
     (b"progress", b"p", False),
     (b"format", b"f", True),

@@ -38,18 +38,23 @@ class Arguments:
         self.force_share = False
         self.json = False
         self.follow_links = False
+        self.image_opts = False
         self.path = b""
+        self._format_stated = False
 
     def take(self, option: bytes, value: bytes) -> None:
         """One option that several commands have. Raises UsageError."""
         if option == b"f":
             self.format = value
+            self._format_stated = True
         elif option == b"q":
             self.quiet = True
         elif option == b"U":
             self.force_share = True
         elif option == b"follow-links":
             self.follow_links = True
+        elif option == b"image-opts":
+            self.image_opts = True
         elif value not in (b"human", b"json"):
             raise UsageError(b"--output expects 'human' or 'json' not '%s'" % value)
         else:
@@ -60,11 +65,27 @@ class Arguments:
         if len(operands) != 1:
             raise UsageError(b"Expecting one image file name")
         self.path = operands[0]
+        if self.image_opts and self._format_stated:
+            raise UsageError(b"--image-opts and --format are mutually exclusive", hint=False)
 
     def open(self, writable: bool, formats: t.Container[bytes] = (b"qcow2",)) -> Image:
         """The image that the command is about, of one of `formats`. Raises ArgumentError, ImageOpenError,
         ImageInUseError."""
-        return self.open_other(self.path, self.format, writable, formats)
+        if not self.image_opts:
+            return self.open_other(self.path, self.format, writable, formats)
+        from .cli_image_opts import parse  # few command lines have it
+
+        text, self.image_opts = self.path, False
+        self.format, self.path = parse(text, formats)
+        try:
+            return self.open_other(self.path, self.format, writable, formats)
+        except errors.AirlockError as error:
+            # What qemu-img calls the image then is what was given.
+            given, own = (f"Could not open '{os.fsdecode(name)}': " for name in (text, self.path))
+            error.qemu_reports = tuple(
+                given + report[len(own) :] if report.startswith(own) else report for report in error.qemu_reports
+            )
+            raise
 
     def open_other(
         self, path: bytes, image_format: bytes, writable: bool, formats: t.Container[bytes] = (b"qcow2",)

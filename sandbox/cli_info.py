@@ -24,7 +24,7 @@ if t.TYPE_CHECKING:
 HELP = b"""\
 Display information about image.  Usage:
 
-  airlock info [-f FMT] [-U] [--chain [--allowed-root PATH]... [--backing-format FMT]]
+  airlock info [-f FMT | --image-opts] [-U] [--chain [--allowed-root PATH]... [--backing-format FMT]]
         [--follow-links] [--output human|json] FILENAME
 
 Arguments:
@@ -32,6 +32,8 @@ Arguments:
      print this help and exit
   -f, --format FMT
      specify FILENAME format explicitly: qcow2, which is the default, or vmdk
+  --image-opts
+     FILENAME is driver=FMT,file.driver=file,file.filename=PATH, or a part of it
   -U, --force-share
      open image in shared mode for concurrent access
   --chain
@@ -51,6 +53,7 @@ Arguments:
 
 _OPTIONS = (
     (b"help", b"h", False),
+    (b"image-opts", b"", False),
     (b"format", b"f", True),
     (b"force-share", b"U", False),
     (b"output", b"", True),

@@ -22,7 +22,7 @@ if t.TYPE_CHECKING:
 HELP = b"""\
 Change backing file of the image.  Usage:
 
-  airlock rebase [-f FMT] [-t CACHE] [-q] [-U] [-p]
+  airlock rebase [-f FMT | --image-opts] [-t CACHE] [-q] [-U] [-p]
         [-b BACKING_FILENAME [-F BACKING_FMT] [-T BACKING_CACHE]] [-u] [-c]
         [--allowed-root PATH]... [--unrecorded-format FMT]
         [--follow-links] [--output human|json] FILENAME
@@ -37,6 +37,8 @@ Arguments:
      show progress indicator
   -f, --format FMT
      specify FILENAME format explicitly: qcow2, which is the default as well
+  --image-opts
+     FILENAME is driver=FMT,file.driver=file,file.filename=PATH, or a part of it
   -t, --cache CACHE
      cache mode for FILENAME (writeback); with unsafe, nothing is made sure to
      be on stable storage
@@ -68,6 +70,7 @@ Arguments:
 
 _OPTIONS = (
     (b"help", b"h", False),
+    (b"image-opts", b"", False),
     (b"force-share", b"U", False),
     (b"quiet", b"q", False),
     (b"progress", b"p", False),
@@ -85,10 +88,22 @@ _OPTIONS = (
 )
 _ADDED = (b"follow-links", b"allowed-root", b"unrecorded-format", b"output")
 _CACHE_MODES = (b"none", b"off", b"directsync", b"writeback", b"unsafe", b"writethrough")
-# What QEMU calls image formats; one that only has its name written into a header may be any of them.
+# What QEMU has a driver for (qemu-img --help): where only the name is written into a header, it may be any of them.
 _QEMU_FORMATS = (
-    *("bochs", "cloop", "dmg", "luks", "parallels", "qcow", "qcow2", "qed"),
-    *("raw", "vdi", "vhdx", "vmdk", "vpc", "vvfat"),
+    *(
+        "blkdebug",
+        "blklogwrites",
+        "blkverify",
+        "bochs",
+        "cloop",
+        "compress",
+        "copy-before-write",
+        "copy-on-read",
+        "dmg",
+    ),
+    *("file", "ftp", "ftps", "gluster", "host_cdrom", "host_device", "http", "https", "iscsi", "iser", "luks", "nbd"),
+    *("nfs", "null-aio", "null-co", "nvme", "parallels", "preallocate", "qcow", "qcow2", "qed", "quorum", "raw", "rbd"),
+    *("replication", "snapshot-access", "ssh", "throttle", "vdi", "vhdx", "vmdk", "vpc", "vvfat"),
 )
 
 

@@ -19,7 +19,7 @@ from .snapshots import Selector, Snapshot
 HELP = b"""\
 List or manipulate snapshots within image.  Usage:
 
-  airlock snapshot [-f FMT] [-l | -a|-c|-d SNAPSHOT]
+  airlock snapshot [-f FMT | --image-opts] [-l | -a|-c|-d SNAPSHOT]
         [-q] [-U] [--no-resize] [--follow-links] [--output human|json] FILENAME
 
 Arguments:
@@ -29,6 +29,8 @@ Arguments:
      quiet operations: no warnings
   -f, --format FMT
      specify FILENAME format explicitly: qcow2, which is the default as well
+  --image-opts
+     FILENAME is driver=FMT,file.driver=file,file.filename=PATH, or a part of it
   -U, --force-share
      open image in shared mode for concurrent access
   --no-resize
@@ -52,6 +54,7 @@ Arguments:
 
 _OPTIONS = (
     (b"help", b"h", False),
+    (b"image-opts", b"", False),
     (b"quiet", b"q", False),
     (b"format", b"f", True),
     (b"force-share", b"U", False),

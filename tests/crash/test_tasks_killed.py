@@ -243,8 +243,8 @@ def test_a_new_overlay_has_no_name_before_it_is_whole(tmp_path: pathlib.Path, mo
     path = str(tmp_path / "new")
     seen: list[bool] = []
 
-    def link(_name: str, target: str, **_more: Any) -> None:
-        seen.append(os.listdir(tmp_path) == ["log"] and target == path)
+    def link(_name: str, target: bytes, **_more: Any) -> None:
+        seen.append(os.listdir(tmp_path) == ["log"] and target == b"new")
         raise OSError(5, "pulled out")
 
     def create() -> None:
