@@ -10,7 +10,7 @@ import typing as t
 
 from . import errors
 from .images import Image
-from .listing import escape_controls
+from .listing import escape_controls, escape_unprintable
 from .places import find_place
 
 _BLOCK = 1 << 16  # bytes that are written together
@@ -116,8 +116,12 @@ def warn_of_leaks(path: bytes, clusters: int) -> None:
 
 
 def shown(text: bytes) -> bytes:
-    """A text out of an image as it goes to standard output: on a terminal without control characters."""
-    return escape_controls(text) if os.isatty(1) else text
+    """A text out of an image as it goes to standard output.
+
+    Control characters are escaped wherever it goes: a log or a screen reads it in the end, and a name with a newline in
+    it is two lines. On a terminal what is not printable is escaped as well.
+    """
+    return escape_unprintable(text) if os.isatty(1) else escape_controls(text)
 
 
 class Made(list):  # type: ignore[type-arg]
@@ -160,9 +164,10 @@ def say(data: bytes) -> None:
 
 
 def complain(message: bytes, command: bytes = b"") -> None:
-    """An error report: the program's name, then the message; on a terminal without control characters."""
+    """An error report: the program's name, then the message; on a terminal without control characters. What stands in
+    it out of an image has none; names that the operator gave are as they were given, as with qemu-img."""
     if os.isatty(2):
-        message = b"\n".join(escape_controls(line) for line in message.split(b"\n"))
+        message = b"\n".join(escape_unprintable(line) for line in message.split(b"\n"))
     write(2, b"airlock%s: %s\n" % (command, message))
 
 

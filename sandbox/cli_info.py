@@ -167,7 +167,7 @@ def _text(path: bytes, found: ImageInfo, bitmaps: t.Sequence[Bitmap]) -> t.Itera
     """The facts in qemu-img info's layout, as far as the image alone tells them."""
     yes_no = (b"false", b"true")
     yield b"\n".join(_first_lines(path, b"qcow2", found)) + b"\n"
-    yield from listing_lines(found.snapshots, escape=os.isatty(1))
+    yield from listing_lines(found.snapshots, shown)
     details = [
         b"Format specific information:",
         b"    compat: " + (b"0.10" if found.version == 2 else b"1.1"),

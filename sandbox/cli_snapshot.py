@@ -10,7 +10,7 @@ import time
 import typing as t
 
 from . import errors, snapshot_changes, snapshots
-from .cli_common import Arguments, HelpRequest, Made, UsageError, say_all, say_json, warn_of_leaks
+from .cli_common import Arguments, HelpRequest, Made, UsageError, say_all, say_json, shown, warn_of_leaks
 from .listing import listing_lines
 from .options import Options
 from .snapshot_changes import Applied, Created, Deleted
@@ -133,7 +133,7 @@ def _say_list(found: t.Sequence[Snapshot], wanted: _Wanted) -> None:
     if wanted.json:
         say_json(Made(_facts, found))
     else:
-        say_all(listing_lines(found, escape=os.isatty(1)))
+        say_all(listing_lines(found, shown))
 
 
 def _facts(entry: Snapshot) -> dict[str, t.Any]:

@@ -9,37 +9,38 @@ Source: qemu 10.0.2, block/qapi.c (bdrv_snapshot_dump) and util/cutils.c (size_t
 from __future__ import annotations
 
 import math
+import re
 import time
 import typing as t
 
 if t.TYPE_CHECKING:
     from .calls import Snapshot
 
+_CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\udc80-\\udc9f]")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 # Widths are bytes, as printf counts them; what is wider pushes the rest of its line.
 _LINE = b"%-7s %-16s %8s %19s %15s %10s\n"
 _TITLE = b"Snapshot list:\n" + _LINE % (b"ID", b"TAG", b"VM_SIZE", b"DATE", b"VM_CLOCK", b"ICOUNT")
 
 
-def format_listing(snapshots: t.Iterable[Snapshot], escape: bool) -> bytes:
+def format_listing(snapshots: t.Iterable[Snapshot], show: t.Callable[[bytes], bytes] = bytes) -> bytes:
     """The table as listing_lines() makes it."""
-    return b"".join(listing_lines(snapshots, escape))
+    return b"".join(listing_lines(snapshots, show))
 
 
-def listing_lines(snapshots: t.Iterable[Snapshot], escape: bool) -> t.Iterator[bytes]:
+def listing_lines(snapshots: t.Iterable[Snapshot], show: t.Callable[[bytes], bytes]) -> t.Iterator[bytes]:
     """The table, line by line; nothing at all when there are no snapshots. Dates are in local time.
 
-    escape: whether control characters in ids and names are shown as escapes. qemu-img prints them as they are.
+    show: how ids and names are printed. qemu-img prints them as they are.
     """
     title = _TITLE
     for snapshot in snapshots:
-        yield title + listing_row(snapshot, escape)
+        yield title + listing_row(snapshot, show)
         title = b""
 
 
-def listing_row(snapshot: Snapshot, escape: bool) -> bytes:
+def listing_row(snapshot: Snapshot, show: t.Callable[[bytes], bytes]) -> bytes:
     """A snapshot's line of the table."""
-    show = escape_controls if escape else bytes
     return _LINE % (
         show(snapshot.id),
         show(snapshot.name),
@@ -77,8 +78,24 @@ def format_icount(icount: int | None) -> str:
 
 
 def escape_controls(text: bytes) -> bytes:
-    """The text with what is not printable, or not UTF-8, as \\xNN, \\uNNNN or \\UNNNNNNNN."""
+    """The text with control characters (C0, DEL and C1, in UTF-8 or as a byte of no UTF-8) as \\xNN, \\n, \\r or \\t.
+
+    For files, pipes and logs: all else is what it was, to the byte.
+    """
+    decoded = text.decode("utf-8", "surrogateescape")
+    if not _CONTROLS.search(decoded):
+        return text
+    return _CONTROLS.sub(_escaped, decoded).encode("utf-8", "surrogateescape")
+
+
+def escape_unprintable(text: bytes) -> bytes:
+    """The text with what is not printable, or not UTF-8, as \\xNN, \\uNNNN or \\UNNNNNNNN. For terminals."""
     decoded = text.decode("utf-8", "backslashreplace")
     if decoded.isprintable():
         return decoded.encode()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded).encode()
+
+
+def _escaped(control: re.Match[str]) -> str:
+    code = ord(control[0])
+    return chr(code if code < 256 else code - 0xDC00).encode("unicode_escape").decode()

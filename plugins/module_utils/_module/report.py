@@ -8,7 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ..sandbox import errors
-from ..sandbox.listing import format_listing, listing_row
+from ..sandbox.listing import escape_unprintable, format_listing, listing_row
 from ..sandbox.snapshot_facts import snapshot_facts
 from ..sandbox.snapshots import Snapshot
 
@@ -24,12 +24,12 @@ def predicted_record(snapshot: Snapshot) -> dict[str, t.Any]:
 
 def listing(snapshots: t.Sequence[Snapshot]) -> str:
     """The table that qemu-img snapshot -l prints, with control characters escaped; empty without snapshots."""
-    return format_listing(snapshots, escape=True).decode("utf-8", "replace")
+    return format_listing(snapshots, escape_unprintable).decode("utf-8", "replace")
 
 
 def row(snapshot: Snapshot) -> str:
     """Its line in listing()."""
-    return listing_row(snapshot, escape=True).decode("utf-8", "replace")
+    return listing_row(snapshot, escape_unprintable).decode("utf-8", "replace")
 
 
 def diff_text(disk_size: int, active: str, lines: t.Sequence[str]) -> str:

@@ -91,7 +91,7 @@ class PythonDriver:
 
         try:
             with operations.Image.open(path) as image:
-                return operations.format_listing(operations.list_snapshots(image).snapshots, escape=False)
+                return operations.format_listing(operations.list_snapshots(image).snapshots)
         except errors.AirlockError as error:
             raise RuntimeError(f"{error.code}: {error}") from error
 

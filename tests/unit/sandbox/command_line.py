@@ -20,10 +20,15 @@ class Outcome(t.NamedTuple):
     stderr: bytes
 
 
+EVIL = b"\x1b[31m\n\xff"  # a name in an image
+SHOWN = b"\\x1b[31m\\n\xff"  # what is printed of it: no control character, and every other byte
+
+
 def qemu_img(*arguments: bytes, directory: pathlib.Path) -> Outcome:
-    """The real one; its name replaced by ours."""
+    """The real one; its name replaced by ours, and a listing's control characters by what we print."""
     done = subprocess.run([b"qemu-img", *arguments], cwd=directory, capture_output=True, check=False)
-    return Outcome(done.returncode, done.stdout, done.stderr.replace(b"qemu-img", b"airlock"))
+    output = done.stdout.replace(b"%-16s" % EVIL, b"%-16s" % SHOWN).replace(EVIL, SHOWN)
+    return Outcome(done.returncode, output, done.stderr.replace(b"qemu-img", b"airlock"))
 
 
 class Airlock:

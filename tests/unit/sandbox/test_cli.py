@@ -21,12 +21,11 @@ import pytest
 
 from sandbox import errors, operations, snapshots
 
-from .command_line import Airlock, Outcome, qemu_img
+from .command_line import EVIL, SHOWN, Airlock, Outcome, qemu_img
 from .snapshot_tables import make_image, snapshot
 
 TOP = pathlib.Path(__file__).parents[3]
 LONG = b"n" * 300
-EVIL = b"\x1b[31m\n\xff"
 
 
 @pytest.fixture(scope="module")
@@ -252,6 +251,15 @@ def test_no_resize_refuses_another_size(airlock: Airlock, ours: pathlib.Path) ->
     )
     assert (ours / "a").read_bytes() == before
     assert airlock(b"snapshot", b"-a", b"s1", b"a", directory=ours) == (0, b"", b"")
+
+
+def test_a_listing_in_a_pipe_has_no_control_characters(airlock: Airlock, template: pathlib.Path) -> None:
+    done = airlock(b"snapshot", b"-l", b"evil", directory=template)
+    assert done.stdout.count(b"\n") == 3, "a newline in a name makes no line"
+    assert done.stdout.count(SHOWN) == 2
+    done = airlock(b"info", b"evil", directory=template)
+    assert done.stdout.count(SHOWN) == 2
+    assert done.stdout.replace(b"\n", b"").translate(None, bytes(range(32))) == done.stdout.replace(b"\n", b"")
 
 
 # ---- what qemu-img has not ---------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""--image-opts in its plain forms, side by side with qemu-img; whatever would open something else is refused by name."""
+"""--image-opts in its plain forms, side by side with qemu-img; what would open something else is refused by name."""
 
 from __future__ import annotations
 

@@ -88,11 +88,11 @@ def test_table_is_that_of_qemu_img(tmp_path: pathlib.Path, zone: str) -> None:
     assert os.environ["TZ"] == zone
     snapshots = variety(2000)
     theirs = qemu_listing(make_image(tmp_path / "disk.qcow2", snapshots))
-    assert listing.format_listing(snapshots, escape=False).split(b"\n") == theirs.split(b"\n")
+    assert listing.format_listing(snapshots).split(b"\n") == theirs.split(b"\n")
 
 
 def test_no_snapshots_no_table(tmp_path: pathlib.Path) -> None:
-    assert listing.format_listing([], escape=False) == qemu_listing(make_image(tmp_path / "disk.qcow2", [])) == b""
+    assert listing.format_listing([]) == qemu_listing(make_image(tmp_path / "disk.qcow2", [])) == b""
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_sizes_of_the_fact_sheet(size: int, text: str) -> None:
 
 def test_control_characters_are_escaped_on_request() -> None:
     evil = snapshot(b"\x1b[2J", b"a\n1       fake\x9b\xff\xe2\x80\xae")
-    table = listing.format_listing([evil], escape=True)
+    table = listing.format_listing([evil], listing.escape_unprintable)
     assert table.count(b"\n") == 3
     assert table.decode().replace("\n", "").isprintable()
     assert rb"\x1b[2J" in table
@@ -113,4 +113,23 @@ def test_control_characters_are_escaped_on_request() -> None:
 
 
 def test_printable_names_are_left_alone() -> None:
-    assert listing.escape_controls("Zürich 日本 \\".encode()) == "Zürich 日本 \\".encode()
+    assert listing.escape_unprintable("Zürich 日本 \\".encode()) == "Zürich 日本 \\".encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (b"\x1b[31m\n\t\r\x00\x7f", rb"\x1b[31m\n\t\r\x00\x7f"),
+        ("\u0085\u009b".encode(), rb"\x85\x9b"),
+        (b"\x80\x9b0m\x9f", rb"\x80\x9b0m\x9f"),
+    ],
+)
+def test_controls_are_escaped_for_files_too(text: bytes, shown: bytes) -> None:
+    assert listing.escape_controls(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"before-upgrade", "Z\u00fcrich \u65e5\u672c \\ \u202e".encode(), b"\xff\xa0\xe9 latin"]
+)
+def test_what_is_no_control_character_is_left_as_it_is(text: bytes) -> None:
+    assert listing.escape_controls(text) == text
