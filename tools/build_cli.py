@@ -22,7 +22,11 @@ from pathlib import Path
 
 from generated import TOP
 
-SHEBANG = b"#!/usr/bin/env python3\n"
+# -I: nothing out of the caller's environment (PYTHONPATH, PYTHONHOME) gets into what root runs. By the shell, for not
+# every env knows -S, and without it a first line has no room for an argument.
+SHEBANG = b"""#!/bin/sh
+exec python3 -I "$0" "$@"
+"""
 START = "import sys\n\nfrom sandbox.cli import main\n\nsys.exit(main())\n"
 OLDEST = (1980, 1, 1, 0, 0, 0)  # the first date that a zip archive knows
 

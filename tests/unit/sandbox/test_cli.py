@@ -382,7 +382,43 @@ def test_the_archive_is_reproducible(program: str, tmp_path: pathlib.Path) -> No
     subprocess.run([sys.executable, TOP / "tools" / "build_cli.py", "--output", again], check=True, env=environment)
     assert again.read_bytes() == pathlib.Path(program).read_bytes()
     assert os.access(again, os.X_OK)
-    assert again.read_bytes().startswith(b"#!/usr/bin/env python3\n")
+    assert again.read_bytes().startswith(b'#!/bin/sh\nexec python3 -I "$0" "$@"\n')
+
+
+@pytest.mark.parametrize(
+    "name", ["sitecustomize", "json", "os", "struct", "_cffi_backend", "sandbox/__init__", "sandbox/cli"]
+)
+def test_nothing_of_the_callers_gets_in(
+    program: str, template: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    """Neither by PYTHONPATH, nor from the working directory, nor from beside the file."""
+    marker = tmp_path / "marker"
+    module = tmp_path / f"{name}.py"
+    module.parent.mkdir(exist_ok=True)
+    module.write_text(f"open({str(marker)!r}, 'w')\nraise SystemExit(9)\n")
+    beside = shutil.copy(program, tmp_path / "airlock")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONSTARTUP": str(module), "PYTHONINSPECT": "1"}
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [beside, "snapshot", "-l", template / "a"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        env={**environment, "PATH": path},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"Snapshot list:")
+    assert not marker.exists()
+
+
+def test_arguments_reach_the_archive_as_they_are(program: str, template: pathlib.Path) -> None:
+    """Through the shell: blanks, quotes, options of Python's, nothing at all."""
+    path = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    for arguments in ([b"snapshot", b"-d", b"$(id) \"'* -c", b"a"], [b"-c", b"print()"], [b""], []):
+        done = subprocess.run(
+            [program, *arguments], cwd=template, capture_output=True, check=False, env={**os.environ, "PATH": path}
+        )
+        assert Outcome(done.returncode, done.stdout, done.stderr) == qemu_img(*arguments, directory=template)
 
 
 @pytest.mark.parametrize("isolation", [["-S", "-E"], ["-I"]])
