@@ -14,7 +14,7 @@ import sys
 import typing as t
 
 from . import ending, errors
-from .cli_common import HelpRequest, UsageError, complain, say, write
+from .cli_common import HelpRequest, UsageError, complain, encoded, say, write
 from .options import OptionError, Options
 
 VERSION = b"airlock version 0.2.0\nCopyright (c) 2026 The airlock.images authors\n"
@@ -59,13 +59,18 @@ def main(arguments: t.Sequence[bytes] | None = None) -> int:
         return 128 + error.number  # as the shell has it of a command that a signal ended
     except errors.AirlockError as error:
         for report in error.qemu_reports or (error.message,):
-            complain(os.fsencode(report))
+            complain(encoded(report))
     except BrokenPipeError:
         return 1
     except OSError as error:
-        complain(errors.clean(str(error)).encode())
+        complain(encoded(errors.clean(str(error))))
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # the one place for what nobody thought of: a line, and not a page of ours
+        if os.environ.get("AIRLOCK_DEBUG"):
+            raise
+        what = errors.clean(f"{type(error).__name__}: {error}")
+        complain(encoded(f"A fault of airlock itself: {what}. AIRLOCK_DEBUG=1 shows where; please report it."))
     return 1
 
 

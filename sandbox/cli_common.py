@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing as t
 
@@ -163,12 +164,23 @@ def say(data: bytes) -> None:
     write(1, data)
 
 
+def encoded(text: str) -> bytes:
+    """The text as the locale has it, names as they were given; a character that it does not have as an escape."""
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:
+        if len(text) == 1:
+            return text.encode("unicode_escape")
+        return b"".join(map(encoded, text))
+
+
 def complain(message: bytes, command: bytes = b"") -> None:
     """An error report: the program's name, then the message; on a terminal without control characters. What stands in
     it out of an image has none; names that the operator gave are as they were given, as with qemu-img."""
     if os.isatty(2):
         message = b"\n".join(escape_unprintable(line) for line in message.split(b"\n"))
-    write(2, b"airlock%s: %s\n" % (command, message))
+    with contextlib.suppress(OSError):  # nobody listens: what is done is done all the same
+        write(2, b"airlock%s: %s\n" % (command, message))
 
 
 def warn(message: bytes) -> None:

@@ -262,6 +262,56 @@ def test_a_listing_in_a_pipe_has_no_control_characters(airlock: Airlock, templat
     assert done.stdout.replace(b"\n", b"").translate(None, bytes(range(32))) == done.stdout.replace(b"\n", b"")
 
 
+# ---- hosts as they are --------------------------------------------------------------------------------------
+
+
+def test_the_unexpected_is_one_line(airlock: Airlock, template: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> t.NoReturn:
+        raise RuntimeError("no\x1b such\nluck")
+
+    monkeypatch.setattr(snapshots, "list_snapshots", fail)
+    monkeypatch.delenv("AIRLOCK_DEBUG", raising=False)
+    done = airlock(b"snapshot", b"a", directory=template)
+    assert done.code == 1
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"airlock: A fault of airlock itself: RuntimeError: no")
+    assert b"AIRLOCK_DEBUG=1" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+    assert b"\x1b" not in done.stderr
+    monkeypatch.setenv("AIRLOCK_DEBUG", "1")
+    with pytest.raises(RuntimeError):
+        airlock(b"snapshot", b"a", directory=template)
+
+
+def test_a_character_that_the_locale_does_not_have(
+    airlock: Airlock, template: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is decoded from the command line can be encoded again; what a message adds to it need not be."""
+
+    def fail(*_arguments: object) -> t.NoReturn:
+        raise errors.ArgumentError("caf\xe9 \u65e5 \udcff", "x")
+
+    monkeypatch.setattr(snapshots, "list_snapshots", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsencode", lambda text: text.encode("latin-1", "surrogateescape"))
+        done = airlock(b"snapshot", b"a", directory=template)
+    assert done == (1, b"", b"airlock: caf\xe9 \\u65e5 \xff\n")
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)], ids=str)
+def test_closed_standard_streams(program: str, ours: pathlib.Path, closed: tuple[int, ...]) -> None:
+    """None of them becomes an image's, and what is to be done is done."""
+    redirections = " ".join(f"{number}>&-" for number in closed)
+    environment = {key: value for key, value in os.environ.items() if key not in ("HOME", "TMPDIR")}
+    for arguments, code in (("-c new bitmap", 0), ("-d none bitmap", 1), ("-l bitmap", 1 if 1 in closed else 0)):
+        command = f"'{sys.executable}' -I '{program}' snapshot {arguments} {redirections}"
+        done = subprocess.run(["sh", "-c", command], cwd=ours, capture_output=True, check=False, env=environment)
+        assert done.returncode == code
+        assert b"Traceback" not in done.stderr
+    listing = subprocess.run(["qemu-img", "snapshot", "-l", ours / "bitmap"], check=True, capture_output=True).stdout
+    assert b" new " in listing
+
+
 # ---- what qemu-img has not ---------------------------------------------------------------------------------
 
 
