@@ -13,7 +13,7 @@ import os
 import sys
 import typing as t
 
-from . import ending, errors
+from . import descriptors, ending, errors
 from .cli_common import HelpRequest, UsageError, complain, encoded, say, write
 from .options import OptionError, Options
 
@@ -51,6 +51,7 @@ def main(arguments: t.Sequence[bytes] | None = None) -> int:
     the number of the signal that ended it."""
     if arguments is None:
         arguments = [os.fsencode(argument) for argument in sys.argv[1:]]
+    descriptors.raise_limit()
     try:
         with ending.by_signals():
             return _command(arguments)

@@ -34,6 +34,7 @@ FACE = {
     "chain",
     "chain_facts",
     "commits",
+    "descriptors",
     "drafts",
     "ending",
     "errors",

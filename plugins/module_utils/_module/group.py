@@ -9,7 +9,7 @@ import contextlib
 import time
 import typing as t
 
-from ..sandbox import errors, images
+from ..sandbox import descriptors, errors, images
 from ..sandbox.places import Key, Place, find_place
 from .outcome import UNTOUCHED, GroupError
 
@@ -93,6 +93,7 @@ def open_images(
         raise errors.ArgumentError("The list of images is empty. Name at least one in path.", "no_images")
     if timeout < 1:
         raise errors.ArgumentError(f"timeout is {timeout} seconds. It must be at least 1.", "bad_timeout")
+    descriptors.need(len(paths))
     with contextlib.ExitStack() as stack:
         try:
             found = [stack.enter_context(find_place(path, follow_links, writable=writable)) for path in paths]

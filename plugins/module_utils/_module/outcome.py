@@ -9,7 +9,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ..sandbox import ending, errors
+from ..sandbox import descriptors, ending, errors
 
 BACKEND = "_cffi_backend"
 
@@ -66,6 +66,7 @@ def run_module(module: AnsibleModule, flow: t.Callable[[AnsibleModule], dict[str
     Told to end by SIGTERM or SIGHUP, it fails, with what it did to a group undone.
     """
     need_backend(module)
+    descriptors.raise_limit()
     try:
         with ending.by_signals():
             result = flow(module)

@@ -1,0 +1,1 @@
+../../../sandbox/descriptors.py
