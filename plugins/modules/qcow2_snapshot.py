@@ -98,8 +98,8 @@ options:
         type: int
       max_age:
         description:
-          - Younger ones than this stay. A number of seconds, or one with a unit, V(s), V(m), V(h), V(d) or V(w), as in
-            V(12h) or V(7d).
+          - Younger ones than this stay. A number with its unit, V(s), V(m), V(h), V(d) or V(w), as in V(12h) or V(7d).
+            A number without a unit is refused since 0.3.0.
           - The age is the time of the managed host, taken once for all images of the task, less the date of the
             snapshot. A snapshot whose date is in the future is young. Give O(retention.keep) as well, if the clock of
             the host is not to be trusted.

@@ -14,7 +14,7 @@ from .arguments import image_text
 if t.TYPE_CHECKING:
     from ..sandbox.snapshots import Snapshot
 
-UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}  # in seconds
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}  # in seconds
 SECOND = 1_000_000_000  # in nanoseconds
 
 
@@ -65,13 +65,14 @@ class Retention:
 
 
 def seconds(duration: str) -> int:
-    """A time as 7d, 12h, 90 (seconds). Raises ArgumentError."""
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw]?)", duration.strip())
+    """A time as 7d, 12h, 90s. Raises ArgumentError, also for a bare number: who writes 7 may mean days, and would
+    lose all snapshots but those of the last seconds."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", duration.strip())
     length = int(match[1]) * UNITS[match[2]] if match else 0
     if not length:
         raise _bad(
-            f"retention.max_age is '{errors.clean(duration, 80)}'. It is a number of seconds above 0, or one "
-            "with a unit: s, m, h, d or w, as in 12h or 7d."
+            f"retention.max_age is '{errors.clean(duration, 80)}'. It is a number above 0 with its unit: s, m, h, d "
+            "or w, as in 12h or 7d. For seconds write 90s."
         )
     return length
 

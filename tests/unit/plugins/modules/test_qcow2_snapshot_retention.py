@@ -56,7 +56,7 @@ CASES: Table = [
     (2, None, b"", False, [(b"n-1", -DAY), (b"n-2", 9 * DAY), (b"n-3", DATE[0])], [0]),
     (1, None, b"", False, [(b"n-1", 5), (b"n-2", 5), (b"n-3", 5)], [0, 1]),
     # By age: exactly as old as that is too old, the future is young.
-    (None, "10", b"", False, [(b"n-1", 11), (b"n-2", 10), (b"n-3", 9), (b"n-4", -100)], [0, 1]),
+    (None, "10s", b"", False, [(b"n-1", 11), (b"n-2", 10), (b"n-3", 9), (b"n-4", -100)], [0, 1]),
     (None, "2m", b"", False, [(b"n-1", 121), (b"n-2", 119)], [0]),
     (None, "2h", b"", False, [(b"n-1", 7201), (b"n-2", 7199)], [0]),
     (None, "2d", b"", False, [(b"n-1", 2 * DAY + 1), (b"n-2", 2 * DAY - 1)], [0]),
@@ -64,8 +64,8 @@ CASES: Table = [
     (None, "1s", b"n-9", True, [(b"n-1", 2), (b"other", 99), (b"n-2", 2)], [0, 2]),
     (None, "1s", b"n-1", False, [(b"n-1", 2), (b"n-2", 2)], [1]),
     # What either keeps stays.
-    (1, "10", b"", False, [(b"n-1", 30), (b"n-2", 5), (b"n-3", 20), (b"n-4", 30)], [0, 2]),
-    (3, "10", b"", False, [(b"n-1", 5), (b"n-2", 30), (b"n-3", 20), (b"n-4", 30)], []),
+    (1, "10s", b"", False, [(b"n-1", 30), (b"n-2", 5), (b"n-3", 20), (b"n-4", 30)], [0, 2]),
+    (3, "10s", b"", False, [(b"n-1", 5), (b"n-2", 30), (b"n-3", 20), (b"n-4", 30)], []),
 ]
 
 
@@ -87,7 +87,7 @@ def test_what_goes(
 
 def test_ages_are_told_to_the_nanosecond(script: Script, retention: t.Any) -> None:
     snapshots = (aged(script, 1, b"n-1", 9, 1_000_000_000), aged(script, 2, b"n-2", 9, 999_999_999))
-    wanted = retention.Retention({"prefix": "n-", "keep": None, "max_age": "10"}, "present", b"", 255)
+    wanted = retention.Retention({"prefix": "n-", "keep": None, "max_age": "10s"}, "present", b"", 255)
     assert wanted.outdated(snapshots, False, DATE) == snapshots[:1]
 
 
@@ -109,7 +109,7 @@ BAD: list[tuple[dict[str, t.Any], str]] = [
     ({"prefix": "n" * 256, "keep": 1}, "name_too_long"),
     *(
         ({"prefix": "n-", "max_age": age}, "bad_retention")
-        for age in ("", "0", "0d", "-1", "1.5h", "7 d", "1y", "d", "1d12h")
+        for age in ("", "0", "7", "0d", "-1", "1.5h", "7 d", "1y", "d", "1d12h")
     ),
 ]
 
