@@ -18,9 +18,10 @@ options:
     description:
       - The image file, or a list of image files. Regular files and block devices are taken.
       - A list is one group, see the description of the module.
-      - A single string is split at its commas. A path with a comma in it must be given as an element of a list.
+      - A single string is split at its commas, unless it is the path of a file as a whole and no part of it is one.
+        Better give a path with a comma in it as an element of a list.
     type: list
-    elements: path
+    elements: str
     required: true
   timeout:
     description:
@@ -67,7 +68,7 @@ options:
       - Directories, files and block devices to which names in the images of the chain may lead, besides the directory
         of the image that has the name. What is below a directory is allowed with it.
     type: list
-    elements: path
+    elements: str
     default: []
     version_added: 0.2.0
   backing_format:
@@ -94,7 +95,7 @@ options:
       - It is one line of JSON with C(bytes_done), C(bytes_total), C(percent), C(bytes_per_second), C(seconds_left) and
         C(finished), for all that the task does together. It is replaced as a whole, so that no reader sees half of it.
       - What is there already must be such a file. Anything else is refused with RV(error_code=bad_progress_file).
-    type: path
+    type: str
   timeout:
     description:
       - How many seconds the work may take, all guests together.
@@ -116,6 +117,13 @@ notes:
     the image. The host's own code never looks into it, so that a hostile image cannot take over the host.
     RV(ignore:sandbox.layers) says which layers were active.
   - The images are locked in the same way as QEMU locks them. An image that a running virtual machine holds is refused.
+  - Paths are taken as they are written, but for C(~/) in front, which is the home of the user who runs the task. A
+    C($NAME) or C(~NAME) is not expanded, so that a file of such a name, which another task has found, is that file.
+  - An option that is null is refused with RV(ignore:error_code=null_option), an empty path with
+    RV(ignore:error_code=empty_path), a truth value, a list or a dictionary for a text with
+    RV(ignore:error_code=not_text), a truth value for a number with RV(ignore:error_code=not_a_number), and what is no
+    dictionary for one with RV(ignore:error_code=not_a_dictionary). In a template, leave out what is not wanted by
+    C(omit). A number that is given for a text is taken as its text.
   - When the Python interpreter that runs the module lacks the cffi backend, the module looks for one of the system's
     interpreters that has it, and continues there.
 """

@@ -402,7 +402,6 @@ pids:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.airlock.images.plugins.module_utils._module.startup import save_time
 
 save_time()  # on the imports below
@@ -414,6 +413,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     LINKS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.bitmap import bitmap_flow
+from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
 ARGUMENTS = {
@@ -432,7 +432,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENTS, supports_check_mode=True)
     run_module(module, bitmap_flow)
 
 

@@ -49,7 +49,7 @@ options:
       - A layer that the chain does not stand on yet becomes part of it. What is different there is pulled up.
       - Files are told apart by what they are, not by their names. Links and other spellings of a path do no harm.
     type: list
-    elements: path
+    elements: str
     required: true
   method:
     description:
@@ -105,7 +105,7 @@ options:
       - A commit into what they stand on, and removing it, is refused with RV(error_code=has_siblings). With
         O(method=auto), a commit gives way to a pull then.
     type: list
-    elements: path
+    elements: str
     default: []
   scan:
     description:
@@ -152,7 +152,7 @@ options:
         of the image that has the name. What is below a directory is allowed with it.
       - What the task would have recorded must be allowed as well, or the next run could not open it.
     type: list
-    elements: path
+    elements: str
     default: []
 notes:
   - The locks are held from the first look to the end. A chain that a virtual machine uses is refused.
@@ -389,7 +389,6 @@ pids:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.airlock.images.plugins.module_utils._module.startup import save_time
 
 save_time()  # on the imports below
@@ -400,16 +399,17 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     MOVES_ARGUMENTS,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.chain import chain_flow
+from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
 ARGUMENTS = {
-    "layers": {"type": "list", "elements": "path", "required": True},
+    "layers": {"type": "list", "elements": "str", "required": True},
     "method": {"type": "str", "choices": ["auto", "commit", "pull"], "default": "auto"},
     "flatten": {"type": "bool", "default": False},
     "drop": {"type": "bool", "default": False},
     "compressed": {"type": "bool", "default": False},
     "allow_resize": {"type": "bool", "default": False},
-    "siblings": {"type": "list", "elements": "path", "default": []},
+    "siblings": {"type": "list", "elements": "str", "default": []},
     "scan": {"type": "bool", "default": False},
     "mode": {"type": "raw"},
     "owner": {"type": "str"},
@@ -421,7 +421,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENTS, supports_check_mode=True)
     run_module(module, chain_flow)
 
 

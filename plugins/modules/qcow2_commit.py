@@ -47,7 +47,7 @@ options:
   path:
     description:
       - The overlay. A regular file or a block device.
-    type: path
+    type: str
     required: true
   format:
     description:
@@ -65,7 +65,7 @@ options:
       - A relative name is looked for in the directory of each layer that stands on another, as C(qemu-img commit -b)
         does.
       - Without it, that is the layer below the overlay.
-    type: path
+    type: str
   drop:
     description:
       - Whether the file of the overlay is removed when all is done. An external data file of it stays, and so do layers
@@ -333,7 +333,6 @@ pids:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.airlock.images.plugins.module_utils._module.startup import save_time
 
 save_time()  # on the imports below
@@ -344,12 +343,13 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     MOVES_ARGUMENTS,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.commit import commit_flow
+from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
 ARGUMENTS = {
-    "path": {"type": "path", "required": True},
+    "path": {"type": "str", "required": True},
     "format": {"type": "str", "choices": ["qcow2", "vmdk"], "default": "qcow2"},
-    "base": {"type": "path"},
+    "base": {"type": "str"},
     "drop": {"type": "bool", "default": False},
     "allow_resize": {"type": "bool", "default": False},
     "bitmaps": {"type": "str", "choices": ["refuse", "drop", "merge"], "default": "refuse"},
@@ -360,7 +360,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENTS, supports_check_mode=True)
     run_module(module, commit_flow)
 
 

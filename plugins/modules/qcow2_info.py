@@ -477,7 +477,6 @@ pids:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.airlock.images.plugins.module_utils._module.startup import save_time
 
 save_time()  # on the imports below
@@ -490,6 +489,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     LINKS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.info import info_flow
+from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
 ARGUMENTS = {
@@ -508,7 +508,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = AnsibleModule(
+    module = Module(
         argument_spec=ARGUMENTS,
         required_if=[("dirty_extents", True, ["bitmap"])],
         supports_check_mode=True,

@@ -400,7 +400,6 @@ pids:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.airlock.images.plugins.module_utils._module.startup import save_time
 
 save_time()  # on the imports below
@@ -411,6 +410,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     LIMIT_ARGUMENT,
     LINKS_ARGUMENT,
 )
+from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 from ansible_collections.airlock.images.plugins.module_utils._module.snapshot import snapshot_flow
 
@@ -436,7 +436,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = AnsibleModule(
+    module = Module(
         argument_spec=ARGUMENTS,
         required_if=[("state", "present", ["name", "retention"], True)],
         required_one_of=[("name", "snapshot_id", "retention")],

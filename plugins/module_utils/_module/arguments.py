@@ -12,7 +12,7 @@ from ansible.module_utils.common.text.converters import to_bytes
 from ..sandbox import errors
 
 IMAGES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
-    "path": {"type": "list", "elements": "path", "required": True},
+    "path": {"type": "list", "elements": "str", "required": True},
     "timeout": {"type": "int", "default": 300},
 }
 
@@ -29,13 +29,13 @@ LINKS_ARGUMENT: dict[str, dict[str, t.Any]] = {
 }
 
 CHAIN_ARGUMENTS: dict[str, dict[str, t.Any]] = {
-    "allowed_roots": {"type": "list", "elements": "path", "default": []},
+    "allowed_roots": {"type": "list", "elements": "str", "default": []},
     "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
 }
 
 MOVES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "rate_limit": {"type": "str"},
-    "progress_file": {"type": "path"},
+    "progress_file": {"type": "str"},
     "timeout": {"type": "int", "default": 86400},
 }
 

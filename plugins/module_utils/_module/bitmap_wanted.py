@@ -12,13 +12,14 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ..sandbox import bitmaps, errors
 from .arguments import image_text
+from .options import check_given, settle_paths
 
 _SIZE = re.compile(r"([0-9]+) *(?:([kmg])(?:ib)?|b)?", re.ASCII | re.IGNORECASE)
 _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 MERGE_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "name": {"type": "str", "required": True},
-    "path": {"type": "path"},
+    "path": {"type": "str"},
     "format": {"type": "str", "choices": ["qcow2"], "default": "qcow2"},
     "ignore_missing": {"type": "bool", "default": False},
 }
@@ -84,10 +85,15 @@ def parse_merge(number: int, value: t.Any) -> Merge:
         value = {"name": str(value)}
     elif not isinstance(value, dict):
         raise _bad_merge(number, "neither a name nor a dictionary with name, path and format")
+    try:
+        check_given(MERGE_ARGUMENTS, value, "merge")
+    except errors.ArgumentError as error:
+        raise _bad_merge(number, f"not valid: {error.message}") from error
     checked = ArgumentSpecValidator(MERGE_ARGUMENTS).validate(value)
     if checked.error_messages:
         raise _bad_merge(number, f"not valid: {' '.join(checked.error_messages)}")
     values = checked.validated_parameters
+    settle_paths(values)
     name = image_text(f"name in element {number} of merge", values["name"], bitmaps.NAME_MAX, plain=False)
     return Merge(name, values["path"], values["ignore_missing"])
 

@@ -10,6 +10,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ..sandbox import descriptors, ending, errors
+from .options import Module
 
 BACKEND = "_cffi_backend"
 
@@ -60,7 +61,7 @@ class GroupError(Exception):
         return ", ".join(errors.quote(path) for path, outcome in self.outcomes if outcome == wanted)
 
 
-def run_module(module: AnsibleModule, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
+def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
     """Runs the flow and ends the process with its result, or with a message and a stable error_code.
 
     Told to end by SIGTERM or SIGHUP, it fails, with what it did to a group undone.
@@ -68,6 +69,9 @@ def run_module(module: AnsibleModule, flow: t.Callable[[AnsibleModule], dict[str
     need_backend(module)
     descriptors.raise_limit()
     try:
+        if module.fault:
+            raise module.fault
+        module.settle_paths()
         with ending.by_signals():
             result = flow(module)
     except GroupError as error:
