@@ -28,6 +28,15 @@ extends_documentation_fragment:
   - airlock.images._images.links
   - airlock.images._images.sandbox
 options:
+  fail_on:
+    description:
+      - When the task fails, with V(any) if any image could not be read, with V(all) if none could, with V(none) never
+        for that reason. Wrong options always make it fail.
+      - In any case, RV(images) has the facts of those that could be read, and the reason for each of the others.
+    type: str
+    choices: [any, all, none]
+    default: any
+    version_added: 0.3.0
   format:
     description:
       - The format of the images of O(path). Formats are never guessed.
@@ -107,6 +116,16 @@ EXAMPLES = r"""
     bitmap: backup
   register: web
 
+- name: Read all images of a directory, whichever are damaged or in use
+  airlock.images.qcow2_info:
+    path: "{{ found.files | map(attribute='path') }}"
+    fail_on: none
+  register: all
+
+- name: Show what could not be read
+  ansible.builtin.debug:
+    msg: "{{ all.images | selectattr('error_code', 'defined') | map(attribute='msg') }}"
+
 - name: Read a vmdk image, and what it stands on
   airlock.images.qcow2_info:
     path: /var/lib/libvirt/images/old.vmdk
@@ -132,12 +151,13 @@ EXAMPLES = r"""
 RETURN = r"""
 images:
   description:
-    - What each image says, in the order of O(path).
+    - What each image says, in the order of O(path). Of one that could not be read there is C(path), C(error_code) and
+      C(msg) only, and C(pids) where it is in use.
     - Facts that no vmdk image has are not there with O(format=vmdk). These are V(refcount_bits), V(dirty), V(corrupt),
       V(lazy_refcounts), V(extended_l2), V(compression_type), V(encryption), V(features), V(data_file) and
       V(bitmap_count). Lists of snapshots and bitmaps are empty.
     - Bytes of names that are no UTF-8 and characters that cannot be printed are replaced by U+FFFD.
-  returned: success
+  returned: always, once the options are known to be right
   type: list
   elements: dict
   contains:
@@ -145,6 +165,17 @@ images:
       description: The image file.
       type: str
       sample: /var/lib/libvirt/images/web.qcow2
+    error_code:
+      description: Why the image could not be read, in the form of RV(error_code).
+      type: str
+      returned: when it could not be read
+      version_added: 0.3.0
+      sample: in_use
+    msg:
+      description: The same in words.
+      type: str
+      returned: when it could not be read
+      version_added: 0.3.0
     format:
       description: The format, as O(format) says.
       type: str
@@ -497,6 +528,7 @@ ARGUMENTS = {
     **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
     **LIMIT_ARGUMENT,
+    "fail_on": {"type": "str", "choices": ["any", "all", "none"], "default": "any"},
     "format": {"type": "str", "choices": ["qcow2", "vmdk"], "default": "qcow2"},
     "dirty_extents": {"type": "bool", "default": False},
     "bitmap": {"type": "str"},

@@ -89,11 +89,7 @@ def open_images(
     follow_links: as of places.find_place(). check: looks at them before any is opened. What fails before anything is
     written, here or in the body, leaves as a GroupError that says so.
     """
-    if not paths:
-        raise errors.ArgumentError("The list of images is empty. Name at least one in path.", "no_images")
-    if timeout < 1:
-        raise errors.ArgumentError(f"timeout is {timeout} seconds. It must be at least 1.", "bad_timeout")
-    descriptors.need(len(paths))
+    check_arguments(paths, timeout)
     with contextlib.ExitStack() as stack:
         try:
             found = [stack.enter_context(find_place(path, follow_links, writable=writable)) for path in paths]
@@ -108,14 +104,23 @@ def open_images(
                 for place in found
             )
         except errors.AirlockError as error:
-            raise GroupError(error, [(path, UNTOUCHED) for path in paths]) from error
+            raise GroupError(error, [(path, UNTOUCHED) for path in paths], writable) from error
 
 
-def check_named_once(places: t.Sequence[Place], option: str, what: str) -> None:
+def check_arguments(paths: t.Sequence[str], timeout: int) -> None:
+    """Raises ArgumentError for an empty list, or a time limit of nothing; HostError for more than can be open."""
+    if not paths:
+        raise errors.ArgumentError("The list of images is empty. Name at least one in path.", "no_images")
+    if timeout < 1:
+        raise errors.ArgumentError(f"timeout is {timeout} seconds. It must be at least 1.", "bad_timeout")
+    descriptors.need(len(paths))
+
+
+def check_named_once(places: t.Sequence[Place | errors.AirlockError], option: str, what: str) -> None:
     """Raises ArgumentError for one file that is named twice. what: is named, for the advice."""
     names: dict[Key, str] = {}
     for number, place in enumerate(places):
-        key = place.key
+        key = place.key if isinstance(place, Place) else None
         if key is None:
             continue  # opening it will say what is wrong
         if key in names:

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import bitmaps, errors, facts, info
+from ..sandbox import bitmaps, errors, facts, images, info
+from ..sandbox.places import Place, find_place
 from . import report
 from .arguments import image_text
 from .bounded import Room, check_limit, size_of
-from .group import OpenImage, for_each, open_images, sandbox_summary
+from .group import OpenImage, check_arguments, check_named_once, for_each, sandbox_summary
+from .outcome import PartError, holders
 
 # Told at the top for one image, as far as its record has them.
 SINGLE = ("listing", "dirty_extents", "extents_next", "chain", "chain_drawing")
@@ -22,34 +25,74 @@ LISTS = ("snapshots", "bitmaps")  # these if they are whole
 
 
 def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
-    """Reads the images; returns what RETURN of qcow2_info says. Raises errors.ArgumentError, GroupError."""
+    """Reads the images; returns what RETURN of qcow2_info says. Raises errors.ArgumentError, PartError."""
     params = module.params
+    paths: list[str] = params["path"]
     limit = check_limit(params["limit"])
     wanted = Extents(params) if params["dirty_extents"] else None
+    check_arguments(paths, params["timeout"])
 
-    def record(subject: OpenImage) -> dict[str, t.Any]:
-        if params["format"] == "vmdk":
-            return _vmdk_record(subject, wanted)
-        return _image_record(subject, wanted, len(params["path"]), limit)
+    def record(subject: OpenImage | errors.AirlockError) -> dict[str, t.Any] | errors.AirlockError:
+        if isinstance(subject, errors.AirlockError):
+            return subject
+        try:
+            if params["format"] == "vmdk":
+                found = _vmdk_record(subject, wanted)
+            else:
+                found = _image_record(subject, wanted, len(paths), limit)
+            return {**found, **_chain(subject, params)}
+        except errors.ArgumentError:
+            raise  # of the task, not of the image
+        except errors.AirlockError as error:
+            return error
 
-    with open_images(
-        params["path"],
-        params["timeout"],
-        writable=False,
-        force_share=params["force_share"],
-        follow_links=params["follow_links"],
-    ) as subjects:
-        images = for_each(lambda subject: {**record(subject), **_chain(subject, params)}, subjects)
+    with contextlib.ExitStack() as stack:
+        places = [_find(stack, path, params) for path in paths]
+        check_named_once(places, "path", "each image")
+        subjects = [_open(stack, place, params) for place in places]
+        found = for_each(record, subjects)
+    faults = [each for each in found if isinstance(each, errors.AirlockError)]
+    records = [
+        _fault(each, path) if isinstance(each, errors.AirlockError) else each for each, path in zip(found, paths)
+    ]
     result: dict[str, t.Any] = {
         "changed": False,
-        "images": images,
-        "truncated": any(image["truncated"] for image in images),
-        "sandbox": sandbox_summary(subjects),
+        "images": records,
+        "truncated": any(each["truncated"] for each in records),
+        "sandbox": sandbox_summary([each for each in subjects if isinstance(each, OpenImage)]),
     }
-    if len(images) == 1:
+    if faults and (params["fail_on"] == "any" or (params["fail_on"] == "all" and len(faults) == len(paths))):
+        raise PartError(faults, result)
+    if len(records) == 1:
         keys = SINGLE if result["truncated"] else LISTS + SINGLE
-        result.update({key: images[0][key] for key in keys if key in images[0]})
+        result.update({key: records[0][key] for key in keys if key in records[0]})
     return result
+
+
+def _find(stack: contextlib.ExitStack, path: str, params: t.Mapping[str, t.Any]) -> Place | errors.AirlockError:
+    """Where the image is, or why that cannot be told."""
+    try:
+        return stack.enter_context(find_place(path, params["follow_links"]))
+    except errors.AirlockError as error:
+        return error
+
+
+def _open(
+    stack: contextlib.ExitStack, place: Place | errors.AirlockError, params: t.Mapping[str, t.Any]
+) -> OpenImage | errors.AirlockError:
+    """The image, which stays open as long as the stack; or why it cannot be opened."""
+    if isinstance(place, errors.AirlockError):
+        return place
+    try:
+        image = stack.enter_context(images.Image.open(place, writable=False, force_share=params["force_share"]))
+    except errors.AirlockError as error:
+        return error
+    return OpenImage(image, params["timeout"])
+
+
+def _fault(error: errors.AirlockError, path: str) -> dict[str, t.Any]:
+    """One element of RETURN's `images`, of an image that could not be read."""
+    return {"path": path, "error_code": error.code, "msg": error.message, "truncated": False, **holders(error)}
 
 
 class Extents:
@@ -67,13 +110,13 @@ class Extents:
             )
 
 
-def _image_record(subject: OpenImage, wanted: Extents | None, images: int, limit: int) -> dict[str, t.Any]:
+def _image_record(subject: OpenImage, wanted: Extents | None, count: int, limit: int) -> dict[str, t.Any]:
     """One element of RETURN's `images`, of so many. limit: of snapshots, and of bitmaps."""
     image: info.ImageInfo = subject.run(info.image_info)
     asked = (wanted.bitmap, wanted.limit, wanted.start) if wanted else ()
     listed: bitmaps.BitmapList = subject.run(bitmaps.list_bitmaps, True, *asked)
     extents = [extent._asdict() for extent in listed.extents]
-    room = Room(images, limit, size_of(extents))
+    room = Room(count, limit, size_of(extents))
     shown = room.last_of(listed.bitmaps, facts.bitmap_facts, share=0.5)
     snapshots = room.last_of(image.snapshots, facts.snapshot_facts, report.row)
     record = facts.image_facts(subject.path, image, shown, snapshots)

@@ -30,17 +30,38 @@ UNTOUCHED = "untouched"
 UNDONE = "undone"
 UNKNOWN = "unknown"
 
+PATHS_SHOWN = 10  # in a message; `outcomes` has all of them
+
+
+class PartError(Exception):
+    """Some images of a task that reads could not be read. causes: why, in their order; result: of the task."""
+
+    def __init__(self, causes: t.Sequence[errors.AirlockError], result: dict[str, t.Any]) -> None:
+        super().__init__(causes[0].message)
+        self.causes = causes
+        self.result = result
+
+    @property
+    def message(self) -> str:
+        """Of the first, and how many there are."""
+        count = len(self.result["images"])
+        if count == 1:
+            return self.causes[0].message
+        return f"{self.causes[0].message} Of {count} images, {len(self.causes)} could not be read; see images."
+
 
 class GroupError(Exception):
     """A task failed after its images were known.
 
-    cause: why. outcomes: for each image (path, UNTOUCHED | UNDONE | UNKNOWN).
+    cause: why. outcomes: for each image (path, UNTOUCHED | UNDONE | UNKNOWN). changes: whether the task was to change
+    them; one that only reads need not say that it changed nothing.
     """
 
-    def __init__(self, cause: errors.AirlockError, outcomes: t.Sequence[tuple[str, str]]) -> None:
+    def __init__(self, cause: errors.AirlockError, outcomes: t.Sequence[tuple[str, str]], changes: bool = True) -> None:
         super().__init__(cause.message)
         self.cause = cause
         self.outcomes = tuple(outcomes)
+        self.changes = changes
 
     @property
     def message(self) -> str:
@@ -53,12 +74,14 @@ class GroupError(Exception):
             sentences.append(f"What was done has been undone, each image is as it was before. Restored: {undone}.")
             if untouched:
                 sentences.append(f"Not touched: {untouched}.")
-        elif len(self.outcomes) > 1:
+        elif self.changes and len(self.outcomes) > 1:
             sentences.append(f"No image was changed: {untouched}.")
         return " ".join(sentences).lstrip()
 
     def _paths(self, wanted: str) -> str:
-        return ", ".join(errors.quote(path) for path, outcome in self.outcomes if outcome == wanted)
+        paths = [errors.quote(path) for path, outcome in self.outcomes if outcome == wanted]
+        more = [f"and {len(paths) - PATHS_SHOWN} more"] if len(paths) > PATHS_SHOWN else []
+        return ", ".join(paths[:PATHS_SHOWN] + more)
 
 
 def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
@@ -76,9 +99,12 @@ def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any
             result = flow(module)
     except GroupError as error:
         outcomes = [{"path": path, "outcome": outcome} for path, outcome in error.outcomes]
-        module.fail_json(msg=error.message, error_code=error.cause.code, outcomes=outcomes, **_holders(error.cause))
+        module.fail_json(msg=error.message, error_code=error.cause.code, outcomes=outcomes, **holders(error.cause))
+    except PartError as error:
+        first = error.causes[0]
+        module.fail_json(msg=error.message, error_code=first.code, **holders(first), **error.result)
     except errors.AirlockError as error:
-        module.fail_json(msg=error.message, error_code=error.code, **_holders(error))
+        module.fail_json(msg=error.message, error_code=error.code, **holders(error))
     module.exit_json(**result)
 
 
@@ -105,6 +131,6 @@ def _respawn() -> None:
             respawn.respawn_module(interpreter)
 
 
-def _holders(error: Exception) -> dict[str, t.Any]:
+def holders(error: Exception) -> dict[str, t.Any]:
     """The processes that hold the image, where that is the reason."""
     return {"pids": list(error.pids)} if isinstance(error, errors.ImageInUseError) else {}

@@ -160,3 +160,49 @@ def test_dirty_ranges_need_a_bitmap(run_module: Run, script: Script) -> None:
     answer = run_module("qcow2_info", path="a", dirty_extents=True)
     assert answer["rc"] == 1
     assert "bitmap" in answer["msg"]
+
+
+# ---- images that cannot be read -------------------------------------------------------------------------------------
+
+
+def three(script: Script, errors: t.Any) -> None:
+    """Of a, b and c, b is in use, and c is damaged."""
+    held = errors.ImageInUseError("b is in use.")
+    held.pids = (4711,)
+    script.expect("open", "a", False, False).expect("open", "b", False, False, gives=held)
+    script.expect("open", "c", False, False)
+    script.expect("image_info", "a", gives=script.info())
+    script.expect("list_bitmaps", "a", True, gives=script.with_bitmaps())
+    script.expect("image_info", "c", gives=errors.RefusalError("c is damaged.", code="overlap"))
+    script.expect("close", "c").expect("close", "a")
+
+
+@pytest.mark.parametrize("fail_on", ["any", "all", "none"])
+def test_one_bad_image_does_not_hide_the_others(run_module: Run, script: Script, errors: t.Any, fail_on: str) -> None:
+    three(script, errors)
+    answer = run_module("qcow2_info", path=["a", "b", "c"], fail_on=fail_on)
+    first, second, third = answer["images"]
+    assert (first["path"], first["virtual_size"]) == ("a", 1 << 20)
+    reasons = {"path": "b", "error_code": "in_use", "msg": "b is in use.", "truncated": False, "pids": [4711]}
+    assert second == reasons
+    assert (third["path"], third["error_code"], third["msg"]) == ("c", "overlap", "c is damaged.")
+    assert answer.get("failed", False) == (fail_on == "any")
+    if fail_on == "any":
+        assert (answer["error_code"], answer["pids"]) == ("in_use", [4711])
+        assert answer["msg"] == "b is in use. Of 3 images, 2 could not be read; see images."
+
+
+@pytest.mark.parametrize(("fail_on", "failed"), [("any", True), ("all", True), ("none", False)])
+def test_no_image_can_be_read(run_module: Run, script: Script, errors: t.Any, fail_on: str, failed: bool) -> None:
+    script.expect("open", "a", False, False, gives=errors.ImageOpenError("a is not there.", code="not_found"))
+    answer = run_module("qcow2_info", path="a", fail_on=fail_on)
+    assert answer.get("failed", False) == failed
+    assert answer["images"][0]["error_code"] == "not_found"
+    assert answer.get("msg") == ("a is not there." if failed else None)
+    assert "snapshots" not in answer
+
+
+def test_wrong_options_are_no_fault_of_an_image(run_module: Run, script: Script) -> None:
+    script.expect("open", "a", False, False).expect("close", "a")
+    answer = run_module("qcow2_info", path="a", format="vmdk", dirty_extents=True, bitmap="b", fail_on="none")
+    assert (answer["failed"], answer["error_code"]) == (True, "bitmap_not_found")
