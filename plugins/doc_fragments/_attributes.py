@@ -37,8 +37,8 @@ attributes:
   action_group:
     description:
       - Use C(group/airlock.images.images) in C(module_defaults) to set defaults for all modules of the collection.
-      - C(timeout) is the one option that all of them have. A default for another one makes the modules fail that do not
-        have it; set it for each module by its name there.
+      - C(timeout) and C(lock_timeout) are the options that all of them have. A default for another one makes the
+        modules fail that do not have it; set it for each module by its name there.
     support: full
     membership:
       - airlock.images.images

@@ -30,6 +30,15 @@ options:
         RV(ignore:error_code=time_limit).
     type: int
     default: 300
+  lock_timeout:
+    description:
+      - How many seconds the task waits for images that others hold. With V(0), which is the default, it fails at once
+        with RV(ignore:error_code=in_use).
+      - It waits with nothing locked and nothing written, and then begins anew. A task that tells what it
+        could not read and does not fail for it (O(ignore:fail_on)) does not wait.
+    type: int
+    default: 0
+    version_added: 0.3.0
 """
 
     LINKS = r"""
@@ -103,6 +112,14 @@ options:
         lost then, run it again with more time.
     type: int
     default: 86400
+  lock_timeout:
+    description:
+      - How many seconds the task waits for images that others hold. With V(0), which is the default, it fails at once
+        with RV(ignore:error_code=in_use).
+      - It waits with nothing locked and nothing written, and then begins anew.
+    type: int
+    default: 0
+    version_added: 0.3.0
 """
 
     SANDBOX = r"""

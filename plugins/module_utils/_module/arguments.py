@@ -14,6 +14,7 @@ from ..sandbox import errors
 IMAGES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "path": {"type": "list", "elements": "str", "required": True},
     "timeout": {"type": "int", "default": 300},
+    "lock_timeout": {"type": "int", "default": 0},
 }
 
 LIMIT_ARGUMENT: dict[str, dict[str, t.Any]] = {
@@ -37,6 +38,7 @@ MOVES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "rate_limit": {"type": "str"},
     "progress_file": {"type": "str"},
     "timeout": {"type": "int", "default": 86400},
+    "lock_timeout": {"type": "int", "default": 0},
 }
 
 

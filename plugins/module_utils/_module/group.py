@@ -120,7 +120,9 @@ def check_named_once(places: t.Sequence[Place | errors.AirlockError], option: st
     """Raises ArgumentError for one file that is named twice. what: is named, for the advice."""
     names: dict[Key, str] = {}
     for number, place in enumerate(places):
-        key = place.key if isinstance(place, Place) else None
+        if isinstance(place, errors.AirlockError):
+            continue
+        key = place.key
         if key is None:
             continue  # opening it will say what is wrong
         if key in names:

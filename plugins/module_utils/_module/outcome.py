@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -30,6 +31,7 @@ UNTOUCHED = "untouched"
 UNDONE = "undone"
 UNKNOWN = "unknown"
 
+WAIT_SECONDS = 0.2  # between two looks at an image that others hold
 PATHS_SHOWN = 10  # in a message; `outcomes` has all of them
 
 
@@ -96,7 +98,7 @@ def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any
             raise module.fault
         module.settle_paths()
         with ending.by_signals():
-            result = flow(module)
+            result = _wait(module, flow)
     except GroupError as error:
         outcomes = [{"path": path, "outcome": outcome} for path, outcome in error.outcomes]
         module.fail_json(msg=error.message, error_code=error.cause.code, outcomes=outcomes, **holders(error.cause))
@@ -106,6 +108,31 @@ def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any
     except errors.AirlockError as error:
         module.fail_json(msg=error.message, error_code=error.code, **holders(error))
     module.exit_json(**result)
+
+
+def _wait(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> dict[str, t.Any]:
+    """The flow's result. While others hold an image it is begun anew, for lock_timeout seconds. Raises as the flow."""
+    seconds: int = module.params["lock_timeout"]
+    if seconds < 0:
+        raise errors.ArgumentError(f"lock_timeout is {seconds} seconds. It must be at least 0.", "bad_timeout")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return flow(module)
+        except (GroupError, PartError, errors.ImageInUseError) as error:
+            if not _is_held(error) or time.monotonic() >= end:
+                raise
+        time.sleep(WAIT_SECONDS)
+
+
+def _is_held(error: Exception) -> bool:
+    """Whether a flow has failed because somebody holds an image, and has written nothing."""
+    if isinstance(error, PartError):
+        return any(isinstance(cause, errors.ImageInUseError) for cause in error.causes)
+    if isinstance(error, GroupError):
+        untouched = all(outcome == UNTOUCHED for _path, outcome in error.outcomes)
+        return untouched and isinstance(error.cause, errors.ImageInUseError)
+    return isinstance(error, errors.ImageInUseError) and not error.modified
 
 
 def need_backend(module: AnsibleModule) -> None:

@@ -69,6 +69,7 @@ TAKES: dict[str, set[str]] = {
     "flatten": FLAGS,
     "force_share": FLAGS,
     "limit": {"0"},
+    "lock_timeout": {"0", "20261130"},
     "merge": NOTHING,
     "merge[]": TEXT,
     "merge[].ignore_missing": FLAGS,
