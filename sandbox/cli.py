@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import typing as t
 
 from . import descriptors, ending, errors
@@ -31,6 +32,8 @@ Standard options:
      display this help and exit
   -V, --version
      display version info and exit
+  --lock-timeout SECONDS
+     wait so long for an image that others hold (default 0)
 
 Recognized commands (run airlock COMMAND --help for command-specific help):
 
@@ -42,7 +45,8 @@ Recognized commands (run airlock COMMAND --help for command-specific help):
 """
 )
 
-_OPTIONS = ((b"help", b"h", False), (b"version", b"V", False))
+_OPTIONS = ((b"help", b"h", False), (b"version", b"V", False), (b"lock-timeout", b"", True))
+_WAIT_SECONDS = 0.2  # between two looks at an image that others hold
 _COMMANDS = (b"bitmap", b"commit", b"info", b"rebase", b"snapshot")
 
 
@@ -79,15 +83,19 @@ def _command(arguments: t.Sequence[bytes]) -> int:
     """Finds the command; it parses what is its own."""
     name = b""
     try:
-        options = Options(arguments, b"hV", _OPTIONS, permute=False)
-        for option, _value in options:
+        options = Options(arguments, b"hV", _OPTIONS, permute=False, whole=(b"lock-timeout",))
+        seconds = 0
+        for option, value in options:
+            if option == b"lock-timeout":
+                seconds = _seconds(value)
+                continue
             raise HelpRequest(HELP if option == b"h" else VERSION)
         if not options.rest:
             raise UsageError(b"Not enough arguments")
         if options.rest[0] not in _COMMANDS:
             raise UsageError(b"Command not found: " + options.rest[0])
         name = b" " + options.rest[0]
-        _load(options.rest[0])(options.rest[1:])
+        _run(_load(options.rest[0]), options.rest[1:], seconds)
         return 0
     except HelpRequest as wanted:
         say(wanted.args[0])
@@ -100,6 +108,25 @@ def _command(arguments: t.Sequence[bytes]) -> int:
             return 1
     write(2, b"Try 'airlock%s --help' for more info\n" % name)
     return 1
+
+
+def _seconds(value: bytes) -> int:
+    """Raises UsageError."""
+    if not value.isdigit() or len(value) > 9:
+        raise UsageError(b"--lock-timeout expects a number of seconds, not '%s'" % value)
+    return int(value)
+
+
+def _run(command: t.Callable[[t.Sequence[bytes]], None], arguments: t.Sequence[bytes], seconds: int) -> None:
+    """The command; while others hold an image and nothing was written, begun anew for that time. Raises as it does."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return command(arguments)
+        except errors.ImageInUseError as error:
+            if error.modified or time.monotonic() >= end:
+                raise
+        time.sleep(_WAIT_SECONDS)
 
 
 def _load(name: bytes) -> t.Callable[[t.Sequence[bytes]], None]:
