@@ -86,12 +86,14 @@ class GroupError(Exception):
         return ", ".join(paths[:PATHS_SHOWN] + more)
 
 
-def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
-    """Runs the flow and ends the process with its result, or with a message and a stable error_code.
+def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]], guest: bool = True) -> t.NoReturn:
+    """Runs the flow and ends the process with its result, or with a message and a stable error_code. guest: whether
+    the flow runs one.
 
     Told to end by SIGTERM or SIGHUP, it fails, with what it did to a group undone.
     """
-    need_backend(module)
+    if guest:
+        need_backend(module)
     descriptors.raise_limit()
     try:
         if module.fault:
@@ -112,7 +114,7 @@ def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any
 
 def _wait(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> dict[str, t.Any]:
     """The flow's result. While others hold an image it is begun anew, for lock_timeout seconds. Raises as the flow."""
-    seconds: int = module.params["lock_timeout"]
+    seconds: int = module.params.get("lock_timeout", 0)  # not of every module
     if seconds < 0:
         raise errors.ArgumentError(f"lock_timeout is {seconds} seconds. It must be at least 0.", "bad_timeout")
     end = time.monotonic() + seconds

@@ -1,0 +1,285 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Small files that are believed because nobody but root, or who runs the task, can have written them.
+
+The way to a file is walked from / a step at a time, each below the descriptor of the one before. Where every directory
+on it belongs to root or to who runs this, and nobody else may write to any, nobody else can change the way either, so
+that what was looked at is what is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.text.converters import to_bytes
+
+from ..sandbox import errors
+
+SIZE_LIMIT = 4 << 20  # bytes; a manifest of ten thousand disks has one
+_LINKS_MAX = 40  # as the kernel follows
+_DRAFT = ".airlock.draft"  # one name, so that what a killed run has left goes with the next
+_NAME_MAX = 255  # bytes
+_STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class TrustedPath:
+    """Where a file lies: path as it was named, directory (a descriptor), and its name there; old: its content, None
+    where there is none. directory is None where the directory is not there and is not to be made."""
+
+    def __init__(self, path: str) -> None:
+        # In bytes, so that the locale has no say.
+        parent, self.name = os.path.split(to_bytes(path, errors="surrogate_or_strict"))
+        if not path.startswith("/") or self.name in (b"", b".", b"..") or "\0" in path:
+            raise errors.ArgumentError(f"{errors.quote(path)} is no whole path of a file. Begin it with /.", "bad_path")
+        self.path, self.parent = path, parent
+        self.directory: int | None = None
+        self.old: bytes | None = None
+
+    def replace(self, content: bytes | None) -> None:
+        """Has the file hold this and nothing else, or removes it. Raises OSError."""
+        directory = _opened(self.directory)
+        held = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)  # one draft at a time
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.name if content is None else _DRAFT, dir_fd=directory)
+            if content is not None:
+                try:
+                    self._write(directory, content)
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        os.unlink(_DRAFT, dir_fd=directory)
+                    raise
+            os.fsync(held)
+        finally:
+            os.close(held)
+
+    def _write(self, directory: int, content: bytes) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(_DRAFT, flags, 0o600, dir_fd=directory), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(_DRAFT, self.name, src_dir_fd=directory, dst_dir_fd=directory)
+
+
+class Walk:
+    """Opens directories and remembers the ones that it has made. write: whether there is something to write; make:
+    whether to make what is missing for it."""
+
+    def __init__(self, write: bool, make: bool) -> None:
+        self._write, self._make = write, make
+        self._made: list[tuple[int, bytes]] = []
+        self._known: dict[bytes, int] = {}
+
+    def find(self, place: TrustedPath) -> None:
+        """Opens its directory and reads what is there. Raises ArgumentError when somebody else could have changed it,
+        OSError."""
+        place.directory = self._directory(place)
+        if place.directory is not None:
+            place.old = _content(place, place.directory)
+
+    def take_back(self) -> None:
+        """Removes what it has made, as far as that is empty."""
+        for parent, name in reversed(self._made):
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=parent)
+
+    def _directory(self, place: TrustedPath) -> int | None:
+        if place.parent not in self._known:
+            here = os.open("/", _STEP)
+            left = [*place.parent.split(b"/")[::-1]]
+            links = 0
+            while True:
+                _check(here, place.path, last=not any(left))
+                if not left:
+                    break
+                step = self._step(here, left.pop())
+                if step is None:
+                    return None
+                if stat.S_ISLNK(os.fstat(step).st_mode):
+                    links += 1
+                    _check(step, place.path, last=False)
+                    target = os.readlink(b"", dir_fd=step)
+                    left += target.split(b"/")[::-1]
+                    os.close(step)
+                    step = os.open("/" if target.startswith(b"/") else ".", _STEP, dir_fd=here)
+                if links > _LINKS_MAX or not stat.S_ISDIR(os.fstat(step).st_mode):
+                    raise errors.ArgumentError(
+                        f"{_spelled(step)} on the way to {errors.quote(place.path)} is no directory, or too many links "
+                        "are. Name another directory.",
+                        "bad_path",
+                    )
+                os.close(here)
+                here = step
+            self._known[place.parent] = here
+        return self._known[place.parent]
+
+    def _step(self, here: int, name: bytes) -> int | None:
+        try:
+            return os.open(name or b".", _STEP, dir_fd=here)
+        except FileNotFoundError:
+            if not self._make:
+                if self._write:
+                    _may_write(here)
+                return None
+        with contextlib.suppress(FileExistsError):  # another run was faster
+            os.mkdir(name, 0o700, dir_fd=here)
+            self._made.append((os.dup(here), name))
+        return os.open(name, _STEP, dir_fd=here)
+
+
+def _opened(directory: int | None) -> int:
+    if directory is None:
+        raise FileNotFoundError
+    return directory
+
+
+def _spelled(descriptor: int) -> str:
+    """What the kernel calls it, for messages."""
+    return errors.quote(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+
+def _check(descriptor: int, path: str, last: bool) -> None:
+    """Raises ArgumentError when somebody else owns what is open, or may write to it. last: whether it is what the file
+    lies in, or the file: above, a directory in which everybody may make files of his own, as /tmp, does no harm, for
+    what belongs to root there stays where it is."""
+    status = os.fstat(descriptor)
+    trusted = sorted({0, os.geteuid()})
+    sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    if status.st_uid not in trusted:
+        reason = f"belongs to the user with the id {status.st_uid}"
+    elif stat.S_ISLNK(status.st_mode) or not status.st_mode & _OTHERS_WRITE or (sticky and not last):
+        return
+    else:
+        reason = f"has the mode {stat.S_IMODE(status.st_mode):04o}, so that others may write to it"
+    owners = "root" if trusted == [0] else f"root and the user with the id {trusted[-1]}"
+    raise errors.ArgumentError(
+        f"{errors.quote(path)} is not to be trusted, for {_spelled(descriptor)} {reason}. Nobody but {owners} may "
+        "own, or write to, the file and the directories above it.",
+        "untrusted",
+    )
+
+
+def _content(place: TrustedPath, directory: int) -> bytes | None:
+    """What the file holds, None where there is none."""
+    try:
+        status = os.stat(place.name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        what = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "no regular file"
+        raise errors.ArgumentError(
+            f"{errors.quote(place.path)} is {what}. Name the file itself, in a directory that belongs to root.",
+            "untrusted",
+        )
+    # Nobody else can have put something else there by now.
+    descriptor = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    with os.fdopen(descriptor, "rb") as file:
+        _check(descriptor, place.path, last=True)
+        content = file.read(SIZE_LIMIT + 1)
+    if len(content) > SIZE_LIMIT:
+        raise errors.ArgumentError(
+            f"{errors.quote(place.path)} has more than {SIZE_LIMIT} bytes. It is no file of this collection.",
+            "bad_path",
+        )
+    return content
+
+
+def trusted_file_flow(module: AnsibleModule) -> dict[str, t.Any]:
+    """The module's result; see its RETURN. Raises ArgumentError; every file is then as it was."""
+    state, check = module.params["state"], module.check_mode
+    places = [TrustedPath(each["path"]) for each in module.params["files"]]
+    wanted = [_wanted(each, state) for each in module.params["files"]]
+    if len({os.path.normpath(place.path) for place in places}) < len(places):
+        raise errors.ArgumentError("files names a file twice. Name each once.", "bad_path")
+    walk = Walk(write=state == "present", make=state == "present" and not check)
+    place = places[0]
+    try:
+        for place in places:
+            walk.find(place)
+            if state == "present":
+                _foresee(place)
+        changed = [
+            (place, content) for place, content in zip(places, wanted) if state != "read" and content != place.old
+        ]
+        if not check:
+            _carry_out(changed)
+    except OSError as error:
+        walk.take_back()
+        advice = "Become root, or name a file where the user who runs this may write. "
+        raise errors.ArgumentError(
+            f"{errors.quote(place.path)}: {os.strerror(error.errno or 0)}. "
+            f"{advice if error.errno in (errno.EACCES, errno.EPERM) else ''}No file was changed.",
+            "host",
+        ) from error
+    except errors.AirlockError:
+        walk.take_back()
+        raise
+    kept = [place.old if state == "read" else content for place, content in zip(places, wanted)]
+    return {
+        "changed": bool(changed),
+        "files": [
+            {"path": place.path, "exists": content is not None, "content": _text(content)}
+            for place, content in zip(places, kept)
+        ],
+        "diff": [
+            {
+                "before_header": place.path,
+                "after_header": place.path,
+                "before": _text(place.old),
+                "after": _text(content),
+            }
+            for place, content in changed
+        ],
+    }
+
+
+def _wanted(entry: dict[str, t.Any], state: str) -> bytes | None:
+    """What the file is to hold."""
+    if state != "present":
+        return None
+    if entry["content"] is None:
+        raise errors.ArgumentError("files[].content is missing. It is needed with state=present.", "argument")
+    data: bytes = to_bytes(entry["content"], errors="surrogate_or_replace")
+    return data
+
+
+def _text(content: bytes | None) -> str:
+    return (content or b"").decode("utf-8", "replace")
+
+
+def _foresee(place: TrustedPath) -> None:
+    """Raises OSError where the file could not be written, as far as one can know."""
+    if len(place.name) > _NAME_MAX:
+        raise OSError(errno.ENAMETOOLONG, "")
+    if place.directory is not None:
+        _may_write(place.directory)
+
+
+def _may_write(directory: int) -> None:
+    """Raises OSError when files cannot be made there."""
+    if not os.access(f"/proc/self/fd/{directory}", os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, "")
+
+
+def _carry_out(changed: t.Sequence[tuple[TrustedPath, bytes | None]]) -> None:
+    """All or none. Raises OSError."""
+    done: list[TrustedPath] = []
+    try:
+        for place, content in changed:
+            done.append(place)
+            place.replace(content)
+    except OSError:
+        for place in reversed(done):
+            with contextlib.suppress(OSError):
+                place.replace(place.old)
+        raise

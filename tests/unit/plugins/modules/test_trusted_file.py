@@ -1,0 +1,192 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""trusted_file: what is believed, what is not, and that a group of files is written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import typing as t
+
+import pytest
+
+Run = t.Callable[..., dict[str, t.Any]]
+TENANT = 12345
+NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A directory of ours, with a file of ours."""
+    path = tmp_path / "home"
+    path.mkdir(mode=0o700)
+    (path / "file").write_text("ours")
+    (path / "file").chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def task(run_module: Run) -> Run:
+    def run(state: str, *paths: t.Any, content: str | None = None, check: bool = False) -> dict[str, t.Any]:
+        files = [{"path": str(path), "content": content} for path in paths]
+        return run_module("trusted_file", files=files, state=state, check=check, diff=True)
+
+    return run
+
+
+def everything(top: pathlib.Path) -> dict[str, tuple[int, int, bytes]]:
+    """Mode, owner and content of all that is there."""
+    found = {}
+    for path in sorted([top, *top.rglob("*")]):
+        status = path.lstat()
+        found[str(path)] = (status.st_mode, status.st_uid, path.read_bytes() if path.is_file() else b"")
+    return found
+
+
+def test_what_was_written_is_read(task: Run, home: pathlib.Path) -> None:
+    path = home / "a" / "{{ b }}" / "$HOME\n~"
+    assert task("read", path)["files"] == [{"path": str(path), "exists": False, "content": ""}]
+    foreseen = task("present", path, content="é\n", check=True)
+    assert not (home / "a").exists()
+    written = task("present", path, content="é\n")
+    assert written["changed"]
+    assert foreseen["diff"] == written["diff"]
+    assert path.read_text(encoding="utf-8") == "é\n"
+    assert [path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777] == [0o600, 0o700]
+    assert os.listdir(path.parent) == [path.name]
+    assert task("read", path)["files"] == [{"path": str(path), "exists": True, "content": "é\n"}]
+    assert not task("present", path, content="é\n")["changed"]
+    assert task("absent", path)["changed"]
+    assert not path.exists()
+    assert not task("absent", path)["changed"]
+
+
+def test_the_draft_of_a_run_that_was_killed_is_replaced(task: Run, home: pathlib.Path) -> None:
+    (home / ".airlock.draft").write_text("half")
+    assert task("present", home / "file", content="new")["changed"]
+    assert everything(home).keys() == {str(home), str(home / "file")}
+    assert (home / "file").read_text() == "new"
+
+
+def others_may_write_the_file(home: pathlib.Path) -> None:
+    (home / "file").chmod(0o620)
+
+
+def others_may_write_the_directory(home: pathlib.Path) -> None:
+    home.chmod(0o770)
+
+
+def everybody_may_make_files_beside_it(home: pathlib.Path) -> None:
+    home.chmod(0o1777)
+
+
+def others_may_write_the_directory_above(home: pathlib.Path) -> None:
+    home.parent.chmod(0o702)
+
+
+def it_is_a_link(home: pathlib.Path) -> None:
+    (home / "file").rename(home / "other")
+    (home / "file").symlink_to("other")
+
+
+def it_lies_behind_a_link_into_a_directory_of_everybody(home: pathlib.Path) -> None:
+    aside = home.parent / "aside"
+    (aside / "deep").mkdir(parents=True)
+    home.rename(aside / "deep" / "home")
+    aside.chmod(0o777)
+    home.symlink_to("aside/deep/home")
+
+
+def the_file_belongs_to_a_tenant(home: pathlib.Path) -> None:
+    os.chown(home / "file", TENANT, -1)
+
+
+def the_directory_belongs_to_a_tenant(home: pathlib.Path) -> None:
+    os.chown(home, TENANT, -1)
+
+
+def the_directory_above_belongs_to_a_tenant(home: pathlib.Path) -> None:
+    os.chown(home.parent, TENANT, -1)
+
+
+def the_link_to_it_belongs_to_a_tenant(home: pathlib.Path) -> None:
+    home.rename(home.parent / "aside")
+    home.symlink_to("aside")
+    os.chown(home, TENANT, -1, follow_symlinks=False)
+
+
+UNTRUSTED: list[t.Any] = [
+    others_may_write_the_file,
+    others_may_write_the_directory,
+    everybody_may_make_files_beside_it,
+    others_may_write_the_directory_above,
+    it_is_a_link,
+    it_lies_behind_a_link_into_a_directory_of_everybody,
+    pytest.param(the_file_belongs_to_a_tenant, marks=NEEDS_ROOT),
+    pytest.param(the_directory_belongs_to_a_tenant, marks=NEEDS_ROOT),
+    pytest.param(the_directory_above_belongs_to_a_tenant, marks=NEEDS_ROOT),
+    pytest.param(the_link_to_it_belongs_to_a_tenant, marks=NEEDS_ROOT),
+]
+
+
+@pytest.mark.parametrize("state", ["read", "present", "absent"])
+@pytest.mark.parametrize("spoil", UNTRUSTED)
+def test_what_others_could_have_written_is_refused(
+    task: Run, home: pathlib.Path, spoil: t.Callable[[pathlib.Path], None], state: str
+) -> None:
+    spoil(home)
+    before = everything(home.parent)
+    for check in (True, False):
+        answer = task(state, home / "file", content="new", check=check)
+        assert (answer["rc"], answer["error_code"]) == (1, "untrusted"), answer
+        assert str(home / "file") in answer["msg"]
+        assert everything(home.parent) == before
+
+
+def test_a_link_in_directories_of_ours_is_followed(task: Run, home: pathlib.Path) -> None:
+    (home.parent / "link").symlink_to(f"{home}/")
+    (home.parent / "chain").symlink_to("../" + home.parent.name + "/link")
+    assert task("read", home.parent / "chain" / "file")["files"][0]["content"] == "ours"
+
+
+def test_a_loop_of_links_ends(task: Run, home: pathlib.Path) -> None:
+    (home / "loop").symlink_to("loop")
+    assert task("read", home / "loop" / "file")["error_code"] == "bad_path"
+
+
+def test_all_files_or_none(task: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third cannot be renamed to its place: the first gets its old content back, the second goes again."""
+    before = everything(home)
+    rename = os.replace
+
+    def fail(source: t.Any, target: bytes, **more: t.Any) -> None:
+        if target == b"third":
+            raise OSError(28, "")
+        rename(source, target, **more)
+
+    monkeypatch.setattr(os, "replace", fail)
+    answer = task("present", home / "file", home / "new" / "second", home / "third", content="new")
+    assert (answer["rc"], answer["error_code"]) == (1, "host")
+    after = everything(home)
+    assert after.keys() == before.keys()
+    assert after == before
+
+
+def test_a_name_that_is_too_long_is_known_before(task: Run, home: pathlib.Path) -> None:
+    before = everything(home)
+    for check in (True, False):
+        answer = task("present", home / "file", home / ("n" * 256), content="new", check=check)
+        assert (answer["rc"], answer["error_code"]) == (1, "host")
+        assert everything(home) == before
+
+
+@pytest.mark.parametrize("paths", [["file"], ["/"], ["/tmp/.."], ["/tmp/a", "/tmp//a"]])
+def test_paths_that_cannot_be(task: Run, paths: list[str]) -> None:
+    assert task("read", *paths)["error_code"] == "bad_path"
+
+
+def test_no_content(task: Run, home: pathlib.Path) -> None:
+    answer = task("present", home / "file")
+    assert "files[].content is missing" in answer["msg"]
+    assert (home / "file").read_text() == "ours"
