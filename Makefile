@@ -31,11 +31,11 @@ C_SOURCES := $(shell find guest tests -name '*.[ch]')
 WORKERS := 2
 JOBS := 4
 
-.PHONY: help build cli demo dist test pytest integration molecule lint lint-python lint-c lint-ansible lint-docs sanity \
+.PHONY: help build cli demo dist test pytest integration molecule molecule-2.18 molecule-all lint lint-python lint-c lint-ansible lint-docs sanity \
 	bench bench-short fuzz coverage tree copy clean packages-build packages-demo packages-test packages-bench
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- what has to be there -------------------------------------------------------------------------------
 
@@ -44,12 +44,16 @@ packages-build packages-demo packages-test packages-bench: packages-%:
 
 RUN_ENVIRONMENT := .venv/installed-run
 FULL_ENVIRONMENT := .venv/installed-develop
+OLDEST_ENVIRONMENT := .venv-2.18/installed-oldest
 
 $(RUN_ENVIRONMENT): tools/make_venv.sh tools/requirements/run.txt tools/requirements/constraints.txt
 	@bash tools/make_venv.sh run
 
 $(FULL_ENVIRONMENT): tools/requirements/develop.txt $(RUN_ENVIRONMENT)
 	@bash tools/make_venv.sh develop
+
+$(OLDEST_ENVIRONMENT): tools/make_venv.sh tools/requirements/oldest.txt
+	@bash tools/make_venv.sh oldest
 
 # ---- what is made ---------------------------------------------------------------------------------------
 
@@ -85,8 +89,8 @@ demo: build cli | packages-demo ## a playbook that snapshots, changes and rolls 
 # ---- what is checked ------------------------------------------------------------------------------------
 
 # All parts run, whichever fails, and side by side: each waits a good part of its time. The longest starts first.
-test: build cli $(FULL_ENVIRONMENT) | packages-test ## lint, integration targets, molecule scenarios and all of pytest: unit, hostile, differential, crash
-	@$(MAKE) --keep-going --jobs=$(JOBS) --output-sync pytest molecule integration lint
+test: build cli $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test ## lint, integration targets, molecule scenarios and all of pytest: unit, hostile, differential, crash
+	@$(MAKE) --keep-going --jobs=$(JOBS) --output-sync pytest molecule-all integration lint
 
 # Without the variable ansible-test asks the git above, which ignores build/.
 in_copy = cd $(COPY) && ANSIBLE_TEST_CONTENT_ROOT=$$PWD $(1)
@@ -95,7 +99,7 @@ python_version = $$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])
 # In two parts: workers that have run the first are large by then, and each fork of the second would copy their tables.
 PYTEST := $(PYTHON) -m pytest -n 3 --dist worksteal $(PYTEST_ARGUMENTS)
 
-pytest: build cli $(FULL_ENVIRONMENT) | packages-test
+pytest: build cli $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test
 	@status=0; $(PYTEST) tests/unit tests/fuzz tests/hostile_guest || status=1; \
 		$(PYTEST) tests/differential tests/crash tests/roles || status=1; exit $$status
 
@@ -106,6 +110,17 @@ integration: copy $(FULL_ENVIRONMENT) | packages-test
 molecule: build $(FULL_ENVIRONMENT) | packages-test ## the roles and playbooks, on three hosts that are all this one
 	@molecule destroy --scenario-name default > build/molecule.log 2>&1 || { cat build/molecule.log; exit 1; }
 	@molecule test --all
+
+# Only ansible-core is another one: molecule runs the ansible-playbook that it finds first.
+molecule-2.18: export PATH := $(TOP)/.venv-2.18/bin:$(PATH)
+molecule-2.18: build $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test ## the same with the oldest ansible-core that is supported
+	@molecule destroy --scenario-name default > build/molecule.log 2>&1 || { cat build/molecule.log; exit 1; }
+	@molecule test --all
+
+# They share the hosts, so one after the other.
+molecule-all:
+	@$(MAKE) molecule
+	@$(MAKE) molecule-2.18
 
 fuzz: $(FULL_ENVIRONMENT) | packages-test ## the guest under sanitizers, for FUZZ_SECONDS (600)
 	@mkdir -p build/fuzz
@@ -150,4 +165,4 @@ bench-short: build cli $(FULL_ENVIRONMENT) | packages-bench ## the same on a sma
 
 clean: ## remove all that was made; the Python environment in .venv/ stays
 	@rm -rf build $(GENERATED) tests/output tests/integration/inventory .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +

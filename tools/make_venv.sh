@@ -3,8 +3,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# make_venv.sh run|develop: brings .venv/ to what tools/requirements/ lists and leaves .venv/installed-* as the
-# mark of it. Any Python from 3.11 to 3.13 will do; without one that has venv, Debian's is completed.
+# make_venv.sh run|develop|oldest: brings .venv/, or .venv-2.18/ for the oldest ansible-core that is supported, to what
+# tools/requirements/ lists and leaves installed-* there as the mark of it. Any Python from 3.11 to 3.13 will do; without
+# one that has venv, Debian's is completed.
 
 set -euo pipefail
 
@@ -23,17 +24,25 @@ find_python() {
     return 1
 }
 
-set_name=${1:?run or develop}
-python=.venv/bin/python
+set_name=${1:?run, develop or oldest}
+home=.venv
+if [ "$set_name" = oldest ]; then
+    home=.venv-2.18
+fi
+python=$home/bin/python
 if ! "$python" -c 'import pip' 2>/dev/null; then
     if ! base=$(find_python); then
         bash tools/install_packages.sh venv
         base=$(find_python) || { say 'no Python 3.11 to 3.13 with the venv module here'; exit 1; }
     fi
-    rm -rf .venv
-    "$base" -m venv .venv
+    rm -rf "$home"
+    "$base" -m venv "$home"
 fi
-say "installing the Python packages of tools/requirements/$set_name.txt into .venv/"
+say "installing the Python packages of tools/requirements/$set_name.txt into $home/"
+constraints=tools/requirements/constraints.txt
+if [ "$set_name" = oldest ]; then
+    constraints=tools/requirements/oldest.txt # it is whole, and an older ansible-core takes older packages
+fi
 "$python" -m pip install -qq --disable-pip-version-check --no-input \
-    --constraint tools/requirements/constraints.txt --requirement "tools/requirements/$set_name.txt"
-touch ".venv/installed-$set_name"
+    --constraint "$constraints" --requirement "tools/requirements/$set_name.txt"
+touch "$home/installed-$set_name"
