@@ -18,7 +18,7 @@ import os
 import struct
 import typing as t
 
-from . import errors, images, kvm
+from . import calls, errors, images, kvm
 from .images import Image, Limits, Report
 from .records import Records
 
@@ -72,13 +72,15 @@ class BitmapList(t.NamedTuple):
     """The bitmaps in directory order. virtual_size: bytes of the disk.
 
     extents: of the bitmap that was asked for, ascending and apart from each other; all that begin before extents_end
-    (bytes) are there.
+    (bytes) are there. damage: what is wrong with the bitmaps, as a sentence, "": nothing that shows without a
+    verification. Bitmaps that are damaged are not in the list, and none is when their directory is.
     """
 
     bitmaps: t.Sequence[Bitmap]
     virtual_size: int
     extents: t.Sequence[Extent]
     extents_end: int
+    damage: str
     report: Report
 
 
@@ -119,6 +121,11 @@ class Action(t.NamedTuple):
     def merge(cls, name: bytes, source: Image | None = None) -> Action:
         """What is dirty in the bitmap `name` of `source`, None: of the image itself, is dirty in this one too."""
         return cls("merge", 0, name, source)
+
+    @classmethod
+    def remove_damaged(cls) -> Action:
+        """The one action of a list that is about no bitmap, b"": those that cannot be go, and what is theirs alone."""
+        return cls("remove_damaged")
 
 
 class BitmapChange(t.NamedTuple):
@@ -168,7 +175,15 @@ def list_bitmaps(
     records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
     extents = decode_extents(payload, end, result.extent_count, limit)
     extents_end = check_extents(extents, result.extents_end, result.virtual_size, limit, extents_start) if limit else 0
-    return BitmapList(records, result.virtual_size, extents, extents_end, report)
+    return BitmapList(records, result.virtual_size, extents, extents_end, _damage(result), report)
+
+
+def require_sound(path: str, listed: BitmapList) -> None:
+    """Raises BitmapError where some bitmaps are damaged, so that nobody knows what the image should have."""
+    if listed.damage:
+        from . import refused
+
+        raise refused.damaged_bitmaps(path, listed.damage)
 
 
 def change_bitmap(
@@ -381,6 +396,16 @@ def decode_extents(payload: bytes, position: int, count: int, limit: int) -> Rec
 
 def _extent(payload: bytes, position: int) -> Extent:
     return Extent(*_EXTENT.unpack_from(payload, position))
+
+
+def _damage(result: t.Any) -> str:
+    """Raises GuestProtocolError."""
+    if not result.fault:
+        return ""
+    name = calls.text(result.fault_name, result.fault_name_length, NAME_MAX, "a damaged bitmap's name")
+    from . import refused  # words, and most bitmaps are sound
+
+    return refused.bitmaps_damage(result.fault, result.fault_value, name)
 
 
 def check_extents(extents: t.Sequence[Extent], end: int, virtual_size: int, limit: int, start: int) -> int:

@@ -35,6 +35,8 @@ List persistent bitmaps of image, or modify one.  Usage:
                 --enable | --disable ).. [-f FMT | --image-opts] [-q] [--follow-links]
         [--output human|json] [-b SRC_FILENAME [-F SOURCE_FMT]]
         [-g SIZE[KMGTPE]] FILENAME BITMAP
+  airlock bitmap --remove-damaged [-f FMT | --image-opts] [-q] [--follow-links]
+        [--output human|json] FILENAME
   airlock bitmap --list [--extents BITMAP [--limit N]] [-f FMT | --image-opts] [-q] [-U]
         [--follow-links] [--output human|json] FILENAME
 
@@ -66,6 +68,9 @@ Arguments:
      select alternative source file for --merge
   -F, --source-format SRC_FMT
      specify format for SRC_FILENAME explicitly: qcow2, which is the default
+  --remove-damaged
+     removes the bitmaps that are damaged, or all when their directory is; disk
+     and snapshots stay
   --list
      lists bitmaps in FILENAME
   --extents BITMAP
@@ -90,6 +95,7 @@ _OPTIONS = (
     (b"source-file", b"b", True),
     (b"source-format", b"F", True),
     (b"granularity", b"g", True),
+    (b"remove-damaged", b"", False),
     (b"list", b"", False),
     (b"extents", b"", True),
     (b"limit", b"", True),
@@ -98,7 +104,7 @@ _OPTIONS = (
     (b"follow-links", b"", False),
     (b"output", b"", True),
 )
-_OWN = (b"list", b"extents", b"limit", b"quiet", b"force-share", b"follow-links", b"output")
+_OWN = (b"remove-damaged", b"list", b"extents", b"limit", b"quiet", b"force-share", b"follow-links", b"output")
 _VERBS = (b"add", b"remove", b"clear", b"enable", b"disable", b"merge")
 
 
@@ -112,6 +118,7 @@ class _Wanted(Arguments):
         self.source: bytes | None = None
         self.source_format: bytes | None = None
         self.name = b""
+        self.damaged = False
         self.listing = False
         self.extents: bytes | None = None
         self.limit = 0
@@ -123,7 +130,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
     if wanted.listing:
         with wanted.open(writable=False) as image:
             found = list_bitmaps(image, extents_of=wanted.extents, extents_limit=wanted.limit)
-        _warn_of(wanted, found.bitmaps, 0)
+        _warn_of(wanted, found.bitmaps, 0, found.damage)
         if wanted.json:
             say_json(_list_facts(found, wanted))
         else:
@@ -155,6 +162,8 @@ def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
             wanted.source_format = value
         elif option == b"g":
             wanted.granularity = _granularity(value)
+        elif option == b"remove-damaged":
+            wanted.damaged = True
         elif option == b"list":
             wanted.listing = True
         elif option == b"extents":
@@ -165,9 +174,18 @@ def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
             wanted.take(option, value)
     if wanted.listing or wanted.extents is not None or wanted.limit:
         _check_listing(wanted, options.rest)
+    elif wanted.damaged:
+        _check_plain(wanted, b"--remove-damaged is about all bitmaps: it cannot be mixed with what changes one")
+        wanted.take_path(options.rest)
     else:
         _check_change(wanted, options.rest)
     return wanted
+
+
+def _check_plain(wanted: _Wanted, message: bytes) -> None:
+    """Raises UsageError when something is to be done with one bitmap."""
+    if wanted.verbs or wanted.granularity or wanted.source is not None or wanted.source_format is not None:
+        raise UsageError(message)
 
 
 def _check_change(wanted: _Wanted, operands: t.Sequence[bytes]) -> None:
@@ -189,8 +207,9 @@ def _check_change(wanted: _Wanted, operands: t.Sequence[bytes]) -> None:
 
 def _check_listing(wanted: _Wanted, operands: t.Sequence[bytes]) -> None:
     """The checks of --list, which qemu-img has not."""
-    if wanted.verbs or wanted.granularity or wanted.source is not None or wanted.source_format is not None:
-        raise UsageError(b"--list reads only: it cannot be mixed with what changes a bitmap")
+    _check_plain(wanted, b"--list reads only: it cannot be mixed with what changes a bitmap")
+    if wanted.damaged:
+        raise UsageError(b"--list reads only: it cannot be mixed with --remove-damaged")
     if not wanted.listing:
         raise UsageError(b"--extents and --limit only supported with --list")
     if wanted.limit and wanted.extents is None:
@@ -227,6 +246,8 @@ def _open_source(image: Image, wanted: _Wanted) -> Image:
 
 
 def _change(image: Image, source: Image | None, wanted: _Wanted) -> BitmapChange:
+    if wanted.damaged:
+        return change_bitmap(image, b"", [Action.remove_damaged()], counts=wanted.json)
     # qemu-img takes the low 32 bits; zero means the usual granularity only if all 64 are. One byte is refused alike.
     granularity = wanted.granularity & 0xFFFFFFFF or min(wanted.granularity, 1)
     actions = []
@@ -258,9 +279,16 @@ def warn_of_stale(path: bytes, bitmaps: t.Iterable[Bitmap]) -> None:
         )
 
 
-def _warn_of(wanted: _Wanted, bitmaps: t.Iterable[Bitmap], leaked_clusters: int) -> None:
+def warn_of_damage(path: bytes, damage: str) -> None:
+    """Where qemu-img would open nothing."""
+    if damage:
+        warn(b"%s: the bitmaps are damaged: %s" % (path, damage.encode()))
+
+
+def _warn_of(wanted: _Wanted, bitmaps: t.Iterable[Bitmap], leaked_clusters: int, damage: str = "") -> None:
     if wanted.quiet:
         return
+    warn_of_damage(wanted.path, damage)
     warn_of_stale(wanted.path, bitmaps)
     if leaked_clusters:
         warn_of_leaks(wanted.path, leaked_clusters)

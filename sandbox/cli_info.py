@@ -10,7 +10,7 @@ import typing as t
 
 from . import info
 from .bitmaps import Bitmap, list_bitmaps
-from .cli_bitmap import flag_names, warn_of_stale
+from .cli_bitmap import flag_names, warn_of_damage, warn_of_stale
 from .cli_common import Arguments, HelpRequest, Made, UsageError, say, say_all, say_json, shown
 from .info import ImageInfo
 from .listing import format_size, listing_lines
@@ -105,16 +105,17 @@ def run(arguments: t.Sequence[bytes]) -> None:
         return
     with wanted.open(writable=False) as image:
         found = info.image_info(image)
-        bitmaps = list_bitmaps(image).bitmaps
+        listed = list_bitmaps(image)
         chain = _read_chain(image, wanted) if wanted.chain else None
-    warn_of_stale(wanted.path, bitmaps)
+    warn_of_stale(wanted.path, listed.bitmaps)
+    warn_of_damage(wanted.path, listed.damage)
     if wanted.json:
         from . import facts
 
-        listed = Made(facts.bitmap_facts, bitmaps), Made(facts.snapshot_facts, found.snapshots)
-        _say_record(facts.image_facts(os.fsdecode(wanted.path), found, *listed), chain)
+        records = Made(facts.bitmap_facts, listed.bitmaps), Made(facts.snapshot_facts, found.snapshots)
+        _say_record(facts.image_facts(os.fsdecode(wanted.path), found, *records, listed.damage), chain)
     else:
-        say_all(_text(wanted.path, found, bitmaps))
+        say_all(_text(wanted.path, found, listed.bitmaps))
         say(_chain_text(chain) if chain else b"")
 
 

@@ -26,11 +26,12 @@ def image_facts(
     info: ImageInfo,
     bitmaps: list[dict[str, t.Any]],
     snapshots: list[dict[str, t.Any]],
+    damage: str = "",
 ) -> dict[str, t.Any]:
     """The facts of one image. Sizes in bytes; names are None where the image has none.
 
     bitmaps, snapshots: those that are to stand in it, as bitmap_facts() and snapshot_facts() make them. An image can
-    have more of them than a reader wants to have.
+    have more of them than a reader wants to have. damage: what is wrong with the bitmaps.
     """
     return {
         "path": errors.clean(path, 4096),
@@ -56,6 +57,7 @@ def image_facts(
         "data_file": _name(info.data_file),
         "bitmap_count": info.bitmap_count,
         "bitmaps": bitmaps,
+        "bitmaps_damage": damage or None,
         "snapshot_count": len(info.snapshots),
         "snapshots": snapshots,
     }
@@ -78,6 +80,7 @@ def vmdk_facts(path: str, info: VmdkInfo) -> dict[str, t.Any]:
         "backing_format": _name(info.backing_format),
         "bitmaps": [],
         "snapshot_count": 0,
+        "bitmaps_damage": None,
         "snapshots": [],
     }
 

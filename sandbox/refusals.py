@@ -25,6 +25,10 @@ CHECK = (
     "Run {check}; then restore the image from a backup, or repair a copy of it with {repair}, which loses all "
     "snapshots of an image that has bitmaps."
 )
+DAMAGED = (
+    'Disk and snapshots can be read. To go on, remove what is damaged, "airlock bitmap --remove-damaged {image}" (in a '
+    "playbook qcow2_bitmap with state 'absent' and damaged), and make a full backup then."
+)
 NEWER = "Use the qemu-img that wrote the image, or convert the image with it."
 
 
@@ -187,7 +191,7 @@ WORDINGS: dict[int, Wording] = {
         "The image is LUKS-encrypted, but has no LUKS header. " + RESTORE,
         "Missing CRYPTO header for crypt method 2",
     ),
-    49: _header("bitmaps_extension", "The bitmap directory is broken: {bitmaps}. " + CHECK, "{bitmaps}"),
+    49: _header("bitmaps_extension", "The bitmaps are damaged: {bitmaps}. {damaged}", "{bitmaps}"),
     50: _header("virtual_size", "A disk of {a} bytes is too big for the format. " + RESTORE, "Image is too big"),
     51: _header(
         "extended_l2_cluster", "Clusters of 2^{a} bytes are too small for subclusters; 2^14 is the least. " + RESTORE
@@ -378,7 +382,7 @@ WORDINGS: dict[int, Wording] = {
     173: _bitmap("bitmap_empty_disk", "A disk of no bytes has nothing that a bitmap could note. Resize it first."),
     174: _bitmap(
         "bitmaps_overlap",
-        "The bitmaps claim {a} clusters, and the file has {b}: some are claimed twice. " + CHECK,
+        "The bitmaps claim {a} clusters, and the file has {b}: some are claimed twice. {damaged}",
     ),
     200: Wording(
         "encrypted",
@@ -451,6 +455,8 @@ TABLES: dict[int, str] = {
     14: "grain table",
 }
 
+OF_BITMAPS = frozenset({9, 10, 11})
+
 # qemu-img's texts for enum bitmaps_fault.
 BITMAPS_FAULTS: dict[int, str] = {
     1: "bitmaps_ext: Invalid extension length",
@@ -467,4 +473,5 @@ BITMAPS_FAULTS: dict[int, str] = {
     12: "Bitmap '{text}' doesn't satisfy the constraints",
     13: "Could not read bitmap_table table from image for bitmap '{text}'",
     14: "Bitmap '{text}' is smaller or larger than the disk needs",
+    15: "The bitmap directory is outside the file",
 }

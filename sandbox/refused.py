@@ -58,6 +58,8 @@ def _error(
     fields = _fields(header, path, name, texts)
     fields["message"] = wording.message.format(**fields)
     message = f"{fields['path']}: {fields['message']}"
+    if _is_about_bitmaps(header, wording):
+        message += f" If it is the bitmaps alone: {fields['damaged']}"
     if header.modified:
         message += written.format(**fields)
     elif wording.kind in ("ImageWriteError", "NoSpaceError", "InconsistentImageError"):
@@ -68,6 +70,13 @@ def _error(
     if isinstance(error, errors.RefusalError):
         error.leaked_clusters = int(header.leaked_clusters)
     return error
+
+
+def _is_about_bitmaps(header: ResultHeader, wording: refusals.Wording) -> bool:
+    """Whether a table that the message names is one of bitmaps."""
+    first, last = ("{entry}" in wording.message or "{table}" in wording.message), "{target}" in wording.message
+    named = ({header.arguments[0]} if first else set()) | ({header.arguments[5]} if last else set())
+    return bool(named & refusals.OF_BITMAPS)
 
 
 def snapshot_not_found(path: str, operation: str, name: str) -> AirlockError:
@@ -114,6 +123,19 @@ def from_rebase_refusal(header: ResultHeader, paths: t.Sequence[str], name: str)
     return _error(header, paths[header.disk], refusals.REBASE, prefix, name, written=written)
 
 
+def bitmaps_damage(fault: int, value: int, name: bytes) -> str:
+    """What is wrong with the bitmaps of an image that can be read all the same. fault: enum bitmaps_fault."""
+    template = refusals.BITMAPS_FAULTS.get(fault, "unknown fault {a}")
+    return template.format(a=int(fault), b=int(value), b_hex=hex(int(value)), text=clean(name))
+
+
+def damaged_bitmaps(path: str, damage: str) -> errors.BitmapError:
+    """The exception for bitmaps that are damaged. damage: as bitmaps_damage() has it."""
+    advice = refusals.DAMAGED.format(image=quote(path))
+    message = f"{clean(path, PATH_LIMIT)}: The bitmaps are damaged: {damage}. {advice}"
+    return errors.BitmapError(message, [f"Could not open '{path}': {damage}"], "bitmaps_extension")
+
+
 def encrypted(path: str) -> AirlockError:
     """The exception for an encrypted image whose data is wanted, worded as the guest's refusal."""
     return from_commit_refusal(ResultHeader(code=200), [path])
@@ -137,6 +159,7 @@ def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) 
     fields["image"] = shell_path
     fields["check"] = f'"qemu-img check {shell_path}"'
     fields["repair"] = f'"qemu-img check -r all {shell_path}"'
+    fields["damaged"] = refusals.DAMAGED.format(image=shell_path)
     fields["list"] = f'"airlock snapshot -l {shell_path}"'
     fields["bitmap_list"] = f'"airlock bitmap --list {shell_path}"'
     fields["errno"] = _system_text(arguments[0])

@@ -110,7 +110,8 @@ enum bitmap_action_kind {
     BITMAP_CLEAR,
     BITMAP_ENABLE,
     BITMAP_DISABLE,
-    BITMAP_MERGE
+    BITMAP_MERGE,
+    BITMAP_REMOVE_DAMAGED /* of the image, not of one bitmap: alone, and without a name */
 };
 
 struct bitmap_action {
@@ -311,6 +312,10 @@ struct result_bitmaps {
     uint32_t extent_count; /* struct dirty_extent behind them */
     uint64_t virtual_size; /* bytes */
     uint64_t extents_end;  /* bytes: all ranges that begin before this were told */
+    uint64_t fault_value;
+    uint32_t fault;             /* enum bitmaps_fault: the first that was found; bitmaps that have one are left out */
+    uint32_t fault_name_length; /* of the bitmap that has it */
+    uint8_t fault_name[1024];
 };
 
 struct result_change_bitmap {

@@ -187,10 +187,11 @@ enum bitmaps_fault {
     BITMAPS_BROKEN,          /* Broken bitmap directory */
     BITMAPS_MORE,            /* More bitmaps found than specified in header extension */
     BITMAPS_LESS,
-    BITMAPS_EXTRA, /* Bitmap extra data is not supported */
-    BITMAPS_ENTRY, /* text: the bitmap's name; it does not satisfy the constraints */
-    BITMAPS_TABLE, /* text: the bitmap's name; its table could not be read */
-    BITMAPS_DATA   /* text: the bitmap's name; its table has another size than the disk needs */
+    BITMAPS_EXTRA,  /* Bitmap extra data is not supported */
+    BITMAPS_ENTRY,  /* text: the bitmap's name; it does not satisfy the constraints */
+    BITMAPS_TABLE,  /* text: the bitmap's name; its table could not be read */
+    BITMAPS_DATA,   /* text: the bitmap's name; its table has another size than the disk needs */
+    BITMAPS_OUTSIDE /* the directory is not all in the file */
 };
 
 #endif

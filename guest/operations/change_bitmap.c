@@ -203,6 +203,9 @@ static _Noreturn void answer(struct change *c, bool changed) {
 _Noreturn void operation_change_bitmap(void) {
     struct change *c = heap_take_zeroed(sizeof(*c));
     c->call = call_memory();
+    if (c->call->action_count == 1 && c->call->actions[0].kind == BITMAP_REMOVE_DAMAGED) {
+        operation_remove_damaged();
+    }
     const bool writes = c->call->dry_run == 0;
     open_change(c);
     const bool touches = bitmap_plan_touches_bits(&c->plan);

@@ -87,11 +87,12 @@ _Noreturn void operation_list_bitmaps(void) {
     struct result_bitmaps *result = result_memory();
     struct qcow2 image;
     struct bitmap_records records = {0};
+    struct bitmaps_damage damage;
     if (call->extents_limit > EXTENTS_MAX || call->name_length > sizeof(call->name)) {
         refuse_plain(REFUSAL_BAD_CALL);
     }
     qcow2_open(&image, 0, false);
-    bitmaps_read(&image);
+    bitmaps_read_sound(&image, &damage);
     bitmaps_read_stale(&image);
     records_add(&records, &image.bitmaps, 0);
     records_add(&records, &image.stale, BITMAP_STALE);
@@ -113,5 +114,9 @@ _Noreturn void operation_list_bitmaps(void) {
     }
     result->bitmap_count = records.count;
     result->virtual_size = image.virtual_size;
+    result->fault = damage.fault;
+    result->fault_value = damage.value;
+    result->fault_name_length = damage.name_length;
+    memcpy(result->fault_name, damage.name, damage.name_length);
     finish(records.start, length);
 }

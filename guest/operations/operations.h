@@ -20,6 +20,7 @@ _Noreturn void operation_apply(void);
 _Noreturn void operation_delete(void);
 _Noreturn void operation_list_bitmaps(void);
 _Noreturn void operation_change_bitmap(void);
+_Noreturn void operation_remove_damaged(void);
 _Noreturn void operation_commit(void);
 _Noreturn void operation_empty(void);
 /* open: of the compressor; NULL: this guest has none, and can only tell what would be compressed. */

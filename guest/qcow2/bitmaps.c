@@ -13,9 +13,26 @@ _Noreturn void bitmaps_refuse(enum bitmaps_fault fault, const struct bitmap *bit
                 bitmap != NULL ? bitmap->name_length : 0, fault, value);
 }
 
+static void note_fault(struct qcow2 *image, enum bitmaps_fault fault, u64 value) {
+    if (image->bitmaps_fault == BITMAPS_SOUND) {
+        image->bitmaps_fault = fault;
+        image->bitmaps_fault_value = value;
+    }
+}
+
+void bitmaps_refuse_fault(const struct qcow2 *image) {
+    if (image->bitmaps_fault != BITMAPS_SOUND) {
+        bitmaps_refuse(image->bitmaps_fault, NULL, image->bitmaps_fault_value);
+    }
+}
+
 void bitmaps_read_extension(struct qcow2 *image, u64 at, u32 length) {
+    image->bitmaps_fault = BITMAPS_SOUND; /* the last one counts */
     if (length != BITMAPS_EXTENSION_BYTES) {
-        bitmaps_refuse(BITMAPS_LENGTH, NULL, length);
+        image->bitmaps_extensions++;
+        image->bitmaps = (struct bitmap_set){0};
+        note_fault(image, BITMAPS_LENGTH, length);
+        return;
     }
     const u8 *data = image->header + at;
     const struct bitmap_set set = {
@@ -28,19 +45,22 @@ void bitmaps_read_extension(struct qcow2 *image, u64 at, u32 length) {
     }
     image->bitmaps = set;
     if (load32(data + 4) != 0) {
-        bitmaps_refuse(BITMAPS_RESERVED, NULL, 0);
+        note_fault(image, BITMAPS_RESERVED, 0);
     }
     if (set.count > BITMAPS_MAX) {
-        bitmaps_refuse(BITMAPS_COUNT, NULL, set.count);
+        note_fault(image, BITMAPS_COUNT, set.count);
     }
     if (set.count == 0) {
-        bitmaps_refuse(BITMAPS_NONE, NULL, 0);
+        note_fault(image, BITMAPS_NONE, 0);
     }
     if (offset_in_cluster(image, set.directory_offset) != 0) {
-        bitmaps_refuse(BITMAPS_OFFSET, NULL, set.directory_offset);
+        note_fault(image, BITMAPS_OFFSET, set.directory_offset);
     }
     if (set.directory_size > BITMAP_DIRECTORY_BYTES_MAX) {
-        bitmaps_refuse(BITMAPS_DIRECTORY_SIZE, NULL, set.directory_size);
+        note_fault(image, BITMAPS_DIRECTORY_SIZE, set.directory_size);
+    }
+    if (image->bitmaps_fault != BITMAPS_SOUND) {
+        image->bitmaps = (struct bitmap_set){0};
     }
 }
 
@@ -51,7 +71,9 @@ void bitmaps_store_extension(const struct bitmap_set *set, u8 extension[BITMAPS_
     store64(extension + 16, set->directory_offset);
 }
 
-bool bitmaps_present(const struct qcow2 *image) { return image->bitmaps.count > 0; }
+bool bitmaps_present(const struct qcow2 *image) {
+    return image->bitmaps.count > 0 || image->bitmaps_fault != BITMAPS_SOUND;
+}
 
 u64 bitmap_bits(u64 size, u32 granularity_bits) { return divide_up(size, 1ull << granularity_bits); }
 
@@ -138,6 +160,22 @@ static bool acceptable(const struct qcow2 *image, const struct bitmap *bitmap, u
     return !bad && !too_small;
 }
 
+/* An entry of the directory that can be found, and whether it can be one. */
+static enum bitmaps_fault read_entry(const struct qcow2 *image, const u8 *entry, u64 size, struct bitmap *bitmap,
+                                     u64 *length) {
+    u64 extra = load32(entry + 20);
+    load_entry(bitmap, entry);
+    *length = round_up(BITMAP_ENTRY_FIXED + extra + bitmap->name_stored, 8);
+    if (*length > size) {
+        return BITMAPS_BROKEN;
+    }
+    measure_name(bitmap);
+    if (extra != 0) {
+        return BITMAPS_EXTRA;
+    }
+    return acceptable(image, bitmap, entry[16]) ? BITMAPS_SOUND : BITMAPS_ENTRY;
+}
+
 /* bitmap_list_load(): the entries up to the first fault, `found` of them; `last` is the one that has it. */
 static enum bitmaps_fault read_entries(const struct qcow2 *image, const struct bitmap_set *set, u32 *found,
                                        struct bitmap *last) {
@@ -150,18 +188,10 @@ static enum bitmaps_fault read_entries(const struct qcow2 *image, const struct b
         if (*found == set->count) {
             return BITMAPS_MORE;
         }
-        u64 extra = load32(entry + 20);
-        load_entry(last, entry);
-        u64 length = round_up(BITMAP_ENTRY_FIXED + extra + last->name_stored, 8);
-        if (length > size - at) {
-            return BITMAPS_BROKEN;
-        }
-        measure_name(last);
-        if (extra != 0) {
-            return BITMAPS_EXTRA;
-        }
-        if (!acceptable(image, last, entry[16])) {
-            return BITMAPS_ENTRY;
+        u64 length;
+        enum bitmaps_fault fault = read_entry(image, entry, size - at, last, &length);
+        if (fault != BITMAPS_SOUND) {
+            return fault;
         }
         set->bitmaps[(*found)++] = *last;
         at += length;
@@ -174,11 +204,15 @@ static bool inside_file(const struct qcow2 *image, const struct bitmap_set *set)
 }
 
 /* load_bitmap_data(): the table of a bitmap in good order has exactly the entries that the disk needs. */
+static bool has_fitting_table(const struct qcow2 *image, const struct bitmap *bitmap) {
+    return (bitmap->flags & BITMAP_FLAG_IN_USE) != 0 ||
+           bitmap->table_entries == bitmap_table_entries(image, bitmap->granularity_bits);
+}
+
 static void check_tables(const struct qcow2 *image) {
     for (u32 i = 0; i < image->bitmaps.count; i++) {
         const struct bitmap *bitmap = &image->bitmaps.bitmaps[i];
-        if ((bitmap->flags & BITMAP_FLAG_IN_USE) == 0 &&
-            bitmap->table_entries != bitmap_table_entries(image, bitmap->granularity_bits)) {
+        if (!has_fitting_table(image, bitmap)) {
             bitmaps_refuse(BITMAPS_DATA, bitmap, 0);
         }
     }
@@ -186,6 +220,7 @@ static void check_tables(const struct qcow2 *image) {
 
 void bitmaps_read_with_room(struct qcow2 *image, u64 room) {
     struct bitmap_set *set = &image->bitmaps;
+    bitmaps_refuse_fault(image);
     if (set->directory != NULL) {
         return;
     }
@@ -210,6 +245,96 @@ void bitmaps_read_with_room(struct qcow2 *image, u64 room) {
 
 void bitmaps_read(struct qcow2 *image) { bitmaps_read_with_room(image, 0); }
 
+struct looking { /* at a bitmap's table */
+    const struct qcow2 *image;
+    bool sound;
+};
+
+static bool look_at_entry(void *context, u64 index, u64 entry) {
+    struct looking *looking = context;
+    (void)index;
+    const u64 offset = entry & ENTRY_OFFSET;
+    looking->sound = bitmap_entry_is_sound(entry, looking->image->cluster_bits) && offset < looking->image->disk.size;
+    return looking->sound;
+}
+
+/* Is the table what it must be, and does it name clusters of the file? tables_left: clusters that tables may have. */
+static enum bitmaps_fault look_at_table(struct qcow2 *image, const struct bitmap *bitmap, u64 *tables_left) {
+    struct looking looking = {image, true};
+    const u64 bytes = 8ull * bitmap->table_entries;
+    if (!has_fitting_table(image, bitmap)) {
+        return BITMAPS_DATA;
+    }
+    if (bitmap->table_offset > image->disk.size || bytes > image->disk.size - bitmap->table_offset ||
+        clusters_of(image, bytes) > *tables_left) {
+        return BITMAPS_TABLE;
+    }
+    *tables_left -= clusters_of(image, bytes);
+    bitmap_visit_table(&image->disk, bitmap, look_at_entry, &looking);
+    return looking.sound ? BITMAPS_SOUND : BITMAPS_TABLE;
+}
+
+static void add_fault(struct bitmaps_damage *damage, enum bitmaps_fault fault, const struct bitmap *bitmap) {
+    if (damage->fault == BITMAPS_SOUND) {
+        damage->fault = fault;
+        damage->name = bitmap != NULL ? bitmap->name : NULL;
+        damage->name_length = bitmap != NULL ? (u32)min64(bitmap->name_length, BITMAP_NAME_MAX) : 0;
+    }
+}
+
+/* Goes from entry to entry; those that are no bitmaps are left out. */
+static void walk(struct qcow2 *image, struct bitmap_set *set, struct bitmaps_damage *damage) {
+    const u32 claimed = set->count;
+    u64 tables_left = clusters_of(image, image->disk.size);
+    u32 seen = 0;
+    set->count = 0;
+    for (u64 at = 0, length = 0; at < set->directory_size; at += length, seen++) {
+        struct bitmap bitmap = {0};
+        const u64 left = set->directory_size - at;
+        if (seen == claimed) {
+            add_fault(damage, BITMAPS_MORE, NULL);
+            return;
+        }
+        enum bitmaps_fault fault =
+            left < BITMAP_ENTRY_FIXED ? BITMAPS_BROKEN : read_entry(image, set->directory + at, left, &bitmap, &length);
+        if (fault == BITMAPS_BROKEN) {
+            add_fault(damage, fault, NULL);
+            damage->lost = true;
+            return;
+        }
+        fault = fault != BITMAPS_SOUND ? fault : look_at_table(image, &bitmap, &tables_left);
+        if (fault != BITMAPS_SOUND) {
+            add_fault(damage, fault, &bitmap);
+        } else {
+            set->bitmaps[set->count++] = bitmap;
+        }
+    }
+    if (seen < claimed) {
+        add_fault(damage, BITMAPS_LESS, NULL);
+    }
+}
+
+void bitmaps_read_sound(struct qcow2 *image, struct bitmaps_damage *damage) {
+    struct bitmap_set *set = &image->bitmaps;
+    *damage = (struct bitmaps_damage){.fault = image->bitmaps_fault, .value = image->bitmaps_fault_value};
+    damage->lost = damage->fault != BITMAPS_SOUND;
+    if (set->count > 0 && set->directory_size == 0) {
+        add_fault(damage, BITMAPS_EMPTY_DIRECTORY, NULL);
+        damage->lost = true;
+    } else if (set->count > 0 && !inside_file(image, set)) {
+        add_fault(damage, BITMAPS_OUTSIDE, NULL);
+        damage->lost = true;
+    } else if (set->count > 0) {
+        set->bitmaps = heap_take(set->count * sizeof(struct bitmap));
+        set->directory = heap_take(set->directory_size);
+        disk_read(&image->disk, set->directory_offset, set->directory, set->directory_size);
+        walk(image, set, damage);
+    }
+    if (damage->lost) {
+        set->count = 0;
+    }
+}
+
 void bitmaps_read_stale(struct qcow2 *image) {
     struct bitmap_set *set = &image->stale;
     u32 found = 0;
@@ -226,6 +351,23 @@ void bitmaps_read_stale(struct qcow2 *image) {
 
 static u64 entry_position(const struct bitmap_set *set, u32 index) {
     return (u64)(set->bitmaps[index].name - set->directory) - BITMAP_ENTRY_FIXED;
+}
+
+void bitmaps_keep(struct bitmap_set *set, const bool *keeps) {
+    u8 *to = set->directory;
+    u32 kept = 0;
+    for (u32 i = 0; i < set->count; i++) {
+        struct bitmap bitmap = set->bitmaps[i];
+        u64 size = bitmap_entry_size(bitmap.name_stored);
+        if (keeps[i]) {
+            memmove(to, set->directory + entry_position(set, i), size);
+            bitmap.name = to + BITMAP_ENTRY_FIXED;
+            set->bitmaps[kept++] = bitmap;
+            to += size;
+        }
+    }
+    set->count = kept;
+    set->directory_size = (u64)(to - set->directory);
 }
 
 u32 bitmaps_remove(struct bitmap_set *set, const u8 *name, u64 length, struct bitmap *removed) {

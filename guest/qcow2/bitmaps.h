@@ -18,9 +18,13 @@
 #define BITMAP_TABLE_ENTRIES_MAX 0x8000000u
 #define BITMAP_PAYLOAD_MAX 0x20000000ull /* bytes */
 
-/* Checks the header extension; its data stands at `at` in the header. With the autoclear bit off it is
- * stale: what it says is noted in image->stale, unchecked. */
+/* Reads the header extension; its data stands at `at` in the header. What is wrong with it is noted in
+ * image->bitmaps_fault: who needs no bitmaps need not care. With the autoclear bit off it is stale: what it says is
+ * noted in image->stale, unchecked. */
 void bitmaps_read_extension(struct qcow2 *image, u64 at, u32 length);
+
+/* Refuses an extension that has a fault. */
+void bitmaps_refuse_fault(const struct qcow2 *image);
 
 void bitmaps_store_extension(const struct bitmap_set *set, u8 extension[BITMAPS_EXTENSION_BYTES]);
 
@@ -30,6 +34,22 @@ bool bitmaps_present(const struct qcow2 *image);
  * and one place more in the table, so that an entry can be appended. */
 void bitmaps_read(struct qcow2 *image);
 void bitmaps_read_with_room(struct qcow2 *image, u64 room);
+
+/* What is wrong with the bitmaps, as far as it shows without a verification: the first fault that there is. lost: there
+ * is no way from entry to entry, so that none can be told. */
+struct bitmaps_damage {
+    enum bitmaps_fault fault;
+    bool lost;
+    u64 value;
+    const u8 *name; /* of the bitmap that has it; NULL: none */
+    u32 name_length;
+};
+
+/* Reads the directory as far as it makes sense: image->bitmaps becomes the sound ones. */
+void bitmaps_read_sound(struct qcow2 *image, struct bitmaps_damage *damage);
+
+/* Drops the entries from the directory in memory that are not to be kept. keeps: for each bitmap. */
+void bitmaps_keep(struct bitmap_set *set, const bool *keeps);
 
 /* Reads the stale directory as far as it makes sense into image->stale, whose count becomes that of the
  * bitmaps found. */

@@ -99,7 +99,7 @@ static bool rewrites(const struct qcow2 *image) {
     bool adds = image->bitmaps.count > 0 && image->bitmaps_extensions == 0;
     bool full = adds && image->extensions_end + WHOLE + EXTENSION_HEAD > header_extensions_limit(image) &&
                 new_place_of_name(image) + image->backing_length > image->cluster_size;
-    return image->bitmaps_extensions > 1 || torn || full;
+    return image->bitmaps_extensions > 1 || torn || full || image->bitmaps_fault == BITMAPS_LENGTH;
 }
 
 void extension_check_room(struct qcow2 *image, u32 count) {

@@ -126,6 +126,10 @@ struct qcow2 {
     u32 bitmaps_extensions; /* how many there are: more than one is odd, the last counts */
     u64 bitmaps_extension;  /* where its data begins */
     struct bitmap_set bitmaps;
+    u64 *orphans; /* a verification sets a bit for each cluster that is counted once, and that nothing refers to; or
+                     NULL */
+    enum bitmaps_fault bitmaps_fault; /* of the extension: what it says of bitmaps is not to be used */
+    u64 bitmaps_fault_value;
     struct bitmap_set stale; /* instead of them: a program without bitmap support has written since */
     u64 extensions_end;      /* where the marker stands that ends the extensions */
 

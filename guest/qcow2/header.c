@@ -235,7 +235,7 @@ static void read_backing_name(struct qcow2 *image) {
     image->backing_name = image->header + image->backing_offset;
 }
 
-void qcow2_open(struct qcow2 *image, u32 disk, bool writing) {
+static void open_image(struct qcow2 *image, u32 disk, bool writing) {
     const struct call_header *call = call_memory();
     memset(image, 0, sizeof(*image));
     result_disk(disk);
@@ -265,6 +265,15 @@ void qcow2_open(struct qcow2 *image, u32 disk, bool writing) {
         refuse_plain(REFUSAL_DIRTY);
     }
 }
+
+void qcow2_open(struct qcow2 *image, u32 disk, bool writing) {
+    open_image(image, disk, writing);
+    if (writing) {
+        bitmaps_refuse_fault(image);
+    }
+}
+
+void qcow2_open_damaged(struct qcow2 *image, u32 disk) { open_image(image, disk, true); }
 
 void qcow2_forget_header(struct qcow2 *image) {
     image->header = NULL;

@@ -15,6 +15,9 @@ void qcow2_open(struct qcow2 *image, u32 disk, bool writing);
 
 /* For who only reads the disk: names, snapshots and unknown extensions are not known any more, and what was taken of
  * the heap to open the image can be given back. */
+/* The same for writing, whatever is wrong with the extension for bitmaps. */
+void qcow2_open_damaged(struct qcow2 *image, u32 disk);
+
 void qcow2_forget_header(struct qcow2 *image);
 
 /* Makes the first `length` bytes of the first cluster available, as they were when the image was opened. */

@@ -270,6 +270,9 @@ static void compare_one(struct verifier *v, u64 cluster, u64 refcount) {
         hunt(v, cluster, REFUSAL_COPIED_FLAG, refcount);
     }
     v->result->leaked_clusters += refcount > references;
+    if (refcount == 1 && references == 0 && v->image->orphans != NULL && cluster < v->clusters) {
+        v->image->orphans[cluster / 64] |= 1ull << (cluster % 64);
+    }
 }
 
 /* Eight 16-bit refcounts that are what was counted, none of them 0 and all the same. */

@@ -47,8 +47,8 @@ options:
     description:
       - The name of the bitmap. At most 1023 bytes. A new one must not contain control characters.
       - Names are compared exactly.
+      - Required, but for O(damaged=true).
     type: str
-    required: true
   state:
     description:
       - With V(present), there is a bitmap of this name afterwards, as the other options say. What they do not say stays
@@ -64,6 +64,20 @@ options:
       - present
       - absent
     default: present
+  damaged:
+    description:
+      - With O(state=absent) and without O(name), remove all bitmaps of the image that are damaged. Where their
+        directory cannot be read, that is all of them. Disk, snapshots and sound bitmaps stay as they are.
+      - A bitmap is damaged when its entry, its table or the places of its bits contradict the format, or lie where
+        other things do. Such an image can be read, and RV(images[].damage) says what is wrong; everything that changes
+        it is refused with RV(error_code=bitmaps_extension) or as an image that contradicts itself.
+      - What nothing refers to any more afterwards is given back, unless the header has an extension that is not known
+        here.
+      - Bitmaps that are inconsistent, because they are in use or stale, are not damaged. They are removed by their
+        names.
+    type: bool
+    default: false
+    version_added: 0.3.0
   granularity:
     description:
       - How much of the disk a bit of the bitmap stands for. A power of two from 512 bytes to 2 GiB, as a number of
@@ -191,6 +205,12 @@ EXAMPLES = r"""
     name: backup
     cleared: true
 
+- name: Make an image usable again whose bitmaps a crash of the storage has damaged
+  airlock.images.qcow2_bitmap:
+    path: /var/lib/libvirt/images/web.qcow2
+    state: absent
+    damaged: true
+
 - name: Remove a bitmap, also an inconsistent one
   airlock.images.qcow2_bitmap:
     path: /var/lib/libvirt/images/web.qcow2
@@ -233,6 +253,11 @@ images:
       elements: dict
       returned: success
       sample: []
+    damage:
+      description: What was wrong with the bitmaps of the image, before the task. Null when nothing was found.
+      type: str
+      sample: Bitmap 'monday' doesn't satisfy the constraints
+      version_added: 0.3.0
     bitmap_count:
       description: How many bitmaps there are.
       type: int
@@ -358,7 +383,8 @@ error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
-      V(control_character), V(bad_granularity), V(bad_merge), V(only_with_present), V(bitmap_source_same),
+      V(control_character), V(damaged_alone), V(bad_granularity), V(bad_merge), V(only_with_present),
+      V(bitmap_source_same),
       V(too_many_actions), V(too_many_sources), V(bad_limit), V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
@@ -421,8 +447,9 @@ ARGUMENTS = {
     **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
     **LIMIT_ARGUMENT,
-    "name": {"type": "str", "required": True},
+    "name": {"type": "str"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "damaged": {"type": "bool", "default": False},
     "granularity": {"type": "str"},
     "recreate": {"type": "bool", "default": False},
     "enabled": {"type": "bool"},
@@ -432,7 +459,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = Module(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = Module(argument_spec=ARGUMENTS, required_if=[("damaged", False, ("name",))], supports_check_mode=True)
     run_module(module, bitmap_flow)
 
 

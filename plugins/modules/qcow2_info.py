@@ -265,6 +265,13 @@ images:
       type: list
       elements: dict
       version_added: 0.2.0
+    bitmaps_damage:
+      description:
+        - What is wrong with the bitmaps. Null when nothing shows. Those that are damaged are not in the list.
+        - M(airlock.images.qcow2_bitmap) removes them, with O(airlock.images.qcow2_bitmap#module:damaged=true).
+      type: str
+      sample: Broken bitmap directory
+      version_added: 0.3.0
     dirty_extents:
       description: The dirty ranges of the bitmap, in the form of RV(dirty_extents).
       type: list

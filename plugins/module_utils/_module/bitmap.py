@@ -84,6 +84,7 @@ def _image_record(plan: Plan, images: int, limit: int) -> dict[str, t.Any]:
         "bitmaps": records,
         "bitmap_count": len(plan.after),
         "truncated": len(records) < len(plan.after),
+        "damage": plan.damage or None,
         "leaked_clusters": plan.leaked_clusters,
     }
 
@@ -96,14 +97,15 @@ def _image_diff(plan: Plan, images: int) -> dict[str, str]:
     return {
         "before_header": plan.path,
         "after_header": plan.path,
-        "before": _diff_text(plan.virtual_size, before),
+        "before": _diff_text(plan.virtual_size, before, plan.damage),
         "after": _diff_text(plan.virtual_size, after),
     }
 
 
-def _diff_text(virtual_size: int, lines: t.Sequence[str]) -> str:
+def _diff_text(virtual_size: int, lines: t.Sequence[str], damage: str = "") -> str:
     """One side of an image's diff."""
-    return "\n".join([f"disk size: {virtual_size} bytes", *lines]) + "\n"
+    damaged = [f"damaged bitmaps: {damage}"] if damage else []
+    return "\n".join([f"disk size: {virtual_size} bytes", *damaged, *lines]) + "\n"
 
 
 def _diff_line(bitmap: Bitmap) -> str:

@@ -29,6 +29,9 @@ class Plan:
         self.virtual_size = listed.virtual_size
         self.before = listed.bitmaps
         self.after = self.before
+        self.damage = listed.damage
+        if not wanted.damaged:
+            bitmaps.require_sound(self.path, listed)
         self.leaked_clusters: int | None = None
         self.changed = False
         self.actions = self._removal() if wanted.state == "absent" else self._making(sources)
@@ -51,6 +54,8 @@ class Plan:
         return [bitmap for bitmap in self.before if bitmap.name == self.wanted.name]
 
     def _removal(self) -> list[Action]:
+        if self.wanted.damaged:
+            return [Action.remove_damaged()]
         return [Action.remove()] if self._named() else []
 
     def _making(self, sources: t.Mapping[str, Source]) -> list[Action]:

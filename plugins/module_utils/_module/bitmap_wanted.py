@@ -45,8 +45,9 @@ class Wanted:
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
         self.state: str = params["state"]
+        self.damaged: bool = params["damaged"]
         # Who may take a bitmap of a strange name away must be able to name it.
-        self.name = image_text("name", params["name"], bitmaps.NAME_MAX, plain=self.state == "present")
+        self.name = self._name(params["name"])
         self.granularity = parse_granularity(params["granularity"])
         self.recreate: bool = params["recreate"]
         self.enabled: bool | None = params["enabled"]
@@ -59,6 +60,17 @@ class Wanted:
                 "state 'present', and remove the bitmap in a task of its own.",
                 "only_with_present",
             )
+
+    def _name(self, name: str | None) -> bytes:
+        """Raises ArgumentError."""
+        if not self.damaged:
+            return image_text("name", name or "", bitmaps.NAME_MAX, plain=self.state == "present")
+        if self.state != "absent" or name is not None:
+            raise errors.ArgumentError(
+                "damaged is about all bitmaps that are damaged. Use it with state 'absent' and without name.",
+                "damaged_alone",
+            )
+        return b""
 
     def __str__(self) -> str:
         return f"'{errors.clean(self.name)}'"

@@ -52,6 +52,7 @@ class Plan:
         if layer.format != "qcow2":
             return ()
         listed = bitmaps.list_bitmaps(layer.image, counts=False, limits=self._limits())
+        bitmaps.require_sound(layer.path, listed)
         self._clock.reports.append(listed.report)
         return listed.bitmaps
 

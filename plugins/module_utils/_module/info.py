@@ -119,7 +119,7 @@ def _image_record(subject: OpenImage, wanted: Extents | None, count: int, limit:
     room = Room(count, limit, size_of(extents))
     shown = room.last_of(listed.bitmaps, facts.bitmap_facts, share=0.5)
     snapshots = room.last_of(image.snapshots, facts.snapshot_facts, report.row)
-    record = facts.image_facts(subject.path, image, shown, snapshots)
+    record = facts.image_facts(subject.path, image, shown, snapshots, listed.damage)
     whole = len(shown) == len(listed.bitmaps) and len(snapshots) == len(image.snapshots)
     record.update(path=subject.path, truncated=not whole)
     if whole:

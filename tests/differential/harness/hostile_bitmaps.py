@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sandbox import errors, images
-from sandbox.bitmaps import Action, change_bitmap, list_bitmaps
+from sandbox.bitmaps import Action, change_bitmap, list_bitmaps, require_sound
 
 from . import qemu
 from .hostile import LIMITS
@@ -71,9 +71,9 @@ def operate_on_bitmaps(path: str, verb: str, other: str) -> errors.AirlockError 
             return None
         with images.Image.open(path, writable=verb in CHANGES) as image:
             if verb == "list":
-                list_bitmaps(image, limits=LIMITS)
+                require_sound(path, list_bitmaps(image, limits=LIMITS))  # it works, and tells of the damage
             elif verb == "extents":
-                list_bitmaps(image, extents_of=b"b0", limits=LIMITS)
+                require_sound(path, list_bitmaps(image, extents_of=b"b0", limits=LIMITS))
             else:
                 change_bitmap(image, *lists[verb], dry_run=verb == "dry run", limits=LIMITS)
     except errors.AirlockError as error:
