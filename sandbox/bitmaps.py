@@ -80,8 +80,8 @@ class BitmapList(t.NamedTuple):
     virtual_size: int
     extents: t.Sequence[Extent]
     extents_end: int
-    damage: str
     report: Report
+    damage: str = ""
 
 
 class Action(t.NamedTuple):
@@ -175,7 +175,7 @@ def list_bitmaps(
     records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
     extents = decode_extents(payload, end, result.extent_count, limit)
     extents_end = check_extents(extents, result.extents_end, result.virtual_size, limit, extents_start) if limit else 0
-    return BitmapList(records, result.virtual_size, extents, extents_end, _damage(result), report)
+    return BitmapList(records, result.virtual_size, extents, extents_end, report, _damage(result))
 
 
 def require_sound(path: str, listed: BitmapList) -> None:

@@ -79,7 +79,7 @@ def call_of(guest: Guest, operation: str) -> t.Any:
 
 def test_list(guest: Guest, image: Image) -> None:
     guest.answers("bitmaps", records(BITMAPS), bitmap_count=5, virtual_size=SIZE, extents_end=77)
-    assert list_bitmaps(image) == (BITMAPS, SIZE, (), 0, guest.report)
+    assert list_bitmaps(image) == (BITMAPS, SIZE, (), 0, guest.report, "")
     assert [each.inconsistent for each in BITMAPS] == [False, False, True, True, False]
     call = call_of(guest, "bitmaps")
     assert (call.header.operation, call.header.disk_count, call.header.disk_size[0]) == (7, 1, 6)
