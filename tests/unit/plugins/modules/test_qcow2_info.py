@@ -47,6 +47,7 @@ def test_a_plain_image(run_module: Run, script: Script) -> None:
         "bitmaps": [],
         "snapshot_count": 1,
         "truncated": False,
+        "bitmaps_damage": None,
     }
     assert "dirty_extents" not in answer
 

@@ -120,6 +120,7 @@ def test_vmdk(run_module: Run, vmdk: str) -> None:
             "backing_file": "other/base.vmdk",
             "backing_format": "vmdk",
             "bitmaps": [],
+            "bitmaps_damage": None,
             "snapshots": [],
             "snapshot_count": 0,
             "truncated": False,
