@@ -232,3 +232,11 @@ def test_a_rotation(tenant: Tenant) -> None:
         (os.path.basename(path), "rotated") for path in tenant.paths
     ]
     assert [disk["path"] for one in rotated for disk in one["disks"]] == tenant.paths
+
+
+def test_a_set_that_yaml_takes_for_a_number(tenant: Tenant) -> None:
+    taken = tenant.play("pre_upgrade_snapshot", pre_upgrade_snapshot_set=20261130)
+    assert taken["set"] == "20261130"
+    assert tenant.snapshots() == [["20261130"]] * len(NAMES)
+    rolled = tenant.play("rollback_snapshot", rollback_snapshot_manifests=[], rollback_snapshot_set=20261130)
+    assert (rolled["set"], rolled["disks"]) == ("20261130", tenant.paths)
