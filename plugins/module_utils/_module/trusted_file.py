@@ -215,12 +215,7 @@ def trusted_file_flow(module: AnsibleModule) -> dict[str, t.Any]:
             _carry_out(changed)
     except OSError as error:
         walk.take_back()
-        advice = "Become root, or name a file where the user who runs this may write. "
-        raise errors.ArgumentError(
-            f"{errors.quote(place.path)}: {os.strerror(error.errno or 0)}. "
-            f"{advice if error.errno in (errno.EACCES, errno.EPERM) else ''}No file was changed.",
-            "host",
-        ) from error
+        raise _refused(place, error) from error
     except errors.AirlockError:
         walk.take_back()
         raise
@@ -272,14 +267,22 @@ def _may_write(directory: int) -> None:
 
 
 def _carry_out(changed: t.Sequence[tuple[TrustedPath, bytes | None]]) -> None:
-    """All or none. Raises OSError."""
-    done: list[TrustedPath] = []
-    try:
-        for place, content in changed:
-            done.append(place)
+    """All or none. Raises ArgumentError."""
+    for number, (place, content) in enumerate(changed):
+        try:
             place.replace(content)
-    except OSError:
-        for place in reversed(done):
-            with contextlib.suppress(OSError):
-                place.replace(place.old)
-        raise
+        except OSError as error:
+            for done, _content in reversed(changed[: number + 1]):
+                with contextlib.suppress(OSError):
+                    done.replace(done.old)
+            raise _refused(place, error) from error
+
+
+def _refused(place: TrustedPath, error: OSError) -> errors.ArgumentError:
+    """What is said when the system refuses."""
+    advice = "Become root, or name a file where the user who runs this may write. "
+    return errors.ArgumentError(
+        f"{errors.quote(place.path)}: {os.strerror(error.errno or 0)}. "
+        f"{advice if error.errno in (errno.EACCES, errno.EPERM) else ''}No file was changed.",
+        "host",
+    )

@@ -156,7 +156,7 @@ def test_a_loop_of_links_ends(task: Run, home: pathlib.Path) -> None:
 
 
 def test_all_files_or_none(task: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third cannot be renamed to its place: the first gets its old content back, the second goes again."""
+    """The third of four cannot be renamed to its place: the first gets its old content back, the second goes again."""
     before = everything(home)
     rename = os.replace
 
@@ -166,8 +166,9 @@ def test_all_files_or_none(task: Run, home: pathlib.Path, monkeypatch: pytest.Mo
         rename(source, target, **more)
 
     monkeypatch.setattr(os, "replace", fail)
-    answer = task("present", home / "file", home / "new" / "second", home / "third", content="new")
+    answer = task("present", home / "file", home / "new" / "second", home / "third", home / "last", content="new")
     assert (answer["rc"], answer["error_code"]) == (1, "host")
+    assert answer["msg"].startswith(str(home / "third"))
     after = everything(home)
     assert after.keys() == before.keys()
     assert after == before
