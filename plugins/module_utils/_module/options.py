@@ -10,6 +10,7 @@ one of another name, and says ok.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import typing as t
@@ -17,6 +18,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors
+from ..sandbox.places import look_up
 
 PATHS = frozenset({"path", "base", "layers", "siblings", "allowed_roots", "progress_file"})
 _TRUTH = "a truth value (yes, no, true, false)"
@@ -123,4 +125,10 @@ def _at_home(path: str) -> str:
 
 def _is_one(whole: t.Any, parts: t.Sequence[str]) -> bool:
     """Whether a text that Ansible has split at its commas is the path of a file, and no part of it is."""
-    return isinstance(whole, str) and os.path.lexists(whole) and not any(os.path.lexists(part) for part in parts)
+    return isinstance(whole, str) and _is_there(whole) and not any(_is_there(part) for part in parts)
+
+
+def _is_there(path: str) -> bool:
+    with contextlib.suppress(OSError, ValueError), look_up(path) as place:
+        return place.there or place.linked
+    return False
