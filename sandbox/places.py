@@ -7,8 +7,8 @@ Who owns a directory on the way may exchange any part of it at any moment. So a 
 below the one before as a mere handle; what comes of it is held open together: the directory, the file's name there, and
 the file. Whatever is done later goes through these descriptors, and no path is looked up a second time.
 
-A symbolic link that a stranger may have put there must not lead to what is not his: see _Walk._check_owner(). The model
-is CHASE_SAFE of systemd (src/basic/chase.c, unsafe_transition()).
+A symbolic link that a stranger may have put there must not lead to what is not his, nor ".." from a directory that he
+may have moved: see _Walk._check_owner(). The model is CHASE_SAFE of systemd (src/basic/chase.c, unsafe_transition()).
 """
 
 from __future__ import annotations
@@ -198,9 +198,9 @@ def find_place(
         return look_up(path, follow_links, start)
     except UnsafeLinkError as error:
         raise errors.ImageOpenError(
-            f"{errors.clean(shown, errors.PATH_LIMIT)} is not opened: a symbolic link on the way, in a directory that "
-            "others may write, leads to what somebody else owns. Name the file by a path without that link. If you "
-            "trust all who may write there, set follow_links (--follow-links).",
+            f"{errors.clean(shown, errors.PATH_LIMIT)} is not opened: a symbolic link on the way, or '..', in a "
+            "directory that others may write, leads to what somebody else owns. Name the file by a path without it. If "
+            "you trust all who may write there, set follow_links (--follow-links).",
             code="unsafe_link",
         ) from error
     except ValueError as error:  # a NUL in the path: no such file can exist
@@ -247,20 +247,31 @@ def _open_there(name: bytes, directory: int) -> int:
 
 
 class _Untrusted(t.NamedTuple):
-    """A link on the way that a stranger may have made. owner: the only one whose files it may lead to. left: parts of
-    the path behind it."""
+    """A link on the way that a stranger may have made, or a directory that he may have moved there, and the way leads
+    up from it. owner: the only one whose files it may lead to. left: parts of the path behind it."""
 
     owner: int
     left: int
 
 
+class _Entered(t.NamedTuple):
+    """A directory on the way, open. owner, mode: as of when it was entered."""
+
+    descriptor: int
+    owner: int
+    mode: int
+
+
 class _Walk:
-    """One way through the file system, from the root, the working directory, or a directory that is open."""
+    """One way through the file system, from the root, the working directory, or a directory that is open.
+
+    ".." is where the way has come from, never what the kernel says: who owns a directory may move it meanwhile to
+    wherever he may write, and what is above it there is not what was named.
+    """
 
     def __init__(self, follow_links: bool) -> None:
         self._follow_links = follow_links
-        self._here = -1
-        self._owner = self._mode = 0  # of here
+        self._stack: list[_Entered] = []  # from where the way starts to here
         self._path: Parts = ()  # of here, without links
         self._ahead: list[bytes] = []
         self._untrusted: list[_Untrusted] = []
@@ -270,34 +281,34 @@ class _Walk:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        if self._here >= 0:
-            os.close(self._here)
+        while self._stack:
+            os.close(self._stack.pop().descriptor)
 
     def go(self, name: bytes, start: Directory | None) -> Place:
         """Raises OSError."""
         shown = os.fsdecode(name)
         if name.startswith(b"/"):
-            self._enter(os.open(b"/", _DIRECTORY), ())
+            self._start_at_root()
         elif start:
-            self._enter(os.dup(start.descriptor), start.paths[0])
+            self._start(os.dup(start.descriptor), start.paths[0])
             shown = os.path.join(start.shown, shown)
         else:
-            self._enter(os.open(b".", _DIRECTORY), parts_of(os.getcwdb()))
+            self._start(os.open(b".", _DIRECTORY), parts_of(os.getcwdb()))
         self._ahead = list(parts_of(name))
         is_directory = name.endswith((b"/", b"/."))  # or must be one
         linked = False
         while self._ahead:
             part = self._ahead.pop(0)
             if part == b"..":
-                self._enter(os.open(b"..", _DIRECTORY, dir_fd=self._here), self._path[:-1])
+                self._back()
                 continue
             last = not self._ahead
-            handle = _open_there(part, self._here)
+            handle = _open_there(part, self._here.descriptor)
             try:
                 if handle < 0:
                     if not last or is_directory:
                         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-                    self._check_owner(self._owner)  # of where it would be made
+                    self._check_owner(self._here.owner)  # of where it would be made
                     return self._place(shown, part, -1, linked)
                 status = os.fstat(handle)
                 if stat.S_ISLNK(status.st_mode):
@@ -305,8 +316,13 @@ class _Walk:
                     magic = self._follow(part, handle, status)
                     if magic < 0:
                         continue
+                    text = os.readlink(b"", dir_fd=handle)
                     os.close(handle)
                     handle, status = magic, os.fstat(magic)
+                    if stat.S_ISDIR(status.st_mode) and (not last or is_directory):
+                        entered, handle = handle, -1
+                        self._start(entered, parts_of(text))
+                        continue
                 self._check_owner(status.st_uid)
                 if last and not is_directory:
                     found, handle = handle, -1
@@ -314,14 +330,19 @@ class _Walk:
                 if not stat.S_ISDIR(status.st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
                 entered, handle = handle, -1
-                self._enter(entered, (*self._path, part), status)
+                self._path = (*self._path, part)
+                self._enter(entered, status)
             finally:
                 if handle >= 0:
                     os.close(handle)
-        return self._place(shown, b".", os.dup(self._here), linked)
+        return self._place(shown, b".", os.dup(self._here.descriptor), linked)
+
+    @property
+    def _here(self) -> _Entered:
+        return self._stack[-1]
 
     def _place(self, shown: str, name: bytes, handle: int, linked: bool) -> Place:
-        home, self._here = self._here, -1
+        home = self._stack.pop().descriptor
         paths = [self._path]
         above = os.path.dirname(shown)
         if linked:
@@ -331,15 +352,35 @@ class _Walk:
         directory = Directory(home, tuple(paths), above)
         return Place(shown, directory, name, handle, linked=linked, follow_links=self._follow_links)
 
-    def _enter(self, directory: int, path: Parts, status: os.stat_result | None = None) -> None:
-        """Takes over the descriptor."""
-        if self._here >= 0:
-            os.close(self._here)
-        self._here = directory
+    def _start(self, directory: int, path: Parts) -> None:
+        """Goes on from a directory, whatever the way was before. Takes over the descriptor."""
+        while self._stack:
+            os.close(self._stack.pop().descriptor)
         self._path = path
-        status = status or os.fstat(directory)
-        self._owner, self._mode = status.st_uid, status.st_mode
+        self._enter(directory, os.fstat(directory))
+
+    def _start_at_root(self) -> None:
+        self._start(os.open(b"/", _DIRECTORY), ())
+
+    def _enter(self, directory: int, status: os.stat_result) -> None:
+        """Takes over the descriptor."""
+        self._stack.append(_Entered(directory, status.st_uid, status.st_mode))
         self._check_owner(status.st_uid)
+
+    def _back(self) -> None:
+        """To where the way has come from. Above where it started that is known by the path to there alone."""
+        if len(self._stack) == 1 and self._path:
+            self._ahead[:0] = (*self._path, b"..")
+            self._start_at_root()
+            return
+        if self._path:
+            left = self._stack.pop()
+            os.close(left.descriptor)
+            self._path = self._path[:-1]
+            moved = self._here.mode & _OTHERS_WRITE and left.owner not in (0, os.geteuid(), self._here.owner)
+            if moved and not self._follow_links:  # or may be: its owner chose what is above it
+                self._untrusted.insert(0, _Untrusted(left.owner, 0))
+        self._check_owner(self._here.owner)
 
     def _follow(self, name: bytes, link: int, status: os.stat_result) -> int:
         """A symbolic link; its text is what is ahead now. One of the kernel's own, below /proc, has no text to go by:
@@ -350,22 +391,22 @@ class _Walk:
         if not self._follow_links:
             self._note_maker(status.st_uid)
         if status.st_dev == _device_of_proc():
-            return os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self._here)
+            return os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self._here.descriptor)
         text = os.readlink(b"", dir_fd=link)
         self._ahead[:0] = parts_of(text)
         if text.startswith(b"/"):
-            self._enter(os.open(b"/", _DIRECTORY), ())
+            self._start_at_root()
         else:
-            self._check_owner(self._owner)  # where the text has no parts, it leads here
+            self._check_owner(self._here.owner)  # where the text has no parts, it leads here
         return -1
 
     def _note_maker(self, owner: int) -> None:
         """owner: the link's. Whoever may write to a directory may put there any link that he can make, and exchange it
         for another; it stands for the owner of the directory where that is a stranger, else for its own."""
         trusted = (0, os.geteuid())
-        if self._owner not in trusted:
-            self._untrusted.append(_Untrusted(self._owner, len(self._ahead)))
-        elif self._mode & _OTHERS_WRITE and owner not in trusted:
+        if self._here.owner not in trusted:
+            self._untrusted.append(_Untrusted(self._here.owner, len(self._ahead)))
+        elif self._here.mode & _OTHERS_WRITE and owner not in trusted:
             self._untrusted.append(_Untrusted(owner, len(self._ahead)))
 
     def _check_owner(self, owner: int) -> None:

@@ -46,8 +46,8 @@ KNOWN = {
     ("sandbox/journal.py", "__init__", "os.open"): "the recorder of tests, whose path a test chooses",
     ("sandbox/journal.py", "_unlinked_file", "tempfile.TemporaryFile"): "a file without a name, where Python puts it",
     ("sandbox/kvm.py", "open_device", "os.open"): "/dev/kvm",
-    ("sandbox/places.py", "go", "os.open"): "the root, and the working directory: where the one look-up starts",
-    ("sandbox/places.py", "_follow", "os.open"): "the root directory: a link's absolute text starts there",
+    ("sandbox/places.py", "go", "os.open"): "the working directory, where the one look-up starts",
+    ("sandbox/places.py", "_start_at_root", "os.open"): "the root directory",
 }
 
 

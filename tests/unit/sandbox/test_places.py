@@ -11,7 +11,7 @@ import typing as t
 
 import pytest
 
-from sandbox import errors
+from sandbox import errors, places
 from sandbox.places import Place, file_key, find_directory, find_place, look_up
 
 TENANT, VICTIM = 12345, 20000
@@ -268,6 +268,73 @@ def test_a_way_up_behind_a_strangers_link(tree: pathlib.Path) -> None:
     with find_place(str(path / "disk")) as place:
         assert content(place) == "tenant/other"
     assert code_of(link(tree / "tenant/vm/y", "../../victim", TENANT) / "disk") == "unsafe_link"
+
+
+# ---- the way up -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shared(tree: pathlib.Path) -> pathlib.Path:
+    """A directory where anybody may make files, as /tmp, with a file of the victim's, and one of the tenant's."""
+    path = tree / "shared"
+    path.mkdir()
+    path.chmod(0o1777)
+    for name, owner in (("disk", VICTIM), ("his", TENANT)):
+        (path / name).write_text(f"shared {name}")
+        os.chown(path / name, owner, owner)
+    return path
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["absolute", "relative", "from an open directory"])
+def test_a_directory_that_is_moved_while_the_way_is_in_it(
+    kind: str, tree: pathlib.Path, shared: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way up leads to where the way has come from, not to what is above the directory now."""
+    real = places._open_there
+
+    def open_there(name: bytes, directory: int) -> int:
+        handle = real(name, directory)
+        if name == b"vm":
+            os.rename(tree / "tenant/vm", shared / "vm")
+        return handle
+
+    monkeypatch.setattr(places, "_open_there", open_there)
+    monkeypatch.chdir(tree / "tenant")
+    if kind == "from an open directory":
+        with find_directory(str(tree / "tenant")) as home, find_place("vm/../disk", start=home) as place:
+            assert content(place) == "tenant"
+        return
+    with find_place("vm/../disk" if kind == "relative" else f"{tree}/tenant/vm/../disk") as place:
+        assert content(place) == "tenant"
+        assert place.directory.paths[0] == tuple(os.fsencode(tree / "tenant").split(b"/")[1:])
+
+
+@needs_root
+@pytest.mark.parametrize(("below", "up"), [("", ".."), ("/sub", "../..")])
+def test_a_working_directory_that_was_moved(
+    below: str, up: str, tree: pathlib.Path, shared: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "tenant/vm/sub").mkdir()
+    os.chown(tree / "tenant/vm/sub", TENANT, TENANT)
+    monkeypatch.chdir(f"{tree}/tenant/vm{below}")
+    with find_place(f"{up}/disk") as place:
+        assert content(place) == "tenant"
+    os.rename(tree / "tenant/vm", shared / "vm")
+    assert code_of(f"{up}/disk") == "unsafe_link"
+    assert code_of(f"{up}/new") == "unsafe_link"
+    with find_place(f"{up}/his") as his, find_place(f"{up}/disk", follow_links=True) as followed:
+        assert [content(place) for place in (his, followed)] == ["shared his", "shared disk"]
+
+
+def test_the_way_up_from_the_root_and_from_what_the_kernel_links_to(
+    tree: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tree / "own/sub")
+    for path in ("../disk", f"/../..{tree}/own/disk", "/proc/self/cwd/../disk", "../../own/sub/../disk"):
+        with find_place(path) as place:
+            assert (content(place), place.name) == ("own", b"disk")
+            assert place.directory.paths[0] == tuple(os.fsencode(tree / "own").split(b"/")[1:])
 
 
 @needs_root
