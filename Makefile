@@ -31,11 +31,11 @@ C_SOURCES := $(shell find guest tests -name '*.[ch]')
 WORKERS := 2
 JOBS := 4
 
-.PHONY: help build cli demo dist test pytest integration molecule molecule-2.18 molecule-all lint lint-python lint-c lint-ansible lint-docs sanity \
-	bench bench-short fuzz coverage tree copy clean packages-build packages-demo packages-test packages-bench
+.PHONY: help build cli demo dist test pytest integration molecule molecule-2.18 molecule-all \
+	lint lint-python lint-c lint-ansible lint-docs sanity bench bench-short fuzz hostile-directory coverage tree copy clean packages-build packages-demo packages-test packages-bench
 
 help: ## what there is to make
-	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- what has to be there -------------------------------------------------------------------------------
 
@@ -100,7 +100,7 @@ python_version = $$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])
 PYTEST := $(PYTHON) -m pytest -n 3 --dist worksteal $(PYTEST_ARGUMENTS)
 
 pytest: build cli $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test
-	@status=0; $(PYTEST) tests/unit tests/fuzz tests/hostile_guest || status=1; \
+	@status=0; $(PYTEST) tests/unit tests/fuzz tests/hostile_guest tests/hostile_directory || status=1; \
 		$(PYTEST) tests/differential tests/crash tests/roles || status=1; exit $$status
 
 integration: copy $(FULL_ENVIRONMENT) | packages-test
@@ -125,6 +125,9 @@ molecule-all:
 fuzz: $(FULL_ENVIRONMENT) | packages-test ## the guest under sanitizers, for FUZZ_SECONDS (600)
 	@mkdir -p build/fuzz
 	@$(PYTHON) -m tests.fuzz.run build/fuzz $(or $(FUZZ_SECONDS),600)
+
+hostile-directory: build cli $(FULL_ENVIRONMENT) | packages-test ## each operation against a tenant who exchanges files, for HOSTILE_SECONDS (600)
+	@AIRLOCK_LONG=1 AIRLOCK_SECONDS=$(or $(HOSTILE_SECONDS),600) $(PYTEST) tests/hostile_directory
 
 coverage: $(FULL_ENVIRONMENT) | packages-test ## lines of the guest that its unit tests run
 	@$(PYTHON) -m tests.unit.guest.coverage
