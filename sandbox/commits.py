@@ -149,7 +149,7 @@ def commit(
     if not 0 < base < len(chain.layers):
         raise errors.ArgumentError(f"There is no layer {base} below the top of this chain.", "base_not_found")
     _check_device(chain, base, allow_resize)
-    check_hard_links(chain.layers[: base + 1])
+    check_hard_links(chain.layers)  # those below the base as well: what fills up its clusters comes from there
     everything, rows = _disks(chain)
     records_id = _records_id(chain, base, empties or goes_on)
     layers = (

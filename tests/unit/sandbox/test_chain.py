@@ -420,6 +420,23 @@ def test_hard_links_of_what_only_an_image_names(kind: str, named: bool, home: pa
             assert "allowed_roots" in caught.value.message
 
 
+def test_hard_links_below_the_base_of_a_commit(home: pathlib.Path) -> None:
+    """A cluster of the base that is written to in part is filled up from there."""
+    (home / "base.raw").write_bytes(b"not the tenant's" * 8192)
+    os.link(home / "base.raw", home.parent / "its own name")
+    for name, below, fmt, cluster in (("mid", "base.raw", "raw", 65536), ("top", "mid", "qcow2", 512)):
+        options = ["-o", f"cluster_size={cluster}", "-b", below, "-F", fmt]
+        command = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", *options, name, "128k"]
+        subprocess.run(command, cwd=home, check=True)
+    subprocess.run(["qemu-io", "-c", "write 0 512", "top"], cwd=home, check=True, capture_output=True)
+    with open_chain(str(home / "top"), writable_layers=(0,)) as chain:
+        commits.open_base(chain, 1)
+        with pytest.raises(errors.ChainError) as caught:
+            commits.commit(chain, 1)
+        assert caught.value.code == "backing_hard_links"
+    assert b"not the tenant's" not in (home / "mid").read_bytes()
+
+
 def test_a_base_that_the_operator_names_may_have_several_names(home: pathlib.Path) -> None:
     raw(home / "base.raw")
     os.link(home / "base.raw", home / "another.raw")
