@@ -9,6 +9,8 @@ the file. Whatever is done later goes through these descriptors, and no path is 
 
 A symbolic link that a stranger may have put there must not lead to what is not his, nor ".." from a directory that he
 may have moved: see _Walk._check_owner(). The model is CHASE_SAFE of systemd (src/basic/chase.c, unsafe_transition()).
+Nor may it go through a link of the kernel's below /proc, for the process behind that can have a mount namespace of its
+own.
 """
 
 from __future__ import annotations
@@ -199,8 +201,8 @@ def find_place(
     except UnsafeLinkError as error:
         raise errors.ImageOpenError(
             f"{errors.clean(shown, errors.PATH_LIMIT)} is not opened: a symbolic link on the way, or '..', in a "
-            "directory that others may write, leads to what somebody else owns. Name the file by a path without it. If "
-            "you trust all who may write there, set follow_links (--follow-links).",
+            "directory that others may write, leads to what somebody else owns, or through another process. Name the "
+            "file by a path without it. If you trust all who may write there, set follow_links (--follow-links).",
             code="unsafe_link",
         ) from error
     except ValueError as error:  # a NUL in the path: no such file can exist
@@ -391,6 +393,10 @@ class _Walk:
         if not self._follow_links:
             self._note_maker(status.st_uid)
         if status.st_dev == _device_of_proc():
+            if self._untrusted:
+                # Behind it may be what that stranger has mounted where nobody else sees it: anybody's files, in his
+                # directory, without a second name.
+                raise UnsafeLinkError
             return os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=self._here.descriptor)
         text = os.readlink(b"", dir_fd=link)
         self._ahead[:0] = parts_of(text)

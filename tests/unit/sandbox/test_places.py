@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import subprocess
 import typing as t
 
 import pytest
@@ -335,6 +336,22 @@ def test_the_way_up_from_the_root_and_from_what_the_kernel_links_to(
         with find_place(path) as place:
             assert (content(place), place.name) == ("own", b"disk")
             assert place.directory.paths[0] == tuple(os.fsencode(tree / "own").split(b"/")[1:])
+
+
+@needs_root
+def test_a_strangers_process_is_no_way(tree: pathlib.Path) -> None:
+    """It may have mounted anybody's file in his directory, where only it sees that, and the directory is his."""
+    with subprocess.Popen(["sleep", "60"], cwd=tree / "tenant/vm", user=TENANT, group=TENANT) as process:
+        try:
+            here = f"/proc/{process.pid}"
+            assert code_of(f"{here}/cwd/disk") == "unsafe_link"
+            assert code_of(link(tree / "tenant/x", f"{here}/cwd", TENANT) / "disk") == "unsafe_link"
+            assert code_of(link(tree / "tenant/y", here, TENANT) / "cwd/disk") == "unsafe_link"
+            assert code_of(link(tree / "tenant/z", "/proc/self/root", TENANT) / "bin") == "unsafe_link"
+            with find_place(str(tree / "tenant/x/disk"), follow_links=True) as place:
+                assert content(place) == "tenant/vm"
+        finally:
+            process.kill()
 
 
 @needs_root
