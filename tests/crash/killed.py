@@ -46,7 +46,9 @@ class Killer:
 
     @property
     def killed(self) -> bool:
-        return self._memory[8] == 2
+        """That the moment came: who is in it waits there, and nothing but the signal ends that. Whether watch() has
+        noted it yet says nothing, for the one that it has killed may be seen to be dead before."""
+        return self._memory[8] != 0
 
     def moment(self) -> None:
         """In the child: counts, and waits for the end when it is time."""

@@ -62,7 +62,12 @@ def task_on(images: list[pathlib.Path], module: Any, result: pathlib.Path, **giv
     params = {name: option.get("default") for name, option in options.items()}
     answers = {"fail_json": ended(result, FAILED), "exit_json": ended(result, DONE)}
     fake = SimpleNamespace(
-        params={**params, "path": [str(path) for path in images], **given}, check_mode=False, _diff=False, **answers
+        params={**params, "path": [str(path) for path in images], **given},
+        check_mode=False,
+        _diff=False,
+        fault=None,
+        settle_paths=lambda: None,
+        **answers,
     )
     return lambda: module("_module.outcome").run_module(fake, module("_module.snapshot").snapshot_flow)
 

@@ -16,7 +16,6 @@ import pathlib
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -33,6 +32,7 @@ from tests.differential.harness import qemu
 from tests.differential.harness.bitmaps import bitmaps_of
 from tests.differential.harness.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
 from tests.unit.plugins.running import PLUGINS, make_tree
+from tests.waiting import until
 
 MOMENTS = 10_000 if LONG else 6  # at most, of one task
 LAYERS = {
@@ -109,12 +109,14 @@ def _mortal(call: Any, killer: Killer) -> Any:
 
 def again(module: Any, task: Callable[[], Any]) -> Any:
     """The second run. The guest of the first one dies with it, but not in the same instant."""
-    for _unused in range(200):
+
+    def attempt() -> Any:
         try:
             return task()
         except module("sandbox.errors").ImageInUseError:
-            time.sleep(0.02)
-    return task()
+            return None
+
+    return until(attempt)
 
 
 def moments(killer: Killer) -> list[int]:

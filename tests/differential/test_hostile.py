@@ -141,7 +141,7 @@ def test_no_foreign_file_is_opened(arena: Arena, name: str, verb: str) -> None:
     calls = "trace=%file,%network"
     command = ["strace", "-f", "-s", "300", "-o", log, "-e", calls, sys.executable, "-c", PROBE, path, verb]
     assert shutil.which("strace")
-    subprocess.run(command, check=True, cwd=TOP, timeout=60, env={**os.environ, "PYTHONPATH": TOP})
+    subprocess.run(command, check=True, cwd=TOP, timeout=qemu.TIMEOUT, env={**os.environ, "PYTHONPATH": TOP})
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = file.read().splitlines()
     # By its name in the directory that was looked up, and by no path.

@@ -48,7 +48,7 @@ def test_fuzz(fuzzers: Path, name: str, part: int) -> None:
     inputs = INPUTS[name]
     command = [str(fuzzers / name), str(part * inputs), str(inputs), *seeds]
     done = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=300, env={**os.environ, **build.ENVIRONMENT}
+        command, check=False, capture_output=True, text=True, timeout=3600, env={**os.environ, **build.ENVIRONMENT}
     )
     assert done.returncode == 0, done.stderr[-4000:]
     # The inputs get somewhere: of each operation a good part is carried out.

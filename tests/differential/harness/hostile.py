@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sandbox import errors, operations
+from tests.waiting import PATIENCE
 
 from . import qemu
 from .patch import Entry, Patch
@@ -50,7 +51,7 @@ class Row:
     options: str = ""
 
 
-LIMITS = operations.Limits(seconds=20.0)
+LIMITS = operations.Limits(seconds=PATIENCE)
 
 
 def operate(path: str, verb: str) -> errors.AirlockError | None:

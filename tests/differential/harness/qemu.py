@@ -16,8 +16,10 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tests.waiting import PATIENCE
+
 DATE = (1767323045, 0)  # 2026-01-02 03:04:05 UTC: what a snapshot gets unless a test says otherwise
-TIMEOUT = 60  # seconds; a command that needs longer has hung
+TIMEOUT = PATIENCE  # a command that needs longer has hung
 COPY_MAX = 8 << 20  # bytes; of what takes less, starting cp costs more than copying
 _WINDOW, _BLOCK = 1 << 20, 4096
 _ZEROS = bytes(_BLOCK)

@@ -64,8 +64,19 @@ def test_no_image_is_an_error(tmp_path: pathlib.Path) -> None:
         floor.metadata_of(str(tmp_path / "file"))
 
 
-def test_memory_of_children_counts() -> None:
-    child = "held = bytearray(32 << 20); import time; time.sleep(0.5)"
+def test_memory_of_children_counts(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child stays until both of its sizes have been seen."""
+    seen, due = tmp_path / "seen", ["Pss:", "VmHWM:"]
+    field = measure._field
+
+    def note(path: str, name: str) -> int:
+        size = field(path, name)
+        if size > 32 << 20 and due[:1] == [name] and not (due.pop(0) and due):
+            seen.touch()
+        return size
+
+    monkeypatch.setattr(measure, "_field", note)
+    child = f"held = b'x' * (33 << 20); import os, time\nwhile not os.path.exists({str(seen)!r}): time.sleep(0.01)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
     memory = measure.peak_memory([sys.executable, "-c", parent])
     assert memory.shared_once > 32 << 20

@@ -19,6 +19,7 @@ import pytest
 
 from sandbox import errors
 from sandbox.chain import open_chain
+from tests.waiting import PATIENCE
 
 from .chain_images import overlay, raw
 
@@ -35,9 +36,10 @@ except errors.AirlockError as error:
     print(error.code)
 """
 
-# Where Python and the C library open files of their own.
+# Where Python and the C library open files of their own. An environment may be a link to one elsewhere.
 THEIRS = (
     sys.prefix,
+    os.path.realpath(sys.prefix),
     sys.base_prefix,
     "/usr/lib",
     "/lib",
@@ -200,7 +202,7 @@ class Trace:
             check=True,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             env={**os.environ, "PYTHONPATH": str(TOP), "LC_ALL": "C"},
         )
         self.answer = done.stdout.strip()
@@ -212,18 +214,6 @@ class Trace:
         self.handles = {path for line, path in found if "O_PATH" in line}
         ours = [path for line, path in found if "O_PATH" not in line and "O_DIRECTORY" not in line]
         self.read = {path for path in ours if not path.startswith(("/dev/kvm", "/proc/", f"{TOP}/", *THEIRS))}
-
-
-PYTHONS = (
-    sys.prefix,
-    sys.base_prefix,
-    "/usr/lib",
-    "/lib",
-    "/etc/ld.so",
-    "/etc/localtime",
-    "/usr/share/zoneinfo",
-    "/sys/",
-)
 
 
 def test_strace_would_see_it(home: pathlib.Path) -> None:
