@@ -176,7 +176,7 @@ def open_chain(
 
 def check_hard_links(layers: t.Sequence[Layer]) -> None:
     """For layers whose data is to be written, or copied from. Raises ChainError for a file that has more names than the
-    one in the image above, which the operator did not give: it may be anybody's.
+    one in the image above, or no longer that one, which the operator did not give: it may be anybody's.
 
     A raw file and a data file tell nothing of whose they are. One with a header does not go unnoticed in a stranger's
     chain, so it may have several names as long as its owner is that of the image above.
@@ -188,10 +188,10 @@ def check_hard_links(layers: t.Sequence[Layer]) -> None:
             status = os.fstat(image.disk.descriptor)
             if own and above and status.st_uid == os.fstat(above.image.disk.descriptor).st_uid:
                 continue
-            if status.st_nlink > 1:
+            if not image.place.has_one_name():
                 from . import reference_refusals
 
-                raise reference_refusals.hard_links(image.path, status.st_nlink, layer.data_file is image)
+                raise reference_refusals.hard_links(image.path, layer.data_file is image)
 
 
 def drawing(chain: Chain) -> str:

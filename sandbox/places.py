@@ -24,6 +24,8 @@ from . import errors
 
 TURNS_MAX = 40  # symbolic links on the way to one file, as in Linux
 
+_LOOKS = 16  # at a name that somebody may be removing and making anew
+
 _HANDLE = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
 _DIRECTORY = os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH  # an ACL shows as the group's bits
@@ -158,6 +160,10 @@ class Place:
         held = self.status
         return (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
 
+    def has_one_name(self) -> bool:
+        """Whether this is known to be the only name of the file. Raises OSError where there was none."""
+        return _has_one_name(self.name, self.directory.descriptor, self.status)
+
     def remove(self) -> None:
         """Removes the name, if it still stands for the file that was found. Raises ImageOpenError, and ArgumentError
         for another file in its place."""
@@ -246,6 +252,23 @@ def _open_there(name: bytes, directory: int) -> int:
         return os.open(name, _HANDLE, dir_fd=directory)
     except FileNotFoundError:
         return -1
+
+
+def _has_one_name(name: bytes, directory: int, held: os.stat_result) -> bool:
+    """Whether that is known to be the only name of the file that is held.
+
+    Of two names, who has made the second could remove his before the names are counted, so that the other's is left
+    alone. So the file is counted by this name. Between the two steps of that one call it may still go; who makes and
+    removes it all the time is found out by one of many looks.
+    """
+    for _look in range(_LOOKS):
+        try:
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except OSError:
+            return False
+        if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino) or found.st_nlink > 1:
+            return False
+    return True
 
 
 class _Untrusted(t.NamedTuple):

@@ -91,13 +91,13 @@ def too_deep(top: str, limit: int) -> ChainError:
     )
 
 
-def hard_links(path: str, count: int, is_data_file: bool) -> ChainError:
-    """The exception for a file of several names, see chain.check_hard_links()."""
+def hard_links(path: str, is_data_file: bool) -> ChainError:
+    """The exception for a file of several names, or one that has lost its name, see chain.check_hard_links()."""
     role = "data_file" if is_data_file else "backing"
     return ChainError(
-        f"{clean(path, PATH_LIMIT)} is a {_ROLES[role]} that only an image names, and the file has {count} names (hard "
-        "links): it may belong to something else, so nothing is written to it or copied from it. If you know the file, "
-        "name it itself in allowed_roots (--allowed-root).",
+        f"{clean(path, PATH_LIMIT)} is a {_ROLES[role]} that only an image names, and the file has, or had, "
+        "other names (hard links): it may belong to something else, so nothing is written to it or copied from it. If "
+        "you know the file, name it itself in allowed_roots (--allowed-root).",
         code=f"{role}_hard_links",
     )
 

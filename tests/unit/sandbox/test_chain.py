@@ -420,6 +420,26 @@ def test_hard_links_of_what_only_an_image_names(kind: str, named: bool, home: pa
             assert "allowed_roots" in caught.value.message
 
 
+@pytest.mark.parametrize("left", ["nothing", "another file", "a link"])
+def test_a_hard_link_that_goes_before_the_names_are_counted(left: str, home: pathlib.Path) -> None:
+    """The file has one name then, and that is not the one in the image above."""
+    raw(home / "base.raw")
+    overlay(home / "top.qcow2", b"base.raw", b"raw")
+    with open_chain(str(home / "top.qcow2"), writable_layers=(0,)) as chain:
+        (home / "base.raw").rename(home.parent / "its own name")
+        if left == "another file":
+            raw(home / "base.raw")
+        elif left == "a link":
+            (home / "base.raw").symlink_to(home.parent / "its own name")
+        for change in (
+            lambda: rebases.rebase(chain, None, dry_run=True),
+            lambda: commits.commit(chain, 1, dry_run=True),
+        ):
+            with pytest.raises(errors.ChainError) as caught:
+                change()
+            assert caught.value.code == "backing_hard_links"
+
+
 def test_hard_links_below_the_base_of_a_commit(home: pathlib.Path) -> None:
     """A cluster of the base that is written to in part is filled up from there."""
     (home / "base.raw").write_bytes(b"not the tenant's" * 8192)
