@@ -179,14 +179,16 @@ def check_hard_links(layers: t.Sequence[Layer]) -> None:
     one in the image above, or no longer that one, which the operator did not give: it may be anybody's.
 
     A raw file and a data file tell nothing of whose they are. One with a header does not go unnoticed in a stranger's
-    chain, so it may have several names as long as its owner is that of the image above.
+    chain, so it may have several names as long as its owner is that of the image above, and of the directory where that
+    is a stranger's.
     """
     for above, layer in zip([None, *layers], layers):
         for image, own in ((layer.image, layer.info is not None), (layer.data_file, False)):
             if image is None or image.place.named or image.disk.is_block:
                 continue
-            status = os.fstat(image.disk.descriptor)
-            if own and above and status.st_uid == os.fstat(above.image.disk.descriptor).st_uid:
+            owner = os.fstat(image.disk.descriptor).st_uid
+            same = above and owner == os.fstat(above.image.disk.descriptor).st_uid
+            if own and same and image.place.directory.vouches_for(owner):
                 continue
             if not image.place.has_one_name():
                 from . import reference_refusals

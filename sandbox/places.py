@@ -66,6 +66,11 @@ class Directory:
         """Whether both are one directory, whatever they are called. Raises OSError."""
         return file_key(os.fstat(self.descriptor)) == file_key(os.fstat(other.descriptor))
 
+    def vouches_for(self, owner: int) -> bool:
+        """Whether a file of that owner cannot be there by a hard link of a stranger's. Raises OSError."""
+        status = os.fstat(self.descriptor)
+        return _vouches(status.st_uid, status.st_mode, owner)
+
     def again(self) -> Directory:
         """The same with a descriptor of its own. Raises OSError."""
         return Directory(os.dup(self.descriptor), self.paths, self.shown)
@@ -206,8 +211,8 @@ def find_place(
         return look_up(path, follow_links, start)
     except UnsafeLinkError as error:
         raise errors.ImageOpenError(
-            f"{errors.clean(shown, errors.PATH_LIMIT)} is not opened: a symbolic link on the way, or '..', in a "
-            "directory that others may write, leads to what somebody else owns, or through another process. Name the "
+            f"{errors.clean(shown, errors.PATH_LIMIT)} is not opened: a link on the way, symbolic or hard, or '..', in "
+            "a directory that others may write, leads to what somebody else owns, or through another process. Name the "
             "file by a path without it. If you trust all who may write there, set follow_links (--follow-links).",
             code="unsafe_link",
         ) from error
@@ -252,6 +257,12 @@ def _open_there(name: bytes, directory: int) -> int:
         return os.open(name, _HANDLE, dir_fd=directory)
     except FileNotFoundError:
         return -1
+
+
+def _vouches(owner: int, mode: int, owner_of_file: int) -> bool:
+    """Whether a file in a directory cannot be there by a hard link that a stranger has made to another's. owner, mode:
+    of the directory. In one that others may write nothing tells who has made it."""
+    return owner_of_file == owner if owner not in (0, os.geteuid()) else not mode & _OTHERS_WRITE
 
 
 def _has_one_name(name: bytes, directory: int, held: os.stat_result) -> bool:
@@ -350,6 +361,7 @@ class _Walk:
                         continue
                 self._check_owner(status.st_uid)
                 if last and not is_directory:
+                    self._check_names(part, status)
                     found, handle = handle, -1
                     return self._place(shown, part, found, linked)
                 if not stat.S_ISDIR(status.st_mode):
@@ -437,6 +449,13 @@ class _Walk:
             self._untrusted.append(_Untrusted(self._here.owner, len(self._ahead)))
         elif self._here.mode & _OTHERS_WRITE and owner not in trusted:
             self._untrusted.append(_Untrusted(owner, len(self._ahead)))
+
+    def _check_names(self, name: bytes, status: os.stat_result) -> None:
+        """A hard link is a link, too. Raises UnsafeLinkError for one that a stranger may have made."""
+        here = self._here
+        safe = self._follow_links or stat.S_ISDIR(status.st_mode) or _vouches(here.owner, here.mode, status.st_uid)
+        if not safe and not _has_one_name(name, here.descriptor, status):
+            raise UnsafeLinkError
 
     def _check_owner(self, owner: int) -> None:
         """owner: of what the way has come to. Raises UnsafeLinkError when that is all that a link led to, and it is not

@@ -440,6 +440,24 @@ def test_a_hard_link_that_goes_before_the_names_are_counted(left: str, home: pat
             assert caught.value.code == "backing_hard_links"
 
 
+@pytest.mark.parametrize("whose", ["a stranger's", "everybody's"])
+def test_hard_links_with_a_header_in_a_directory(whose: str, home: pathlib.Path) -> None:
+    """That the owner is the same says nothing there: virtual machines' images may all be root's."""
+    overlay(home / "lower.qcow2")
+    overlay(home / "top.qcow2", b"lower.qcow2")
+    os.link(home / "lower.qcow2", home.parent / "its own name")
+    if whose == "a stranger's":
+        if os.geteuid() != 0:
+            pytest.skip("gives a directory to another user, which needs root")
+        os.chown(home, 12345, 12345)
+    else:
+        home.chmod(0o1777)
+    with open_chain(str(home / "top.qcow2"), writable_layers=(0,)) as chain:
+        with pytest.raises(errors.ChainError) as caught:
+            commits.commit(chain, 1, dry_run=True)
+        assert caught.value.code == "backing_hard_links"
+
+
 def test_hard_links_below_the_base_of_a_commit(home: pathlib.Path) -> None:
     """A cluster of the base that is written to in part is filled up from there."""
     (home / "base.raw").write_bytes(b"not the tenant's" * 8192)

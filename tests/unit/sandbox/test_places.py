@@ -339,6 +339,32 @@ def test_the_way_up_from_the_root_and_from_what_the_kernel_links_to(
 
 
 @needs_root
+@pytest.mark.parametrize("where", ["a stranger's directory", "one that others may write", "the way to a base"])
+def test_hard_links_of_strangers(where: str, tree: pathlib.Path) -> None:
+    """As where fs.protected_hardlinks is 0. The name says nothing of whose the file is."""
+    home = tree / ("own" if where == "one that others may write" else "tenant/vm")
+    (tree / "own").chmod(0o1777)
+    os.link(tree / "victim/disk", home / "x")
+    with find_directory(str(home)) as start:
+        if where == "the way to a base":
+            with pytest.raises(errors.ImageOpenError):
+                find_place("x", start=start)
+        else:
+            assert code_of(home / "x") == "unsafe_link"
+    find_place(str(home / "x"), follow_links=True).close()
+    (tree / "victim/disk").unlink()
+    find_place(str(home / "x")).close()
+
+
+@needs_root
+def test_hard_links_that_nobody_else_has_made(tree: pathlib.Path) -> None:
+    os.link(tree / "tenant/disk", tree / "tenant/vm/backup")
+    find_place(str(tree / "tenant/vm/backup")).close()
+    os.link(tree / "victim/disk", tree / "own/backup")
+    find_place(str(tree / "own/backup")).close()
+
+
+@needs_root
 def test_a_strangers_process_is_no_way(tree: pathlib.Path) -> None:
     """It may have mounted anybody's file in his directory, where only it sees that, and the directory is his."""
     with subprocess.Popen(["sleep", "60"], cwd=tree / "tenant/vm", user=TENANT, group=TENANT) as process:
