@@ -46,29 +46,28 @@ class TrustedPath:
     def replace(self, content: bytes | None) -> None:
         """Has the file hold this and nothing else, or removes it. Raises OSError."""
         directory = _opened(self.directory)
+        if content is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.name, dir_fd=directory)
+        else:
+            self._write(directory, content)
         held = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
         try:
-            fcntl.flock(held, fcntl.LOCK_EX)  # one draft at a time
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.name if content is None else _DRAFT, dir_fd=directory)
-            if content is not None:
-                try:
-                    self._write(directory, content)
-                except OSError:
-                    with contextlib.suppress(OSError):
-                        os.unlink(_DRAFT, dir_fd=directory)
-                    raise
             os.fsync(held)
         finally:
             os.close(held)
 
     def _write(self, directory: int, content: bytes) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(_DRAFT, flags, 0o600, dir_fd=directory), "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(_DRAFT, self.name, src_dir_fd=directory, dst_dir_fd=directory)
+        with os.fdopen(_draft(directory), "wb") as file:
+            try:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                os.replace(_DRAFT, self.name, src_dir_fd=directory, dst_dir_fd=directory)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(_DRAFT, dir_fd=directory)
+                raise
 
 
 class Walk:
@@ -135,6 +134,28 @@ class Walk:
             os.mkdir(name, 0o700, dir_fd=here)
             self._made.append((os.dup(here), name))
         return os.open(name, _STEP, dir_fd=here)
+
+
+def _draft(directory: int) -> int:
+    """The draft in a directory, empty, and locked: one run at a time has it. Raises OSError.
+
+    The directory is not what is locked: who may read it can lock it as well, and keep root waiting for good.
+    """
+    while True:
+        # Nobody else can open it, or have made it.
+        draft = os.open(_DRAFT, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        try:
+            fcntl.flock(draft, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                # Who had it before has given it its name, or removed it.
+                if os.path.samestat(os.fstat(draft), os.stat(_DRAFT, dir_fd=directory, follow_symlinks=False)):
+                    os.ftruncate(draft, 0)
+                    os.fchmod(draft, 0o600)
+                    return draft
+        except OSError:
+            os.close(draft)
+            raise
+        os.close(draft)
 
 
 def _opened(directory: int | None) -> int:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
+import stat
 import typing as t
 
 import pytest
@@ -67,6 +69,39 @@ def test_the_draft_of_a_run_that_was_killed_is_replaced(task: Run, home: pathlib
     assert task("present", home / "file", content="new")["changed"]
     assert everything(home).keys() == {str(home), str(home / "file")}
     assert (home / "file").read_text() == "new"
+
+
+def test_nobody_else_can_hold_the_lock(task: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may read a directory can lock it, and root would wait for him for good."""
+    locked = []
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        locked.append(stat.filemode(os.fstat(descriptor).st_mode))
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    home.chmod(0o755)
+    task("present", home / "file", content="new")
+    task("absent", home / "file")
+    assert locked == ["-rw-------"]
+
+
+def test_a_draft_that_another_run_has_given_its_name(
+    task: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While this one waited for the lock: what is written goes into a draft of its own."""
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        (home / ".airlock.draft").rename(home / "of another run")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    task("present", home / "file", content="new")
+    assert (home / "file").read_text() == "new"
+    assert (home / "of another run").read_text() == ""
+    assert sorted(os.listdir(home)) == ["file", "of another run"]
 
 
 def others_may_write_the_file(home: pathlib.Path) -> None:
