@@ -17,6 +17,8 @@ export PATH := $(TOP)/.venv/bin:$(PATH)
 export PYTHONPATH := $(TOP)
 export PYTHONDONTWRITEBYTECODE := 1
 export ANSIBLE_COLLECTIONS_PATH := $(TOP)/build/tree
+# Ansible wants UTF-8; every Debian has this one.
+export LC_ALL := C.UTF-8
 COLLECTION := ansible_collections/airlock/images
 TREE := build/tree/$(COLLECTION)
 COPY := build/copy/$(COLLECTION)
@@ -32,7 +34,8 @@ WORKERS := 2
 JOBS := 4
 
 .PHONY: help build cli demo dist test pytest integration molecule molecule-2.18 molecule-all \
-	lint lint-python lint-c lint-ansible lint-docs sanity bench bench-short fuzz hostile-directory coverage tree copy clean packages-build packages-demo packages-test packages-bench
+	lint lint-python lint-c lint-ansible lint-docs sanity bench bench-short fuzz hostile-directory coverage \
+	tree copy home clean packages-build packages-demo packages-test packages-bench
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,7 +77,7 @@ build/airlock: tools/build_cli.py $(SANDBOX_SOURCES) $(GENERATED)
 # Everything but ansible-test is content with a link to the checkout.
 tree:
 	@mkdir -p $(dir $(TREE))
-	@ln -sfn $(TOP) $(TREE)
+	@ln -sfn "$(TOP)" $(TREE)
 
 # ansible-test resolves links first and wants real files below ansible_collections/.
 copy: $(GENERATED)
@@ -87,6 +90,17 @@ demo: build cli | packages-demo ## a playbook that snapshots, changes and rolls 
 	@ansible-playbook -i localhost, playbooks/demo.yml
 
 # ---- what is checked ------------------------------------------------------------------------------------
+
+# Tests leave nothing in the user's home, and find none of its settings but those of git and pip.
+USER_HOME := $(HOME)
+TESTS := pytest integration molecule molecule-2.18 lint lint-python lint-c lint-ansible lint-docs sanity
+$(TESTS): export HOME := $(TOP)/build/home
+$(TESTS): | home
+
+home:
+	@mkdir -p build/home/.config
+	@for one in .gitconfig .config/git .pip .config/pip; do \
+		[ -e build/home/$$one ] || [ ! -e "$(USER_HOME)/$$one" ] || ln -s "$(USER_HOME)/$$one" build/home/$$one; done
 
 # All parts run, whichever fails, and side by side: each waits a good part of its time. The longest starts first.
 test: build cli $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test ## lint, integration targets, molecule scenarios and all of pytest: unit, hostile, differential, crash
@@ -106,16 +120,14 @@ pytest: build cli $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test
 integration: copy $(FULL_ENVIRONMENT) | packages-test
 	@$(call in_copy,ansible-test integration --local --python $(python_version) --color no)
 
-# First what a run that was killed may have left.
+# One at a time on a machine, for all of them make the same users; a lock on a directory can be had by everybody.
 molecule: build $(FULL_ENVIRONMENT) | packages-test ## the roles and playbooks, on three hosts that are all this one
-	@molecule destroy --scenario-name default > build/molecule.log 2>&1 || { cat build/molecule.log; exit 1; }
-	@molecule test --all
+	@flock --close /etc bash tools/run_molecule.sh
 
 # Only ansible-core is another one: molecule runs the ansible-playbook that it finds first.
 molecule-2.18: export PATH := $(TOP)/.venv-2.18/bin:$(PATH)
 molecule-2.18: build $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test ## the same with the oldest ansible-core that is supported
-	@molecule destroy --scenario-name default > build/molecule.log 2>&1 || { cat build/molecule.log; exit 1; }
-	@molecule test --all
+	@flock --close /etc bash tools/run_molecule.sh
 
 # They share the hosts, so one after the other.
 molecule-all:
@@ -138,7 +150,7 @@ lint-python: build $(FULL_ENVIRONMENT)
 	@ruff check --quiet .
 	@ruff format --quiet --check .
 	@mypy --no-error-summary sandbox tools benchmarks
-	@cd build/tree && MYPYPATH=$$PWD mypy --config-file $(TOP)/pyproject.toml --cache-dir $(TOP)/.mypy_cache \
+	@cd build/tree && MYPYPATH=$$PWD mypy --config-file "$(TOP)/pyproject.toml" --cache-dir "$(TOP)/.mypy_cache" \
 		--no-error-summary $(COLLECTION)/plugins/{filter,modules,plugin_utils} $(COLLECTION)/plugins/module_utils/_module
 
 lint-c: | packages-test
@@ -155,8 +167,8 @@ lint-docs: build $(FULL_ENVIRONMENT)
 
 sanity: copy $(FULL_ENVIRONMENT)
 	@$(PYTHON) tools/get_pip_stand_in.py --install
-	@$(call in_copy,ansible-test sanity --local --python $(python_version) --color no) > $(TOP)/build/sanity.log 2>&1 \
-		|| { grep -E '^(ERROR|FATAL)' $(TOP)/build/sanity.log; exit 1; }
+	@$(call in_copy,ansible-test sanity --local --python $(python_version) --color no) > "$(TOP)/build/sanity.log" 2>&1 \
+		|| { grep -E '^(ERROR|FATAL)' "$(TOP)/build/sanity.log"; exit 1; }
 
 # ---- what is measured -----------------------------------------------------------------------------------
 
