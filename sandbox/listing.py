@@ -16,7 +16,7 @@ import typing as t
 if t.TYPE_CHECKING:
     from .calls import Snapshot
 
-_CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\udc80-\\udc9f]")
+_CONTROLS = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\udc80-\\udc9f]+")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 # Widths are bytes, as printf counts them; what is wider pushes the rest of its line.
 _LINE = b"%-7s %-16s %8s %19s %15s %10s\n"
@@ -96,6 +96,7 @@ def escape_unprintable(text: bytes) -> bytes:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded).encode()
 
 
-def _escaped(control: re.Match[str]) -> str:
-    code = ord(control[0])
-    return chr(code if code < 256 else code - 0xDC00).encode("unicode_escape").decode()
+def _escaped(controls: re.Match[str]) -> str:
+    """A whole run at once: there may be tens of millions of them in a listing."""
+    codes = controls[0].encode("latin-1", "surrogateescape").decode("latin-1")
+    return codes.encode("unicode_escape").decode()
