@@ -49,6 +49,7 @@ class Tree:
                 if entered:
                     stack.append((entered, []))
                     yield from self._look(entered, stack[-1][1])
+                    stack[-1][1].reverse()  # for the first is the next one
         finally:
             for directory, _below in stack:
                 directory.close()
@@ -71,7 +72,7 @@ class Tree:
         return entered
 
     def _look(self, directory: Directory, below: list[bytes]) -> t.Iterator[Place]:
-        """The files in one directory. below: gets the names of those in it, the last first."""
+        """The files in one directory. below: gets the names of those in it."""
         try:
             listed = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory.descriptor)
             try:
@@ -91,7 +92,7 @@ class Tree:
                     continue
                 os.close(handle)
                 if stat.S_ISDIR(mode):
-                    below.insert(0, name)
+                    below.append(name)
             except OSError as error:
                 self._note(errors.open_error(shown, error, writable=False))
 
