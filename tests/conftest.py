@@ -2,11 +2,17 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What all tests are found with stays: it is not looked through for garbage again."""
+"""The same for all tests, however they were started: the commands beside this Python are found, and the locale is one
+that Ansible can do with. And what all tests are found with stays: it is not looked through for garbage again."""
 
 from __future__ import annotations
 
 import gc
+import os
+import sys
+
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+os.environ["LC_ALL"] = "C.UTF-8"
 
 
 def pytest_collection() -> None:

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import array
+import fcntl
 import pathlib
 import struct
+
+import pytest
 
 SNAPSHOTS = 65536
 BITMAPS = 50000
@@ -111,3 +114,20 @@ def make_bitmaps(path: pathlib.Path, backing: bytes = b"") -> None:
     at = writer.add(directory)
     extension = struct.pack(">IIIIQQ", 0x23852875, 24, BITMAPS, 0, len(directory), at)
     writer.finish(path, extensions=extension, autoclear=1, backing=backing)
+
+
+def make_once(factory: pytest.TempPathFactory, worker: str) -> dict[str, pathlib.Path]:
+    """`snapshots`, `bitmaps`, and `base`, on which bitmaps stands and which holds nothing: to be read only, and made
+    once for all workers. worker: its id, as pytest-xdist gives it."""
+    base = factory.getbasetemp()
+    place = (base if worker == "master" else base.parent) / "huge-images"
+    place.mkdir(exist_ok=True)
+    images = {name: place / name for name in ("snapshots", "bitmaps", "base")}
+    with open(place / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "done").exists():
+            make_snapshots(images["snapshots"])
+            make_bitmaps(images["bitmaps"], backing=b"base")
+            Writer(16).finish(images["base"])
+            (place / "done").touch()
+    return images

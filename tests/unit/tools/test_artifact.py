@@ -53,7 +53,7 @@ def test_a_module_of_the_installed_collection_runs(archive: pathlib.Path, tmp_pa
     install = ["ansible-galaxy", "collection", "install", "--offline", "-p", str(collections), str(archive)]
     subprocess.run(install, env=environment, check=True, capture_output=True)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(image), "1M"], check=True)
-    interpreter = f"ansible_python_interpreter={sys.executable}"
+    interpreter = json.dumps({"ansible_python_interpreter": sys.executable})
     command = ["ansible", "-i", "localhost,", "-c", "local", "-e", interpreter, "localhost"]
     command += ["-m", "airlock.images.qcow2_snapshot", "-a", f"path={image} name=first"]
     for changed in (True, False):

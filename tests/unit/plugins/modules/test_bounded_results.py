@@ -45,12 +45,11 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, done.returncode, l
 
 
 @pytest.fixture(scope="module")
-def huge(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def huge(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> pathlib.Path:
     """A directory with the images `snapshots`, `bitmaps` and `base`, and a tree of the collection."""
     place = tmp_path_factory.mktemp("huge")
-    huge_images.make_snapshots(place / "snapshots")
-    huge_images.Writer(16).finish(place / "base")
-    huge_images.make_bitmaps(place / "bitmaps", backing=b"base")
+    for name, image in huge_images.make_once(tmp_path_factory, worker_id).items():
+        os.link(image, place / name)
     tree = place / "tree"
     tree.mkdir()
     make_tree(tree)
@@ -140,7 +139,8 @@ def test_of_a_chain_with_huge_layers(huge: pathlib.Path) -> None:
 @pytest.mark.parametrize("image", ["snapshots", "bitmaps"])
 def test_all_of_ansible_is_bounded(huge: pathlib.Path, image: str) -> None:
     task = ["localhost", "-m", "airlock.images.qcow2_info", "-a", f"path={huge / image}"]
-    ansible = [sys.executable, "-m", "ansible", "adhoc", *task, "-e", f"ansible_python_interpreter={sys.executable}"]
+    interpreter = json.dumps({"ansible_python_interpreter": sys.executable})
+    ansible = [sys.executable, "-m", "ansible", "adhoc", *task, "-e", interpreter]
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(huge / "tree"), "ANSIBLE_HOME": str(huge)}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(
