@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import stat
 import typing as t
@@ -80,7 +81,9 @@ def _scan_all(
     directories = [directory.again() for directory in homes]
     files = []
     for place in named:
-        if stat.S_ISDIR(place.status.st_mode):
+        if not place.there:  # gone since the chain was opened
+            found.closed.append(errors.open_error(place.path, FileNotFoundError(errno.ENOENT, ""), writable=False))
+        elif stat.S_ISDIR(place.status.st_mode):
             directories.append(directory_at(place))
         elif stat.S_ISREG(place.status.st_mode):
             files.append(place.again())

@@ -276,3 +276,23 @@ def test_directories_that_are_nested_too_deeply(run_module: Run, home: pathlib.P
     done = run_module("qcow2_chain", layers=layers, method="pull", scan=True)
     assert done["rc"] == 0, done
     subprocess.run(["rm", "-r", str(home / "d")], check=True)
+
+
+def test_a_root_that_goes_before_it_is_scanned(
+    run_module: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write above it takes it away: no traceback, and no base is changed that may be used in there."""
+    siblings = importlib.import_module(f"{PLUGINS}.module_utils._module.chain_siblings")
+    root = home / "root"
+    root.mkdir()
+    real = siblings.find_place
+
+    def find_place(*arguments: t.Any) -> t.Any:
+        if root.exists():
+            root.rmdir()
+        return real(*arguments)
+
+    monkeypatch.setattr(siblings, "find_place", find_place)
+    layers = [str(home / "base"), str(home / "top")]
+    found = run_module("qcow2_chain", layers=layers, method="commit", scan=True, allowed_roots=[str(root)])
+    assert (found["rc"], found["error_code"]) == (1, "siblings_unknown")
