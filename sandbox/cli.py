@@ -14,7 +14,7 @@ import sys
 import time
 import typing as t
 
-from . import descriptors, ending, errors
+from . import advice, descriptors, ending, errors
 from .cli_common import HelpRequest, UsageError, complain, encoded, say, write
 from .options import OptionError, Options
 
@@ -57,7 +57,7 @@ def main(arguments: t.Sequence[bytes] | None = None) -> int:
         arguments = [os.fsencode(argument) for argument in sys.argv[1:]]
     descriptors.raise_limit()
     try:
-        with ending.by_signals():
+        with advice.of_commands(), ending.by_signals():
             return _command(arguments)
     except ending.EndedError as error:
         complain(error.message.encode())

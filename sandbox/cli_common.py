@@ -9,7 +9,7 @@ import contextlib
 import os
 import typing as t
 
-from . import errors
+from . import advice, errors
 from .images import Image
 from .listing import escape_controls, escape_unprintable
 from .places import find_place
@@ -110,9 +110,8 @@ class Arguments:
 def warn_of_leaks(path: bytes, clusters: int) -> None:
     """What a change says of clusters that it found leaked."""
     warn(
-        b"%s: leaked clusters: %d, counted as used but not referenced. That is harmless; 'qemu-img check -r leaks' "
-        b"gives the space back, but on an image with bitmaps it loses all snapshots: work on a copy there."
-        % (path, clusters)
+        b"%s: leaked clusters: %d, counted as used but not referenced. %s"
+        % (path, clusters, encoded(advice.say("leaks", {"image": errors.quote(os.fsdecode(path))})))
     )
 
 

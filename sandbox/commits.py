@@ -102,7 +102,7 @@ def _check_encryption(chain: Chain) -> None:
 
             error = refused.encrypted(layer.path)
             prefix = f"Could not open '{chain.top.path}': " + "Could not open backing file: " * layer.depth
-            error.qemu_reports = tuple(prefix + report.partition("': ")[2] for report in error.qemu_reports)
+            error.qemu_reports = (prefix + error.message,)
             raise error
 
 

@@ -260,7 +260,11 @@ def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
         errno_codes.ETXTBSY: ("busy", "Stop whoever uses the file."),
         errno_codes.EACCES: ("permission_denied", "Run it as a user who may, or change the file's permissions."),
         errno_codes.EPERM: ("permission_denied", "Run it as a user who may, or change the file's attributes."),
-    }.get(number, ("open_failed", "Look into the kernel's log."))
+    }.get(number, ("open_failed", ""))
+    if not advice:
+        from . import advice as ways
+
+        advice = ways.of_errno(number)
     access = "for writing" if writable else "for reading"
     return ImageOpenError(
         f"{clean(path, PATH_LIMIT)} cannot be opened {access}: {reason}. {advice}",
@@ -283,9 +287,11 @@ def not_regular(path: str, what: str, code: str = "not_regular", writable: bool 
 
 def force_share_error(path: str) -> ForceShareError:
     """The exception for force_share on an image that is to be written."""
+    from . import advice
+
     return ForceShareError(
-        f"{clean(path, PATH_LIMIT)} cannot be changed with force_share: it is for reading an image that is in use. "
-        "Leave force_share out, and stop whoever uses the image.",
+        f"{clean(path, PATH_LIMIT)} is in use, or said to be: it is only read then, and not changed. "
+        f"{advice.say('no_force_share')}, and stop whoever uses the image.",
         [f"Could not open '{path}': force-share=on can only be used with read-only images"],
     )
 

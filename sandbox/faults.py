@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 
-from . import answers, errors, kvm
+from . import advice, answers, errors, kvm
 from .answers import Limits, Message
 from .rules import RULES
 
@@ -26,31 +26,33 @@ def failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockErro
 
 
 def _failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockError:
-    written = (
-        ' The image was written to before this; look at it with "qemu-img check".' if message.bytes_written else ""
-    )
+    written = f" The image was written to before this. {advice.say('look_at_copy')}" if message.bytes_written else ""
+    report = advice.say("report")
     if message.kind == answers.CRASHED:
         return crash(message.a, message.b, written)
     if message.kind == answers.RULE_BROKEN:
         rule = RULES[message.a] if message.a < len(RULES) else "unknown"
         return errors.GuestProtocolError(
-            f"The guest broke a rule of the doorbell and was stopped: {rule} (request {message.b}: {message.c:#x})."
+            f"The guest broke a rule of the doorbell and was stopped: {rule} (request {message.b}: {message.c:#x}). "
+            + report
             + written
         )
     if message.kind == answers.BUDGET_EXITS:
         return errors.BudgetError(
-            f"The guest rang the doorbell more than {limits.exits} times and was stopped.{written}"
+            f"The guest rang the doorbell more than {limits.exits} times and was stopped. {report}{written}"
         )
     if message.kind == answers.BUDGET_BYTES:
-        return errors.BudgetError(f"The guest wanted to move more than {limits.bytes} bytes and was stopped.{written}")
+        return errors.BudgetError(
+            f"The guest wanted to move more than {limits.bytes} bytes and was stopped. {report}{written}"
+        )
     if message.kind == answers.BUDGET_UNDO:
         return errors.BudgetError(
-            f"The guest changed more than any change of this image needs, and was stopped.{written}"
+            f"The guest changed more than any change of this image needs, and was stopped. {report}{written}"
         )
     if message.kind == answers.TIME_OVER:
         return time_over(limits, written)
     if message.kind == answers.FINISHED:
-        return errors.GuestProtocolError("The sandbox process sent an answer without a result." + written)
+        return errors.GuestProtocolError(f"The sandbox process sent an answer without a result. {report}{written}")
     what = errors.clean(text, answers.TEXT_LIMIT)
     if not message.layers & 1:
         return errors.KvmError(f"The guest could not be started: {what}.")
@@ -62,7 +64,8 @@ def crash(exit_reason: int, address: int, written: str) -> errors.GuestCrashErro
     why = _EXIT_REASONS.get(exit_reason, "unexpected exit")
     error = errors.GuestCrashError(
         f"The guest was stopped by a {why}: exit reason {exit_reason}, instruction at {address:#x}. "
-        "A damaged or hostile image, or a fault of ours: please report it." + written
+        + advice.say("report")
+        + written
     )
     error.exit_reason = exit_reason
     error.address = address

@@ -6,10 +6,16 @@
 from __future__ import annotations
 
 import os
+import typing as t
 
-from . import errors
+from . import advice, errors
 
 _PERMISSIONS = {0: "consistent read", 1: "write", 3: "resize"}
+# How the names of programs begin, of which the kernel keeps 15 characters.
+_OURS = ("python", "airlock", "ansible")
+_MACHINES = ("qemu-system", "qemu-kvm", "kvm", "cloud-hyp", "CPU ")
+_TOOLS = ("qemu-",)
+
 _USES = 100
 _KEEPS = 200
 
@@ -26,16 +32,27 @@ def in_use(descriptor: int, path: str, byte: int, taking: bool, owner: int = 0) 
     the kernel told it.
     """
     pids = (owner,) if owner else find(descriptor, byte)
-    holders = ", ".join(f"{pid}{_program(pid)}" for pid in pids)
+    names = {pid: _program(pid) for pid in pids}
+    holders = ", ".join(f"{pid} ({name})" if name else str(pid) for pid, name in names.items())
     who = f"by process {holders}" if len(pids) == 1 else f"by processes {holders}" if pids else "by another process"
     qemu_text = f"Failed to lock byte {byte}" if taking else f"Failed to get {_permission(byte)} lock"
     question = "" if taking else f"\nIs another process using the image [{path}]?"
     return errors.ImageInUseError(
-        f"{errors.clean(path)} is in use {who}, which {_doing(byte, taking)}. Shut down the virtual machine or end the "
-        "program that has it open, then run this again.",
+        f"{errors.clean(path)} is in use {who}, which {_doing(byte, taking)}. {_way(names.values())}",
         [f"Could not open '{path}': {qemu_text}{question}"],
         pids,
     )
+
+
+def _way(names: t.Collection[str]) -> str:
+    """What to do about programs of these names. A name is what its process says of itself, and decides no more."""
+    if names and all(name.startswith(_OURS) for name in names):
+        return f"That may be another task, or an airlock command. {advice.say('wait')} Or end it, then run this again."
+    if names and all(name.startswith(_MACHINES) for name in names):
+        return "Shut down the virtual machine, then run this again."
+    if names and all(name.startswith(_TOOLS) for name in names):
+        return f"{advice.say('wait')} Or end it, then run this again."
+    return "Shut down the virtual machine or end the program that has it open, then run this again."
 
 
 def _permission(byte: int) -> str:
@@ -112,9 +129,9 @@ def _has_lock(process: str, number: str, byte: int) -> bool:
 
 
 def _program(pid: int) -> str:
-    """The name of a process, in brackets; nothing where it cannot be read."""
+    """The name of a process; empty where it cannot be read."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
-            return f" ({errors.clean(file.read(64).strip(), 32)})"
+            return errors.clean(file.read(64).strip(), 32)
     except OSError:
         return ""

@@ -73,7 +73,10 @@ def open_device(path: str = DEVICE) -> int:
             ) from error
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             raise errors.NoKvmError(f"There is no {path}. {_NO_MODULE}") from error
-        raise errors.KvmError(f"{path} cannot be opened: {os.strerror(error.errno or 0)}.") from error
+        from . import advice
+
+        reason, way = os.strerror(error.errno or 0), advice.of_errno(error.errno or 0, "Look into the kernel's log.")
+        raise errors.KvmError(f"{path} cannot be opened: {reason}. {way}") from error
     version = library.ioctl(descriptor, GET_API_VERSION, ffi.cast("long", 0))
     if version != API_VERSION:
         os.close(descriptor)

@@ -210,10 +210,12 @@ def find_place(
     try:
         return look_up(path, follow_links, start)
     except UnsafeLinkError as error:
+        from . import advice
+
         raise errors.ImageOpenError(
             f"{errors.clean(shown, errors.PATH_LIMIT)} is not opened: a link on the way, symbolic or hard, or '..', in "
             "a directory that others may write, leads to what somebody else owns, or through another process. Name the "
-            "file by a path without it. If you trust all who may write there, set follow_links (--follow-links).",
+            f"file by a path without it. If you trust all who may write there, {advice.say('follow_links')}.",
             code="unsafe_link",
         ) from error
     except ValueError as error:  # a NUL in the path: no such file can exist

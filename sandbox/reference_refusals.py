@@ -11,32 +11,35 @@ from __future__ import annotations
 import errno
 import os
 
+from . import advice
 from .errors import PATH_LIMIT, ChainError, clean, quote
 from .reference_rules import NAME_MAX, Reference, RuleError
 from .wording import edit_descriptor
 
 _ROLES = {"backing": "backing file", "data_file": "data file"}
-_ALLOW = "If you trust the image, add the directory of the file to allowed_roots (--allowed-root)"
 
+# {reason} and {of_errno}: of a system call. {relink}: how another file is named. Any other field is a way of advice.py.
 WORDINGS = {
     "name_empty": "The name is empty.",
     "name_nul": "There is a NUL in the name, which no file's name has. {relink}",
     "protocol": "What stands in front of the colon is a protocol to QEMU. Protocols, URLs and json: are never opened. "
     "{relink} One with a colon is written with ./ in front.",
     "name_long": f"The name has more than {NAME_MAX} bytes, or a part of it more than 255. {{relink}}",
-    "absolute": f"An absolute name must lead into the directory of the image, or into one of allowed_roots. {_ALLOW}.",
-    "outside": f"The name leads out of the directory of the image, and into none of allowed_roots. {_ALLOW}.",
+    "absolute": "An absolute name must lead into the directory of the image, or into one of allowed_roots. If you "
+    "trust the image, and know that file or device, {allow}.",
+    "outside": "The name leads out of the directory of the image, and into none of allowed_roots. If you trust the "
+    "image, and know that file or device, {allow}.",
     "symlink": "A symbolic link on the way leads out of the directory of the image and of allowed_roots. If you trust "
-    "the link, add the directory that it leads to to allowed_roots.",
+    "the link, and know the file or device that it leads to, {allow}.",
     "symlink_loop": "There are more than 40 symbolic links on the way. Name the file itself.",
     "not_found": "There is no such file. Put it there. {relink}",
-    "permission": "It may not be opened. Run this as a user who may, or change the file's permissions.",
+    "permission": "It may not be opened. {of_errno}",
     "not_regular": "That is no regular file. Directories, FIFOs, sockets and character devices are never opened. "
     "{relink}",
-    "block_device": "That is a block device, which an image alone may not choose. If you trust the image, add the "
-    "device to allowed_roots.",
+    "block_device": "That is a block device, which an image alone may not choose. If you trust the image, and "
+    "know the device, {allow}.",
     "loop": "That is a file which the chain has already: a chain that returns to itself has no end. {relink}",
-    "open_failed": "It cannot be opened: {reason}.",
+    "open_failed": "It cannot be opened: {reason}. {of_errno}",
 }
 _RULES_OF_ERRORS = {
     errno.ENOENT: "not_found",
@@ -54,13 +57,16 @@ def refusal(reference: Reference, error: RuleError | OSError, path: str) -> Chai
     path: as qemu would have it, for qemu-img's words.
     """
     reports = []
+    fields = advice.Fields(image=quote(reference.image), file=quote(path), reason="", of_errno="")
     if isinstance(error, RuleError):
-        rule, reason = str(error), ""
+        rule = str(error)
     else:
         rule = _RULES_OF_ERRORS.get(error.errno or 0, "open_failed")
         reason = os.strerror(error.errno or 0)
+        fields.update(reason=reason, of_errno=advice.of_errno(error.errno or 0))
         reports = [f"Could not open '{path}': Could not open '{path}': {reason}"]
-    message = f"{_subject(reference)} is not opened. {WORDINGS[rule].format(reason=reason, relink=_relink(reference))}"
+    fields["relink"] = _relink(reference)
+    message = f"{_subject(reference)} is not opened. {WORDINGS[rule].format_map(fields)}"
     return ChainError(message, reports, f"{reference.role}_{rule}")
 
 
@@ -68,7 +74,7 @@ def format_missing(reference: Reference) -> ChainError:
     """The exception for an overlay that does not say what its backing file is."""
     return ChainError(
         f"{_subject(reference)} has no format recorded. A format is never guessed, for the content of a disk could "
-        "make it any. State it with backing_format (--backing-format): qcow2, raw or vmdk.",
+        f"make it any. {advice.say('state_format')}: qcow2, raw or vmdk.",
         code="backing_format_missing",
     )
 
@@ -77,7 +83,7 @@ def format_unknown(reference: Reference, name: bytes) -> ChainError:
     """The exception for a recorded format that is none of ours."""
     return ChainError(
         f"{_subject(reference)} is recorded as of the format '{clean(name, 32)}'. Known are qcow2, raw and vmdk. If "
-        'it is one of them, record that with "qemu-img rebase -u -F".',
+        f"it is one of them, record that. {_relink(reference)}",
         code="backing_format_unknown",
     )
 
@@ -85,8 +91,7 @@ def format_unknown(reference: Reference, name: bytes) -> ChainError:
 def too_deep(top: str, limit: int) -> ChainError:
     """The exception for a chain of more layers than there may be."""
     return ChainError(
-        f"{clean(top, PATH_LIMIT)} has a chain of more than {limit} layers. Shorten it with "
-        '"qemu-img commit" or "qemu-img rebase".',
+        f"{clean(top, PATH_LIMIT)} has a chain of more than {limit} layers. {advice.say('shorten')}",
         code="chain_too_deep",
     )
 
@@ -94,10 +99,11 @@ def too_deep(top: str, limit: int) -> ChainError:
 def hard_links(path: str, is_data_file: bool) -> ChainError:
     """The exception for a file of several names, or one that has lost its name, see chain.check_hard_links()."""
     role = "data_file" if is_data_file else "backing"
+    allow = advice.say("allow", {"file": quote(path)})
     return ChainError(
         f"{clean(path, PATH_LIMIT)} is a {_ROLES[role]} that only an image names, and the file has, or had, "
         "other names (hard links): it may belong to something else, so nothing is written to it or copied from it. If "
-        "you know the file, name it itself in allowed_roots (--allowed-root).",
+        f"you know the file, {allow}.",
         code=f"{role}_hard_links",
     )
 
@@ -107,10 +113,10 @@ def _relink(reference: Reference) -> str:
     image = quote(reference.image)
     if reference.descriptor_sectors:
         edit = edit_descriptor(image, reference.descriptor_sectors)
-        return f"If you know the image, name another file in parentFileNameHint of its descriptor: {edit}"
+        return advice.say("relink_vmdk", {"edit": edit})
     if reference.role == "data_file":
-        return "If you know the image, restore it together with its data file."
-    return f'If you know the image, name another file: "airlock rebase -u -b FILE -F FORMAT {image}".'
+        return advice.say("restore_both")
+    return advice.say("relink", {"image": image})
 
 
 def _subject(reference: Reference) -> str:

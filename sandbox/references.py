@@ -117,9 +117,13 @@ class Policy:
         except (OSError, ValueError) as error:
             reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it has a NUL in it"
             if isinstance(error, UnsafeLinkError):
-                reason = "a link of one user leads to what another one owns. Set follow_links if you trust both, or"
+                from . import advice  # as above
+
+                way = advice.say("follow_links")
+                reason = f"a link of one user leads to what another one owns. If you trust both, {way}"
             raise errors.ArgumentError(
-                f"'{errors.clean(name)}' in allowed_roots cannot be opened: {reason}. Name a directory, or a file.",
+                f"'{errors.clean(name)}' in allowed_roots cannot be opened: {reason}. Name a directory, a file or "
+                "a device.",
                 "bad_allowed_root",
             ) from error
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):

@@ -9,7 +9,7 @@ import errno
 import os
 import typing as t
 
-from . import errors, refusals, vmdk_refusals
+from . import advice, errors, refusals, vmdk_refusals
 from .errors import PATH_LIMIT, AirlockError, clean, quote
 
 _NAME_LIMIT = 255
@@ -44,7 +44,7 @@ def _error(
     prefix: str,
     name: str,
     texts: t.Sequence[str] = (),
-    written: str = " The image was written to before this; look at it with {check}.",
+    written: str = " The image was written to before this. {state_kept} {list_snapshots}",
 ) -> AirlockError:
     """prefix: of qemu-img's report for the operation. name: what it is about. texts: as the operator gave them.
     written: what to say of an operation that had begun to write."""
@@ -56,12 +56,12 @@ def _error(
     if header.code == _WRITE_FAILED and header.arguments[0] in (errno.ENOSPC, errno.EDQUOT):
         wording = refusals.WORDINGS[_NO_SPACE]
     fields = _fields(header, path, name, texts)
-    fields["message"] = wording.message.format(**fields)
+    fields["message"] = wording.message.format_map(fields)
     message = f"{fields['path']}: {fields['message']}"
     if _is_about_bitmaps(header, wording):
-        message += f" If it is the bitmaps alone: {fields['damaged']}"
+        message += f" If it is the bitmaps alone: {fields['remove_damaged']}"
     if header.modified:
-        message += written.format(**fields)
+        message += written.format_map(fields)
     elif wording.kind in ("ImageWriteError", "NoSpaceError", "InconsistentImageError"):
         message += " Nothing was changed."
     kind: type[AirlockError] = getattr(errors, wording.kind)
@@ -131,8 +131,8 @@ def bitmaps_damage(fault: int, value: int, name: bytes) -> str:
 
 def damaged_bitmaps(path: str, damage: str) -> errors.BitmapError:
     """The exception for bitmaps that are damaged. damage: as bitmaps_damage() has it."""
-    advice = refusals.DAMAGED.format(image=quote(path))
-    message = f"{clean(path, PATH_LIMIT)}: The bitmaps are damaged: {damage}. {advice}"
+    way = advice.say("remove_damaged", {"image": quote(path)})
+    message = f"{clean(path, PATH_LIMIT)}: The bitmaps are damaged: {damage}. {way}"
     return errors.BitmapError(message, [f"Could not open '{path}': {damage}"], "bitmaps_extension")
 
 
@@ -141,11 +141,11 @@ def encrypted(path: str) -> AirlockError:
     return from_commit_refusal(ResultHeader(code=200), [path])
 
 
-def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) -> dict[str, t.Any]:
+def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) -> advice.Fields:
     """What the texts in refusals.py can quote. texts: those that stand in qemu-img's reports as they were given."""
     arguments = [int(value) for value in header.arguments]
     shell_path = quote(path)
-    fields: dict[str, t.Any] = dict(zip("abcdef", arguments))
+    fields = advice.Fields(zip("abcdef", arguments))
     fields.update({f"{letter}_hex": hex(value) for letter, value in zip("abcdef", arguments)})
     length = min(int(header.text_length), len(header.text))
     text = bytes(list(header.text[0:length]))
@@ -157,12 +157,8 @@ def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) 
     fields["path"] = clean(path, PATH_LIMIT)
     fields["name"] = f"'{clean(name, _NAME_LIMIT)}'" if name else "with an empty name"
     fields["image"] = shell_path
-    fields["check"] = f'"qemu-img check {shell_path}"'
-    fields["repair"] = f'"qemu-img check -r all {shell_path}"'
-    fields["damaged"] = refusals.DAMAGED.format(image=shell_path)
-    fields["list"] = f'"airlock snapshot -l {shell_path}"'
-    fields["bitmap_list"] = f'"airlock bitmap --list {shell_path}"'
     fields["errno"] = _system_text(arguments[0])
+    fields["of_errno"] = advice.of_errno(arguments[0])
     fields["table"] = refusals.TABLES.get(arguments[0], f"table of kind {arguments[0]}")
     fields["entry"] = f"Entry {arguments[2]} of the {fields['table']} at {fields['b_hex']}"
     if fields["table"] == "header":
@@ -172,20 +168,20 @@ def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) 
     fields["features"] = ", ".join([fields["text"], *nameless] if fields["text"] else nameless)
     fields.update(vmdk_refusals.fields(int(header.code), arguments, text, shell_path))
     faults = vmdk_refusals.VMDK_FAULTS.get(int(header.code), {})
-    fields["fault"] = faults.get(arguments[0], f"unknown fault {arguments[0]}").format(**fields)
+    fields["fault"] = faults.get(arguments[0], f"unknown fault {arguments[0]}").format_map(fields)
     fields["a_id"], fields["b_id"] = (f"{value & 0xFFFFFFFF:08x}" for value in arguments[:2])
-    fields["bitmaps"] = refusals.BITMAPS_FAULTS.get(arguments[0], "unknown fault {a}").format(**fields)
+    fields["bitmaps"] = refusals.BITMAPS_FAULTS.get(arguments[0], "unknown fault {a}").format_map(fields)
     return fields
 
 
-def _qemu_reports(wording: refusals.Wording, fields: t.Mapping[str, t.Any], operation: str, prefix: str) -> list[str]:
+def _qemu_reports(wording: refusals.Wording, fields: advice.Fields, operation: str, prefix: str) -> list[str]:
     """qemu-img's lines for a refusal; its own message behind qemu-img's prefix where qemu-img would go on."""
     template = wording.qemu.get(refusals.OPEN)
     if template is None and operation != refusals.OPEN:
         template = wording.qemu.get(operation)
     else:
         prefix = f"Could not open '{fields['file']}': "
-    reports = [part.format(**fields) for part in (template or "{message}").split("|")]
+    reports = [part.format_map(fields) for part in (template or "{message}").split("|")]
     return [*reports[:-1], prefix + reports[-1]]
 
 

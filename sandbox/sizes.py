@@ -32,7 +32,7 @@ def parse_size(text: bytes) -> int:
     negative = found["sign"] == b"-"
     if found["hex"]:
         if negative:
-            raise ValueError("qemu-img stops behind the zero")
+            raise ValueError("qemu stops behind the zero")
         return _in_range(int(found["hex"], 16))
     whole, fraction, suffix = found["whole"], found["fraction"] or b"", found["suffix"]
     if not whole and len(fraction) < 2:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import typing as t
 
@@ -36,10 +37,7 @@ class Transaction:
             except OSError as error:
                 self._disarm()
                 self._uninterrupted.close()
-                raise errors.NoJournalError(
-                    f"There is no place to note what {errors.clean(image.path)} was like before the change: "
-                    f"{os.strerror(error.errno or 0)}. Make room in its directory, or in the one for temporary files."
-                ) from error
+                raise _no_journal(image.path, error.errno or 0) from error
         return self
 
     def __exit__(self, kind: object, _exception: object, _traceback: object) -> None:
@@ -77,7 +75,7 @@ class Transaction:
         if failures:
             raise errors.TransactionError(
                 f"These images were changed and could not be restored: {', '.join(failures)}. The others of the group "
-                'are as they were. Look at each with "qemu-img check" and restore it from a backup.'
+                "are as they were. Restore each of these from a backup."
             )
 
     def _disarm(self) -> None:
@@ -85,3 +83,16 @@ class Transaction:
             if image.journal is not None:
                 image.journal.close()
                 image.journal = None
+
+
+def _no_journal(path: str, number: int) -> errors.NoJournalError:
+    """The exception for a journal that cannot be made. number: errno."""
+    from . import advice
+
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        way = "Make room in its directory, or in the one for temporary files."
+    else:
+        way = advice.of_errno(number, advice.say("temporary"))
+    return errors.NoJournalError(
+        f"There is no place to note what {errors.clean(path)} was like before the change: {os.strerror(number)}. {way}"
+    )

@@ -11,13 +11,9 @@ from __future__ import annotations
 import typing as t
 
 from .errors import clean
-from .wording import COMMIT, CONVERT, OPEN, RESTORE, Wording, edit_descriptor
+from .wording import COMMIT, OPEN, RESTORE, Wording, edit_descriptor
 
-_ELSEWHERE = (
-    "Its data is in other files, first in '{extent}'; none of them was opened. \"qemu-img convert\" reads every file "
-    "that the descriptor names, whatever it is, into its result. Look at all names in it; if you trust the image, "
-    "convert it with that."
-)
+_ELSEWHERE = "Its data is in other files, first in '{extent}'; none of them was opened. {convert_extents}"
 
 
 def _header(code: str, message: str, qemu: str = "") -> Wording:
@@ -42,12 +38,12 @@ VMDK_WORDINGS: dict[int, Wording] = {
     ),
     242: _header(
         "vmdk_version",
-        "vmdk version {a} is not known, only 1 to 3 are. Convert the image with the program that wrote it.",
+        "vmdk version {a} is not known, only 1 to 3 are. {newer}",
         "Unsupported VMDK version {a}",
     ),
     243: _header(
         "vmdk_read_only",
-        "An image of version 3 is not written to: another program notes changed blocks in it. " + CONVERT,
+        "An image of version 3 is not written to: another program notes changed blocks in it. {convert_vmdk}",
         "VMDK version 3 must be read only",
     ),
     244: _header("vmdk_header", "The header is not sound: {fault} ({b}). " + RESTORE),
@@ -79,7 +75,7 @@ VMDK_WORDINGS: dict[int, Wording] = {
     252: Wording(
         "vmdk_full",
         "CommitError",
-        "The file has {a} bytes, and the format has no numbers for {b} more. " + CONVERT,
+        "The file has {a} bytes, and the format has no numbers for {b} more. {convert_vmdk}",
         {COMMIT: "Input/output error"},
     ),
     253: Wording(
@@ -96,12 +92,12 @@ VMDK_WORDINGS: dict[int, Wording] = {
 SUBFORMATS: dict[int, str] = {
     1: "The image is of the type '{type}'. " + _ELSEWHERE,
     2: "The image has an extent of the type '{type}'. " + _ELSEWHERE,
-    3: "The image is compressed (streamOptimized). " + CONVERT,
-    4: "The image has its grain directory at its end (streamOptimized). " + CONVERT,
+    3: "The image is compressed (streamOptimized). {convert_vmdk}",
+    4: "The image has its grain directory at its end (streamOptimized). {convert_vmdk}",
     5: "The image has no descriptor: it is one extent of several. The descriptor is in a file of its own, and names "
     'all of them; if you trust it and them, convert that with "qemu-img convert -f vmdk -O qcow2".',
     6: "The file is a descriptor of the type '{type}', without any data. " + _ELSEWHERE,
-    7: "The image is of the type 'vmfsSparse'. " + CONVERT,
+    7: "The image is of the type 'vmfsSparse'. {convert_vmdk}",
 }
 
 # enum vmdk_fault

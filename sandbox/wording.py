@@ -15,12 +15,8 @@ BITMAP = "bitmap"
 COMMIT = "commit"
 REBASE = "rebase"
 
-# What several messages advise.
-RESTORE = "No tool can repair this in place: restore the image from a backup."
-# Of what is not read here, and may be a stranger's: qemu-img opens whatever such an image names.
-CONVERT = (
-    'If you trust it, convert it with "qemu-img convert -f vmdk -O qcow2": that program opens it without a sandbox.'
-)
+# What many messages advise; all there is stands in advice.py.
+RESTORE = "{restore}"
 
 
 def edit_descriptor(image: str, sectors: int) -> str:
@@ -36,7 +32,7 @@ class Wording(t.NamedTuple):
     """How a refusal is told.
 
     code: stable name, snake_case. kind: name of the exception class in errors.py.
-    message: what is wrong and what to do next, without the image's path.
+    message: what is wrong and what to do next, without the image's path. A way of advice.py is a field in it.
     qemu: qemu-img's own text by operation; the key OPEN holds for every operation and goes behind "Could not open
     'F': ", the others behind "Could not OPERATION snapshot 'NAME': ", BITMAP behind "Operation OPERATION on bitmap NAME
     failed: ", COMMIT behind "Block job failed: ", REBASE behind "Could not change the backing file to 'NAME': ". An

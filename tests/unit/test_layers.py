@@ -30,6 +30,7 @@ ROOMS = [
     "operations",
 ]  # of the guest: each knows only those before it
 FACE = {
+    "advice",
     "bitmaps",
     "chain",
     "chain_facts",

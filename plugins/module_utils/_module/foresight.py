@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors, info
+from ..sandbox import advice, errors, info
 from ..sandbox.snapshots import Comparison, Snapshot, SnapshotList
 from .group import for_each
 from .plan import Plan
@@ -66,7 +66,7 @@ def _refuse(plan: Plan, comparison: Comparison) -> None:
         )
     if facts.version == 2:
         raise errors.SnapshotError(
-            f"{sizes} A version 2 image with snapshots cannot be resized. Make it version 3 first: "
-            f"qemu-img amend -o compat=1.1 {errors.quote(plan.path)}.",
+            f"{sizes} A version 2 image with snapshots cannot be resized. "
+            + advice.say("upgrade", {"image": errors.quote(plan.path)}),
             code="resize_v2",
         )

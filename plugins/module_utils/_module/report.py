@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors
+from ..sandbox import advice, errors
 from ..sandbox.listing import escape_unprintable, format_listing, listing_row
 from ..sandbox.snapshot_facts import snapshot_facts
 from ..sandbox.snapshots import Snapshot
@@ -47,8 +47,6 @@ def diff_line(record: t.Mapping[str, t.Any]) -> str:
 def leak_warning(path: str, clusters: int) -> str:
     """What to tell about clusters that nothing refers to."""
     count = "1 cluster is" if clusters == 1 else f"{clusters} clusters are"
-    return (
-        f"{errors.quote(path)}: {count} leaked: in use by the refcounts, but by nothing else. That is harmless. "
-        f"'qemu-img check -r leaks {errors.quote(path)}' gives the space back; on an image with bitmaps it loses all "
-        "snapshots, so work on a copy there."
+    return f"{errors.quote(path)}: {count} leaked: in use by the refcounts, but by nothing else. " + advice.say(
+        "leaks", {"image": errors.quote(path)}
     )

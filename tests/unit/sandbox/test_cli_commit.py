@@ -86,7 +86,7 @@ top|-d top|--drop top|-b b top|-b a top|-b raw top|-b ./raw top|-b folder/../a t
 -d -b b top|-b raw a|a|b|larger|-b a larger|-b raw larger|-d larger|-f qcow2 top|-f qcow2 raw|-f bogus top|-q top
 -t none top|-t off top|-t directsync top|-t writethrough top|-t unsafe top|-t writeback top|-t bogus top|-t bogus nope
 -r 1G top|-r 0 top|-r 1k nope|-r x top|-r -1 top|-r 1.5 top|-r 99999999999999999999 top|-t x -r x top|alone|v2|on-v2
--d on-v2|luks|on-luks|nope|folder|-f qcow2 empty|top nope|-z|-b|-f|-t|-r|--base|--cache=none top|--rate=2M top|--format
+-d on-v2|nope|folder|-f qcow2 empty|top nope|-z|-b|-f|-t|-r|--base|--cache=none top|--rate=2M top|--format
 --base=raw top|--ba a top|--dro top|--q top|-dq top|-qd -b a top|top -d|-- -d|--bogus top|--drop=1 top|--r 1M top
 --quiet top|-dbx top|-b x top|a b
 """.replace("\n", "|").split("|")
@@ -98,6 +98,20 @@ def test_commit(line: str, airlock: Airlock, ours: pathlib.Path, theirs: pathlib
     wanted = qemu_img(b"commit", *arguments, directory=theirs)
     assert airlock(b"commit", *arguments, directory=ours) == wanted
     assert disks(ours) == disks(theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [(b"luks", b""), (b"on-luks", b"Could not open backing file: ")], ids=["itself", "below"]
+)
+def test_no_key_is_asked_for(name: bytes, prefix: bytes, airlock: Airlock, ours: pathlib.Path) -> None:
+    """qemu-img names an option for it, which is not here."""
+    before = disks(ours)
+    done = airlock(b"commit", name, directory=ours)
+    assert (done.code, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"airlock: Could not open '%s': %s" % (name, prefix))
+    assert b"no keys are taken here. If you trust the image" in done.stderr
+    assert b"key-secret" not in done.stderr
+    assert disks(ours) == before
 
 
 def test_help(airlock: Airlock, template: pathlib.Path) -> None:

@@ -1,0 +1,138 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What messages advise, in one list, and who is advised: a module's user or one of the command line.
+
+A message names a way as a field, {repair}, and gets its sentence. Where a way has two, the first names modules and
+their options, the second the commands and their --options. Programs that open an image without a sandbox are named
+only with "if you trust it", and "-f" with them, so that they do not guess its format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import typing as t
+
+# Fields in them: {image}, its path for a shell; {file}, another one's; {edit}, of vmdk_refusals.py.
+WAYS: dict[str, str | tuple[str, str]] = {
+    "restore": "No tool can repair this in place: restore the image from a backup.",
+    # qemu-img 10.0 rewrites the header before it has read the snapshot table, and so writes that there are none.
+    "repair": "Restore the image from a backup, or, if you trust it, repair a copy of it: "
+    '"qemu-img check -f qcow2 -r all COPY". On an image that has bitmaps, that loses all snapshots.',
+    "newer": "If you trust the image, convert it with the program that wrote it.",
+    "cut_off": "Copy the image anew, as a whole, or restore it from a backup.",
+    "qemu_img": "If you trust the image, do it with qemu-img, on a copy.",
+    "upgrade": 'If you trust the image, make it version 3 first: "qemu-img amend -f qcow2 -o compat=1.1 {image}".',
+    "convert": 'If you trust the image, "qemu-img convert -f qcow2 -O qcow2 {image} NEW" writes its disk into a '
+    "new one, without snapshots and bitmaps.",
+    "widen": 'Or, if you trust the image, "qemu-img convert -f qcow2 -O qcow2 -o refcount_bits=64 {image} NEW" writes '
+    "its disk into a new one, without snapshots and bitmaps.",
+    "resize": 'If you trust the image, "qemu-img resize -f qcow2 {image} SIZE" makes the disk larger.',
+    # Of what is not read here, and may be a stranger's: qemu-img opens whatever such an image names.
+    "convert_vmdk": 'If you trust it, convert it with "qemu-img convert -f vmdk -O qcow2": that program opens it '
+    "without a sandbox.",
+    "convert_extents": '"qemu-img convert" reads every file that the descriptor names, whatever it is, into its '
+    "result. Look at all names in it; if you trust the image, convert it with that.",
+    "list_snapshots": (
+        "Module airlock.images.qcow2_info lists what there is.",
+        '"airlock snapshot -l {image}" lists what there is.',
+    ),
+    "list_bitmaps": (
+        "Module airlock.images.qcow2_info lists what there is.",
+        '"airlock bitmap --list {image}" lists what there is.',
+    ),
+    "delete_snapshots": (
+        "Delete a snapshot first (module airlock.images.qcow2_snapshot, state 'absent').",
+        'Delete a snapshot first: "airlock snapshot -d SNAPSHOT {image}".',
+    ),
+    "remove_bitmaps": (
+        "Remove what is not needed first (module airlock.images.qcow2_bitmap, state 'absent').",
+        'Remove what is not needed first: "airlock bitmap --remove {image} NAME".',
+    ),
+    "only_removed": (
+        "It can only be removed (module airlock.images.qcow2_bitmap, state 'absent').",
+        'It can only be removed: "airlock bitmap --remove {image} NAME".',
+    ),
+    "remove_damaged": (
+        "Disk and snapshots can be read. To go on, remove what is damaged (module airlock.images.qcow2_bitmap with "
+        "state 'absent' and damaged), and make a full backup then.",
+        'Disk and snapshots can be read. To go on, remove what is damaged, "airlock bitmap --remove-damaged {image}", '
+        "and make a full backup then.",
+    ),
+    "resize_allowed": ("Allow the resize (allow_resize: true)", "Allow the resize (leave out --no-resize)"),
+    "not_compressed": ("Run it without compressed: true.", "Run it without -c."),
+    "state_format": ("State it with backing_format", "State it with --backing-format"),
+    "follow_links": ("set follow_links to true", "run it with --follow-links"),
+    "no_force_share": ("Leave force_share out", "Leave -U out"),
+    "wait": (
+        "Wait until it has ended, or have the task wait for it (lock_timeout: 600).",
+        'Wait until it has ended, or have the command wait for it ("airlock --lock-timeout 600 COMMAND ...").',
+    ),
+    # It goes on as a sentence, in front of it there is a condition.
+    "allow": ("add {file} to allowed_roots", "run it with --allowed-root {file}"),
+    # Nothing is opened for these, so that the image must be known.
+    "relink": 'If you know the image, name another file: "airlock rebase -u -b FILE -F FORMAT {image}".',
+    "relink_vmdk": "If you know the image, name another file in parentFileNameHint of its descriptor: {edit}",
+    "restore_both": "If you know the image, restore it together with its data file.",
+    "shorten": 'Shorten it from below: "airlock rebase -b FILE -F FORMAT IMAGE", for an image of its lower part and '
+    "one that is further down.",
+    "temporary": (
+        "Have TMPDIR name a directory that may be written to (keyword environment of the task).",
+        "Have TMPDIR name a directory that may be written to.",
+    ),
+    "leaks": 'That is harmless. If you trust the image, "qemu-img check -f qcow2 -r leaks {image}" gives the space '
+    "back; on an image with bitmaps it loses all snapshots, so work on a copy there.",
+    "state_kept": "It holds what it held, or what was asked for, and at worst some clusters are leaked.",
+    "report": "The image is damaged or hostile, or this is a fault of ours: please report it.",
+    # Of a guest that can have written anything.
+    "look_at_copy": 'Unless that was undone, restore it from a backup, or, if you trust it, run "qemu-img check -f '
+    'qcow2" on a copy.',
+}
+
+_NO_ADVICE = "Look into the kernel's log for the disk below."
+_OF_ERRORS = {
+    errno.EMFILE: 'This process has as many open files as it may. Raise its limit ("ulimit -n", LimitNOFILE of a '
+    "systemd unit), or name fewer images at once.",
+    errno.ENFILE: "The system has as many open files as it may. End what holds many of them, or raise fs.file-max.",
+    errno.ENOMEM: "The system is out of memory. End what takes much of it, then run it again.",
+    errno.EAGAIN: "The system is out of processes or locked memory. Look at the limits (ulimit -a), then run it again.",
+    errno.ENOSPC: "Free some space and run it again.",
+    errno.EDQUOT: "Free some space, or have the quota raised, and run it again.",
+    errno.EFBIG: 'A file may not be so large here. Raise the limit ("ulimit -f"), or use another file system.',
+    errno.EACCES: "Run it as a user who may, or change the permissions.",
+    errno.EPERM: "Run it as a user who may, or change the file's attributes.",
+    errno.EROFS: "Remount the file system writable, or work on a copy.",
+}
+
+_MODULES, _COMMANDS = 0, 1
+_voices = [_MODULES]  # the last one is spoken
+
+
+@contextlib.contextmanager
+def of_commands() -> t.Iterator[None]:
+    """What is said inside is for the command line; anywhere else, for users of modules."""
+    _voices.append(_COMMANDS)
+    try:
+        yield
+    finally:
+        _voices.pop()
+
+
+class Fields(dict[str, t.Any]):
+    """What a message can quote: its own fields, and the ways. For str.format_map()."""
+
+    def __missing__(self, name: str) -> str:
+        return say(name, self)
+
+
+def say(name: str, fields: t.Mapping[str, t.Any] | None = None) -> str:
+    """The sentence of a way. fields: that stand in it. Raises KeyError for one that is not in the list."""
+    way = WAYS[name]
+    text = way if isinstance(way, str) else way[_voices[-1]]
+    return text.format_map(fields or {})
+
+
+def of_errno(number: int, otherwise: str = _NO_ADVICE) -> str:
+    """What to do about a system call that failed."""
+    return _OF_ERRORS.get(number, otherwise)
