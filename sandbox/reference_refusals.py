@@ -33,7 +33,7 @@ WORDINGS = {
     "the link, and know the file or device that it leads to, {allow}.",
     "symlink_loop": "There are more than 40 symbolic links on the way. Name the file itself.",
     "not_found": "There is no such file. Put it there. {relink}",
-    "permission": "It may not be opened. {of_errno}",
+    "permission": "It may not be opened. Run this as a user who may, or change the file's permissions.",
     "not_regular": "That is no regular file. Directories, FIFOs, sockets and character devices are never opened. "
     "{relink}",
     "block_device": "That is a block device, which an image alone may not choose. If you trust the image, and "
@@ -57,7 +57,7 @@ def refusal(reference: Reference, error: RuleError | OSError, path: str) -> Chai
     path: as qemu would have it, for qemu-img's words.
     """
     reports = []
-    fields = advice.Fields(image=quote(reference.image), file=quote(path), reason="", of_errno="")
+    fields = advice.Fields(image=quote(reference.image), file=quote(path), reason="", of_errno=advice.of_errno(0))
     if isinstance(error, RuleError):
         rule = str(error)
     else:
