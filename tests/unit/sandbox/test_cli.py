@@ -220,11 +220,10 @@ def test_a_format_is_never_guessed(image: bytes, operation: list[bytes], airlock
     assert (ours / image.decode()).read_bytes() == before
 
 
-@pytest.mark.parametrize("option", [b"--image-opts", b"--object"])
-def test_no_image_options_and_no_objects(option: bytes, airlock: Airlock, template: pathlib.Path) -> None:
-    done = airlock(b"snapshot", option, b"x", b"a", directory=template)
+def test_no_objects(airlock: Airlock, template: pathlib.Path) -> None:
+    done = airlock(b"snapshot", b"--object", b"x", b"a", directory=template)
     assert done.code == 1
-    assert done.stderr.startswith(b"airlock snapshot: unrecognized option '%s'\n" % option)
+    assert done.stderr.startswith(b"airlock snapshot: unrecognized option '--object'\n")
 
 
 @pytest.mark.parametrize("path", [b"nbd://localhost/x", b"json:{}", b"foo:bar"])
@@ -293,7 +292,9 @@ def test_a_character_that_the_locale_does_not_have(
 
     monkeypatch.setattr(snapshots, "list_snapshots", fail)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsencode", lambda text: text.encode("latin-1", "surrogateescape"))
+        patch.setattr(
+            os, "fsencode", lambda name: name.encode("latin-1", "surrogateescape") if isinstance(name, str) else name
+        )
         done = airlock(b"snapshot", b"a", directory=template)
     assert done == (1, b"", b"airlock: caf\xe9 \\u65e5 \xff\n")
 

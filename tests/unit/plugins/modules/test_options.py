@@ -34,6 +34,7 @@ PLAIN: dict[str, Options] = {
     "qcow2_commit": {"path": "a"},
     "qcow2_info": {"path": ["a"]},
     "qcow2_snapshot": {"path": ["a"], "name": "s"},
+    "trusted_file": {"files": [{"path": "/nonexistent/f"}]},
 }
 # What else an option needs to be looked at.
 WITH: dict[tuple[str, str], Options] = {
@@ -62,19 +63,24 @@ TAKES: dict[str, set[str]] = {
     "chain": FLAGS,
     "cleared": FLAGS,
     "compressed": FLAGS,
+    "damaged": {"0"},  # yes wants state absent
     "dirty_extents": {"0"},  # yes wants a bitmap
     "drop": FLAGS,
     "enabled": FLAGS,
     "extents_start": {"0"} | {"20261130"},
     "flatten": FLAGS,
+    "follow_links": FLAGS,
     "force_share": FLAGS,
+    "group": {"0", "20261130"},
     "limit": {"0"},
     "lock_timeout": {"0", "20261130"},
     "merge": NOTHING,
     "merge[]": TEXT,
     "merge[].ignore_missing": FLAGS,
     "merge[].name": TEXT,
+    "mode": {"0"},
     "name": TEXT,
+    "owner": {"0", "20261130"},
     "rate_limit": {"20261130"},
     "recreate": FLAGS,
     "retention.keep": {"20261130"},
@@ -92,7 +98,8 @@ def options_of(module: str) -> t.Iterator[str]:
     spec = importlib.import_module(f"{PLUGINS}.modules.{module}").ARGUMENTS
     for name, option in spec.items():
         yield name
-        yield from (f"{name}.{key}" for key in option.get("options", {}))
+        nested = f"{name}[]" if option["type"] == "list" else name
+        yield from (f"{nested}.{key}" for key in option.get("options", {}))
         if option["type"] == "list":
             yield f"{name}[]"
     if "merge" in spec:
