@@ -37,7 +37,7 @@ options:
         required: true
       content:
         description:
-          - What it holds. Needed with O(state=present).
+          - What it holds. Needed with O(state=present), and only there.
         type: str
   state:
     description:
@@ -96,6 +96,7 @@ error_code:
   description:
     - What kind of failure it was. V(untrusted) when others could have written the file, V(bad_path) when a path cannot
       be one of such a file, V(host) when the system refused.
+    - The options (V(no_files), V(bad_files), V(null_option), V(only_with_present), V(argument)).
   returned: failure
   type: str
   sample: untrusted

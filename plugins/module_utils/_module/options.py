@@ -71,7 +71,11 @@ def check_given(spec: Spec, given: Given, parent: str = "") -> None:
             for number, element in enumerate(value, 1):
                 fault = _fault(element, option.get("elements", "str"), key in PATHS)
                 _refuse(f"Element {number} of {name}", fault, parent)
+                if isinstance(element, dict):
+                    check_given(option.get("options") or {}, element, name)
             continue
+        if kind == "list" and option.get("elements") == "dict":
+            _refuse(name, _fault(value, "dict", False), parent)  # one element, without the brackets
         _refuse(name, _fault(value, kind, key in PATHS), parent)
         if kind == "dict" and isinstance(value, dict):
             check_given(option.get("options") or {}, value, name)

@@ -218,6 +218,8 @@ def _content(place: TrustedPath, directory: int) -> bytes | None:
 def trusted_file_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """The module's result; see its RETURN. Raises ArgumentError; every file is then as it was."""
     state, check = module.params["state"], module.check_mode
+    if not module.params["files"]:
+        raise errors.ArgumentError("files is empty. Name at least one file.", "no_files")
     places = [TrustedPath(each["path"]) for each in module.params["files"]]
     wanted = [_wanted(each, state) for each in module.params["files"]]
     if len({os.path.normpath(place.path) for place in places}) < len(places):
@@ -262,6 +264,11 @@ def trusted_file_flow(module: AnsibleModule) -> dict[str, t.Any]:
 def _wanted(entry: dict[str, t.Any], state: str) -> bytes | None:
     """What the file is to hold."""
     if state != "present":
+        if entry["content"] is not None:
+            raise errors.ArgumentError(
+                f"files[].content is for state=present, and state is {state}. Leave it out, or set the state.",
+                "only_with_present",
+            )
         return None
     if entry["content"] is None:
         raise errors.ArgumentError("files[].content is missing. It is needed with state=present.", "argument")

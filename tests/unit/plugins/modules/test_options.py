@@ -153,7 +153,7 @@ def test_null_is_never_taken(run_module: Run, images: pathlib.Path, module: str)
     """With a stable code, and a word on where it may come from."""
     for option in options_of(module):
         answer = run_module(module, **arguments(module, option, None))
-        parent = "merge" if option.startswith("merge[]") else option.partition(".")[0]
+        parent = option.partition(".")[0].removesuffix("[]")
         nested = "." in option or option == "merge[]"
         if answer.get("msg", "").startswith("missing required arguments"):
             continue

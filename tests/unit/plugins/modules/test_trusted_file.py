@@ -31,7 +31,8 @@ def home(tmp_path: pathlib.Path) -> pathlib.Path:
 @pytest.fixture
 def task(run_module: Run) -> Run:
     def run(state: str, *paths: t.Any, content: str | None = None, check: bool = False) -> dict[str, t.Any]:
-        files = [{"path": str(path), "content": content} for path in paths]
+        more = {} if content is None else {"content": content}
+        files = [{"path": str(path), **more} for path in paths]
         return run_module("trusted_file", files=files, state=state, check=check, diff=True)
 
     return run
@@ -173,7 +174,7 @@ def test_what_others_could_have_written_is_refused(
     spoil(home)
     before = everything(home.parent)
     for check in (True, False):
-        answer = task(state, home / "file", content="new", check=check)
+        answer = task(state, home / "file", content="new" if state == "present" else None, check=check)
         assert (answer["rc"], answer["error_code"]) == (1, "untrusted"), answer
         assert str(home / "file") in answer["msg"]
         assert everything(home.parent) == before
