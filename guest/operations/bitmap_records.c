@@ -44,41 +44,107 @@ void record_set_count(struct bitmap_record *record, const struct dirty_count *di
     record->dirty_count = dirty->bits;
 }
 
-/* False: there are not as many clusters in the file as bitmaps say that they have. */
-static bool count(const struct qcow2 *image, const struct bitmap *bitmap, u64 *clusters_left, u64 *words,
-                  struct dirty_count *dirty) {
-    struct payload payload = payload_of(image, bitmap);
-    const u64 table_clusters = clusters_of(image, 8ull * bitmap->table_entries);
-    if (table_clusters > *clusters_left) {
+struct counted { /* a bitmap whose bits are on their way */
+    struct bitmap_record *record;
+    struct payload payload;
+    u64 *words;
+    bool any; /* that are set, maybe */
+};
+
+/* Small bitmaps are counted many at a time. */
+struct counting {
+    const struct qcow2 *image;
+    u64 clusters_left; /* that bitmaps can have, of those in the file */
+    u64 *words;        /* PAYLOAD_WINDOW bytes */
+    u64 used;          /* bytes of them */
+    struct counted *counted;
+    u32 count;
+};
+
+static void settle(struct counting *c) {
+    disk_run();
+    for (u32 i = 0; i < c->count; i++) {
+        const struct counted *one = &c->counted[i];
+        const struct payload *payload = &one->payload;
+        struct dirty_count dirty = {0, 0};
+        if (one->any) {
+            payload_settle(payload, one->words);
+            dirty_add(&dirty, one->words, 0, payload->bits, payload->bits, payload->granularity_bits,
+                      c->image->virtual_size);
+        }
+        record_set_count(one->record, &dirty);
+    }
+    c->count = 0;
+    c->used = 0;
+}
+
+static bool take_clusters(struct counting *c, u64 clusters) {
+    bool enough = clusters <= c->clusters_left;
+    c->clusters_left -= enough ? clusters : 0;
+    return enough;
+}
+
+/* False: there are not as many clusters in the file as bitmaps say that they have. bytes: of its bits. */
+static bool count_soon(struct counting *c, const struct payload *payload, u64 bytes, const u64 *table,
+                       struct bitmap_record *record) {
+    struct counted *one = &c->counted[c->count];
+    *one = (struct counted){.record = record, .payload = *payload, .words = c->words + c->used / sizeof(u64)};
+    one->any = payload_queue(&one->payload, table, one->words);
+    if (!take_clusters(c, one->payload.clusters_read)) {
         return false;
     }
-    *clusters_left -= table_clusters;
-    for (u64 first = 0; first < payload.bits; first += PAYLOAD_WINDOW * 8) {
-        u64 bits = min64(payload.bits - first, PAYLOAD_WINDOW * 8);
-        if (payload_read(&payload, first / 8, divide_up(bits, 64) * 8, words)) {
-            dirty_add(dirty, words, first, bits, payload.bits, payload.granularity_bits, image->virtual_size);
-        }
-        if (payload.clusters_read > *clusters_left) {
-            return false;
-        }
-    }
-    *clusters_left -= payload.clusters_read;
+    c->count++;
+    c->used += bytes;
     return true;
 }
 
-void records_count(struct qcow2 *image, struct bitmap_records *records, u32 known) {
-    u64 clusters_left = clusters_of(image, image->disk.size);
-    u64 *words = heap_take(PAYLOAD_WINDOW);
-    struct bitmap_record *record = (struct bitmap_record *)records->start;
-    for (u32 i = 0; i < image->bitmaps.count; i++, record = record_after(record)) {
-        const struct bitmap *bitmap = &image->bitmaps.bitmaps[i];
-        struct dirty_count dirty = {0, 0};
-        if (i == known || (bitmap->flags & BITMAP_FLAG_IN_USE) != 0) {
-            continue;
+static bool count_now(struct counting *c, struct payload *payload, struct bitmap_record *record) {
+    struct dirty_count dirty = {0, 0};
+    for (u64 first = 0; first < payload->bits; first += PAYLOAD_WINDOW * 8) {
+        u64 bits = min64(payload->bits - first, PAYLOAD_WINDOW * 8);
+        if (payload_read(payload, first / 8, divide_up(bits, 64) * 8, c->words)) {
+            dirty_add(&dirty, c->words, first, bits, payload->bits, payload->granularity_bits, c->image->virtual_size);
         }
-        if (!count(image, bitmap, &clusters_left, words, &dirty)) {
-            return;
+        if (payload->clusters_read > c->clusters_left) {
+            return false;
         }
-        record_set_count(record, &dirty);
     }
+    take_clusters(c, payload->clusters_read);
+    record_set_count(record, &dirty);
+    return true;
+}
+
+static bool count(struct counting *c, struct bitmap_tables *tables, u32 index, struct bitmap_record *record) {
+    const struct bitmap *bitmap = &tables->bitmaps[index];
+    struct payload payload = payload_of(c->image, bitmap);
+    const u64 bytes = divide_up(payload.bits, 64) * 8;
+    if (!take_clusters(c, clusters_of(c->image, 8ull * bitmap->table_entries))) {
+        return false;
+    }
+    if (c->count == DOORBELL_BATCH || bytes > PAYLOAD_WINDOW - c->used) {
+        settle(c);
+    }
+    const u64 *table = bytes <= PAYLOAD_WINDOW ? bitmap_tables_get(tables, index) : NULL;
+    if (table != NULL) {
+        return count_soon(c, &payload, bytes, table, record);
+    }
+    settle(c);
+    return count_now(c, &payload, record);
+}
+
+void records_count(struct qcow2 *image, struct bitmap_records *records, u32 known) {
+    struct counting counting = {.image = image,
+                                .clusters_left = clusters_of(image, image->disk.size),
+                                .words = heap_take(PAYLOAD_WINDOW),
+                                .counted = heap_take(DOORBELL_BATCH * sizeof(struct counted))};
+    struct bitmap_tables tables;
+    struct bitmap_record *record = (struct bitmap_record *)records->start;
+    bitmap_tables_open(&tables, &image->disk, image->bitmaps.bitmaps, image->bitmaps.count, BITMAP_FLAG_IN_USE);
+    for (u32 i = 0; i < image->bitmaps.count; i++, record = record_after(record)) {
+        bool counts = i != known && (image->bitmaps.bitmaps[i].flags & BITMAP_FLAG_IN_USE) == 0;
+        if (counts && !count(&counting, &tables, i, record)) {
+            break;
+        }
+    }
+    settle(&counting);
 }

@@ -21,6 +21,7 @@ struct removal {
     u64 *claimed;          /* a bit for each cluster that a bitmap has */
     u64 *contested;        /* that two of them have */
     bool *keeps;           /* for each bitmap that can be read */
+    struct bitmap_tables tables;
     u32 kept;
     u64 rightful; /* clusters that sound bitmaps have: to the verification they were leaked */
     u64 freed;
@@ -72,10 +73,11 @@ static bool use_entry(void *context, u64 index, u64 entry) {
 }
 
 /* All clusters of a bitmap, which are in the file, as long as `use` says so. */
-static bool use_bitmap(struct removal *r, const struct bitmap *bitmap, use_cluster *use) {
+static bool use_bitmap(struct removal *r, u32 index, use_cluster *use) {
+    const struct bitmap *bitmap = &r->image.bitmaps.bitmaps[index];
     struct going going = {r, use, use_run(r, bitmap->table_offset, 8ull * bitmap->table_entries, use)};
     if (going.more) {
-        bitmap_visit_table(&r->image.disk, bitmap, use_entry, &going);
+        bitmap_tables_visit(&r->tables, index, use_entry, &going);
     }
     return going.more;
 }
@@ -85,11 +87,11 @@ static void judge(struct removal *r) {
     const struct bitmap_set *bitmaps = &r->image.bitmaps;
     use_run(r, r->old.directory_offset, r->old.directory_size, claim);
     for (u32 i = 0; i < bitmaps->count; i++) {
-        use_bitmap(r, &bitmaps->bitmaps[i], claim);
+        use_bitmap(r, i, claim);
     }
     bool believed = use_run(r, r->old.directory_offset, r->old.directory_size, owns);
     for (u32 i = 0; i < bitmaps->count; i++) {
-        r->keeps[i] = believed && use_bitmap(r, &bitmaps->bitmaps[i], owns);
+        r->keeps[i] = believed && use_bitmap(r, i, owns);
         r->kept += r->keeps[i];
     }
 }
@@ -136,7 +138,7 @@ static void drop_damaged(struct removal *r) {
     struct bitmap_set *bitmaps = &r->image.bitmaps;
     for (u32 i = 0; i < bitmaps->count; i++) {
         if (r->keeps[i]) {
-            use_bitmap(r, &bitmaps->bitmaps[i], release);
+            use_bitmap(r, i, release);
         }
     }
     bitmaps_keep(bitmaps, r->keeps);
@@ -188,6 +190,7 @@ _Noreturn void operation_remove_damaged(void) {
     r->claimed = heap_take_zeroed(8 * divide_up(r->clusters, 64));
     r->contested = heap_take_zeroed(8 * divide_up(r->clusters, 64));
     verify_the_rest(r);
+    bitmap_tables_open(&r->tables, &image->disk, image->bitmaps.bitmaps, image->bitmaps.count, 0);
     if (!damage.lost) {
         judge(r);
     }

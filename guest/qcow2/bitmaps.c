@@ -6,7 +6,6 @@
 
 #define FLAGS_KNOWN (BITMAP_FLAG_IN_USE | BITMAP_FLAG_AUTO)
 #define TYPE_DIRTY 1
-#define TABLE_PART 65536ull /* entries that are read together */
 
 _Noreturn void bitmaps_refuse(enum bitmaps_fault fault, const struct bitmap *bitmap, u64 value) {
     refuse_text(REFUSAL_BITMAPS_EXTENSION, bitmap != NULL ? bitmap->name : NULL,
@@ -104,20 +103,6 @@ bool bitmap_entry_has_reserved_bits(u64 entry) {
 
 bool bitmap_entry_is_sound(u64 entry, u32 cluster_bits) {
     return !bitmap_entry_has_reserved_bits(entry) && ((entry & ENTRY_OFFSET) & ((1ull << cluster_bits) - 1)) == 0;
-}
-
-void bitmap_visit_table(struct disk *disk, const struct bitmap *bitmap, bitmap_visit *visit, void *context) {
-    void *mark = heap_mark();
-    u64 *table = heap_take(8 * TABLE_PART);
-    bool more = true;
-    for (u64 first = 0; first < bitmap->table_entries && more; first += TABLE_PART) {
-        u64 count = min64(bitmap->table_entries - first, TABLE_PART);
-        disk_read(disk, bitmap->table_offset + 8 * first, table, 8 * count);
-        for (u64 i = 0; i < count && more; i++) {
-            more = visit(context, first + i, swap64(table[i]));
-        }
-    }
-    heap_release(mark);
 }
 
 static void load_entry(struct bitmap *bitmap, const u8 *entry) {
@@ -258,9 +243,8 @@ static bool look_at_entry(void *context, u64 index, u64 entry) {
     return looking->sound;
 }
 
-/* Is the table what it must be, and does it name clusters of the file? tables_left: clusters that tables may have. */
-static enum bitmaps_fault look_at_table(struct qcow2 *image, const struct bitmap *bitmap, u64 *tables_left) {
-    struct looking looking = {image, true};
+/* Can the table be what the entry says? tables_left: clusters that tables may have. */
+static enum bitmaps_fault judge_entry(const struct qcow2 *image, const struct bitmap *bitmap, u64 *tables_left) {
     const u64 bytes = 8ull * bitmap->table_entries;
     if (!has_fitting_table(image, bitmap)) {
         return BITMAPS_DATA;
@@ -270,8 +254,7 @@ static enum bitmaps_fault look_at_table(struct qcow2 *image, const struct bitmap
         return BITMAPS_TABLE;
     }
     *tables_left -= clusters_of(image, bytes);
-    bitmap_visit_table(&image->disk, bitmap, look_at_entry, &looking);
-    return looking.sound ? BITMAPS_SOUND : BITMAPS_TABLE;
+    return BITMAPS_SOUND;
 }
 
 static void add_fault(struct bitmaps_damage *damage, enum bitmaps_fault fault, const struct bitmap *bitmap) {
@@ -282,36 +265,65 @@ static void add_fault(struct bitmaps_damage *damage, enum bitmaps_fault fault, c
     }
 }
 
-/* Goes from entry to entry; those that are no bitmaps are left out. */
-static void walk(struct qcow2 *image, struct bitmap_set *set, struct bitmaps_damage *damage) {
+/* Goes from entry to entry; those that are no bitmaps are left out. Returns how many bitmaps come before the first
+ * fault. */
+static u32 walk(struct qcow2 *image, struct bitmap_set *set, struct bitmaps_damage *damage) {
     const u32 claimed = set->count;
     u64 tables_left = clusters_of(image, image->disk.size);
     u32 seen = 0;
+    u32 before = 0;
     set->count = 0;
     for (u64 at = 0, length = 0; at < set->directory_size; at += length, seen++) {
         struct bitmap bitmap = {0};
         const u64 left = set->directory_size - at;
         if (seen == claimed) {
             add_fault(damage, BITMAPS_MORE, NULL);
-            return;
+            return before;
         }
         enum bitmaps_fault fault =
             left < BITMAP_ENTRY_FIXED ? BITMAPS_BROKEN : read_entry(image, set->directory + at, left, &bitmap, &length);
         if (fault == BITMAPS_BROKEN) {
             add_fault(damage, fault, NULL);
             damage->lost = true;
-            return;
+            return before;
         }
-        fault = fault != BITMAPS_SOUND ? fault : look_at_table(image, &bitmap, &tables_left);
+        fault = fault != BITMAPS_SOUND ? fault : judge_entry(image, &bitmap, &tables_left);
         if (fault != BITMAPS_SOUND) {
             add_fault(damage, fault, &bitmap);
         } else {
             set->bitmaps[set->count++] = bitmap;
+            before += damage->fault == BITMAPS_SOUND;
         }
     }
     if (seen < claimed) {
         add_fault(damage, BITMAPS_LESS, NULL);
     }
+    return before;
+}
+
+/* Leaves out the bitmaps whose tables are not what they must be, or name clusters outside the file. before: so many
+ * come before the fault that is known. */
+static void look_at_tables(struct qcow2 *image, struct bitmap_set *set, u32 before, struct bitmaps_damage *damage) {
+    void *mark = heap_mark();
+    struct bitmap_tables tables;
+    struct bitmaps_damage found = {.fault = BITMAPS_SOUND};
+    u32 kept = 0;
+    bitmap_tables_open(&tables, &image->disk, set->bitmaps, set->count, 0);
+    for (u32 i = 0; i < set->count; i++) {
+        struct looking looking = {image, true};
+        bitmap_tables_visit(&tables, i, look_at_entry, &looking);
+        if (looking.sound) {
+            set->bitmaps[kept++] = set->bitmaps[i]; /* what has been looked at is not needed in its place */
+        } else {
+            add_fault(i < before ? &found : damage, BITMAPS_TABLE, &set->bitmaps[i]);
+        }
+    }
+    set->count = kept;
+    if (found.fault != BITMAPS_SOUND) {
+        found.lost = damage->lost;
+        *damage = found;
+    }
+    heap_release(mark);
 }
 
 void bitmaps_read_sound(struct qcow2 *image, struct bitmaps_damage *damage) {
@@ -328,7 +340,7 @@ void bitmaps_read_sound(struct qcow2 *image, struct bitmaps_damage *damage) {
         set->bitmaps = heap_take(set->count * sizeof(struct bitmap));
         set->directory = heap_take(set->directory_size);
         disk_read(&image->disk, set->directory_offset, set->directory, set->directory_size);
-        walk(image, set, damage);
+        look_at_tables(image, set, walk(image, set, damage), damage);
     }
     if (damage->lost) {
         set->count = 0;

@@ -8,7 +8,7 @@
 #ifndef AIRLOCK_QCOW2_BITMAPS_H
 #define AIRLOCK_QCOW2_BITMAPS_H
 
-#include "qcow2/format.h"
+#include "qcow2/bitmap_tables.h"
 
 #define BITMAPS_EXTENSION_BYTES 24
 #define BITMAP_ENTRY_FIXED 24 /* bytes of a directory entry in front of the name */
@@ -65,11 +65,6 @@ u64 bitmap_entry_size(u64 name_length);
 /* Can this be an entry of a bitmap's table? Not with reserved bits, and not inside a cluster. */
 bool bitmap_entry_has_reserved_bits(u64 entry);
 bool bitmap_entry_is_sound(u64 entry, u32 cluster_bits);
-
-/* Called with each entry of a bitmap's table in turn; false: enough. */
-typedef bool bitmap_visit(void *context, u64 index, u64 entry);
-
-void bitmap_visit_table(struct disk *disk, const struct bitmap *bitmap, bitmap_visit *visit, void *context);
 
 /* How many bitmaps have the name; *first: the index of the first of them, if there is one. */
 u32 bitmaps_find(const struct bitmap_set *set, const u8 *name, u64 length, u32 *first);

@@ -52,6 +52,39 @@ static bool read_piece(struct payload *payload, u64 entry, u64 inside, u64 lengt
     return offset != 0 || ones;
 }
 
+/* As payload_read(), for the `count` entries of the table from the one of byte `first` on. */
+static bool queue_pieces(struct payload *payload, const u64 *table, u64 count, u64 first, u64 length, u64 *words) {
+    const u64 cluster_size = 1ull << payload->cluster_bits;
+    const u64 entry = first >> payload->cluster_bits;
+    bool any = false;
+    u64 at = first;
+    for (u64 i = 0; i < count; i++) {
+        u64 end = min64((entry + i + 1) << payload->cluster_bits, first + length);
+        u8 *to = (u8 *)words + (at - first);
+        any |= read_piece(payload, swap64(table[i]), at & (cluster_size - 1), end - at, to);
+        at = end;
+    }
+    memset((u8 *)words + (at - first), 0, first + length - at);
+    return any;
+}
+
+/* What is stored behind the last bit does not count. */
+static void clear_behind(const struct payload *payload, u64 first, u64 length, u64 *words) {
+    if (first * 8 + length * 8 > payload->bits) {
+        bits_clear(words, max64(payload->bits, first * 8) - first * 8, length * 8);
+    }
+}
+
+bool payload_queue(struct payload *payload, const u64 *table, u64 *words) {
+    const u64 length = divide_up(payload->bits, 64) * 8;
+    const u64 needed = divide_up(length, 1ull << payload->cluster_bits);
+    return queue_pieces(payload, table, min64(needed, payload->bitmap.table_entries), 0, length, words);
+}
+
+void payload_settle(const struct payload *payload, u64 *words) {
+    clear_behind(payload, 0, divide_up(payload->bits, 64) * 8, words);
+}
+
 bool payload_read(struct payload *payload, u64 first, u64 length, u64 *words) {
     const u64 cluster_size = 1ull << payload->cluster_bits;
     if (payload->memory != NULL) {
@@ -67,20 +100,10 @@ bool payload_read(struct payload *payload, u64 first, u64 length, u64 *words) {
     u64 count = entries > entry ? entries - entry : 0;
     u64 *table = heap_take(8 * count);
     disk_read(&payload->disk, payload->bitmap.table_offset + 8 * entry, table, 8 * count);
-    bool any = false;
-    u64 at = first;
-    for (u64 i = 0; i < count; i++) {
-        u64 end = min64((entry + i + 1) << payload->cluster_bits, first + length);
-        u8 *to = (u8 *)words + (at - first);
-        any |= read_piece(payload, swap64(table[i]), at & (cluster_size - 1), end - at, to);
-        at = end;
-    }
-    memset((u8 *)words + (at - first), 0, first + length - at);
+    bool any = queue_pieces(payload, table, count, first, length, words);
     disk_run();
     heap_release(mark);
-    if (first * 8 + length * 8 > payload->bits) {
-        bits_clear(words, max64(payload->bits, first * 8) - first * 8, length * 8);
-    }
+    clear_behind(payload, first, length, words);
     return any;
 }
 

@@ -35,6 +35,11 @@ struct payload payload_in_memory(const u64 *words, u64 bits, u32 granularity_bit
 /* Refuses a table with an entry that cannot be. */
 void payload_check_table(struct payload *payload);
 
+/* Queues the reads of all bits of a bitmap, divide_up(bits, 64) words, or makes them up; false: all of them are zero
+ * for sure. table: as stored, the whole of it. After disk_run() payload_settle() has to follow. */
+bool payload_queue(struct payload *payload, const u64 *table, u64 *words);
+void payload_settle(const struct payload *payload, u64 *words);
+
 /* Reads `length` bytes from byte `first` on, both multiples of 8; false: all of them are zero for sure. */
 bool payload_read(struct payload *payload, u64 first, u64 length, u64 *words);
 

@@ -78,6 +78,9 @@ static void count_bitmaps(struct verifier *v) {
     const struct bitmap_set *set = &image->bitmaps;
     const struct origin header = {TABLE_HEADER, 0, 0, set->directory_offset};
     tally_exclusive(v, set->directory_offset, set->directory_size, &header);
+    void *mark = heap_mark();
+    struct bitmap_tables tables;
+    bitmap_tables_open(&tables, &image->disk, set->bitmaps, set->count, 0);
     for (u32 i = 0; i < set->count; i++) {
         const struct bitmap *bitmap = &set->bitmaps[i];
         const struct origin origin = {TABLE_BITMAP_DIRECTORY, set->directory_offset, i, bitmap->table_offset};
@@ -85,8 +88,9 @@ static void count_bitmaps(struct verifier *v) {
             blame(&origin, REFUSAL_OUTSIDE_FILE, bitmap->table_offset, image->disk.size);
         }
         tally_exclusive(v, bitmap->table_offset, 8ull * bitmap->table_entries, &origin);
-        bitmap_visit_table(&image->disk, bitmap, count_bitmap_entry, &(struct counting){v, bitmap});
+        bitmap_tables_visit(&tables, i, count_bitmap_entry, &(struct counting){v, bitmap});
     }
+    heap_release(mark);
 }
 
 /* A part of an L1 table, entries in host byte order. */
@@ -226,13 +230,17 @@ static void count_stale(struct verifier *v) {
     if (!v->result->stale_are_whole) {
         return;
     }
+    void *mark = heap_mark();
+    struct bitmap_tables tables;
+    bitmap_tables_open(&tables, &v->image->disk, set->bitmaps, set->count, 0);
     count_stale_run(v, set->directory_offset, set->directory_size);
     for (u32 i = 0; i < set->count && v->result->stale_are_whole; i++) {
         count_stale_run(v, set->bitmaps[i].table_offset, 8ull * set->bitmaps[i].table_entries);
         if (v->result->stale_are_whole) {
-            bitmap_visit_table(&v->image->disk, &set->bitmaps[i], count_stale_entry, v);
+            bitmap_tables_visit(&tables, i, count_stale_entry, v);
         }
     }
+    heap_release(mark);
 }
 
 static void count_references(struct verifier *v) {
