@@ -15,7 +15,8 @@ from .images import Image, Limits, Report
 class ImageInfo(t.NamedTuple):
     """Facts of the format. Sizes in bytes; names as they stand in the image, unchecked.
 
-    data_file: its first 1024 bytes, for the format sets no limit.
+    data_file: its first 1024 bytes, for the format sets no limit. bitmap_count: as the header has it; None: that part
+    of the header is damaged, so that nobody knows.
     """
 
     version: int
@@ -29,7 +30,7 @@ class ImageInfo(t.NamedTuple):
     compatible_features: int
     autoclear_features: int
     l1_entries: int
-    bitmap_count: int
+    bitmap_count: int | None
     backing_name: bytes
     backing_format: bytes
     data_file: bytes
@@ -79,7 +80,7 @@ def image_info(image: Image, limits: Limits | None = None) -> ImageInfo:
         compatible_features=result.compatible_features,
         autoclear_features=result.autoclear_features,
         l1_entries=result.l1_entries,
-        bitmap_count=result.bitmap_count,
+        bitmap_count=None if result.bitmaps_fault else result.bitmap_count,
         backing_name=calls.text(result.backing_name, result.backing_name_length, 1023, "a backing file's name"),
         backing_format=calls.text(result.backing_format, result.backing_format_length, 15, "a backing file's format"),
         data_file=calls.text(result.data_file, result.data_file_length, 1024, "a data file's name"),

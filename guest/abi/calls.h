@@ -248,7 +248,7 @@ struct result_info {
     uint32_t backing_name_length;
     uint32_t backing_format_length;
     uint32_t data_file_length;
-    uint32_t reserved;
+    uint32_t bitmaps_fault; /* enum bitmaps_fault of the extension: nobody knows how many bitmaps there are */
     uint8_t backing_name[1024];
     uint8_t backing_format[16];
     uint8_t data_file[1024];

@@ -27,7 +27,8 @@ _Noreturn void operation_info(void) {
     result->compatible_features = image.compatible;
     result->autoclear_features = image.autoclear;
     result->l1_entries = image.l1_entries;
-    result->bitmap_count = image.bitmaps.count; /* none, where the extension has a fault */
+    result->bitmap_count = image.bitmaps.count;
+    result->bitmaps_fault = image.bitmaps_fault;
     result->file_size = image.disk.size;
     result->backing_name_length =
         copy_text(result->backing_name, image.backing_name, image.backing_length, sizeof(result->backing_name));

@@ -258,7 +258,9 @@ images:
       description: The name of the external data file, as it stands in the image. V(null) without one.
       type: str
     bitmap_count:
-      description: How many persistent bitmaps the image has, stale ones not counted.
+      description:
+        - How many persistent bitmaps the image has, stale ones not counted.
+        - V(null) where the header's part about them is damaged, so that nobody knows; see RV(images[].bitmaps_damage).
       type: int
     bitmaps:
       description: The bitmaps, in the form of RV(bitmaps), the last ones where there are too many.

@@ -273,9 +273,10 @@ class Plan:
             raise used
         for layer in joint.between:
             path = errors.quote(layer.path)
-            if layer.info and (layer.info.snapshots or layer.info.bitmap_count):
+            if layer.info and (layer.info.snapshots or layer.info.bitmap_count != 0):
+                bitmaps = "damaged" if layer.info.bitmap_count is None else layer.info.bitmap_count
                 raise errors.ArgumentError(
-                    f"{path} has {len(layer.info.snapshots)} snapshots and {layer.info.bitmap_count} bitmaps, which "
+                    f"{path} has {len(layer.info.snapshots)} snapshots and {bitmaps} bitmaps, which "
                     "would go with it. Delete them first (qcow2_snapshot, qcow2_bitmap), or leave drop out.",
                     "drop_loses",
                 )

@@ -50,6 +50,10 @@ def _refuse(plan: Plan, comparison: Comparison) -> None:
     """What keeps a guest from applying a snapshot, as far as reading tells."""
     image = errors.clean(plan.path)
     facts = plan.subject.run(info.image_info)
+    if facts.bitmap_count is None:
+        from ..sandbox import refused
+
+        raise refused.damaged_bitmaps(plan.path, "the header's part about them breaks the format")
     if facts.bitmap_count:
         raise errors.SnapshotError(
             f"{image}: the image has {facts.bitmap_count} persistent bitmaps, which would be wrong afterwards. "

@@ -88,6 +88,11 @@ def test_info(guest: Guest, image: Image) -> None:
     assert (info.snapshots, info.bitmap_count) == ((snapshot(),), 3)
 
 
+def test_nobody_knows_how_many_bitmaps_there_are(guest: Guest, image: Image) -> None:
+    guest.answers("info", version=3, cluster_bits=16, refcount_order=4, bitmaps_fault=1)
+    assert operations.image_info(image).bitmap_count is None
+
+
 @pytest.mark.parametrize(
     "lie",
     [

@@ -134,6 +134,7 @@ def test_applied_leaves_an_equal_disk(run: Run, script: Script, operations: t.An
 
 REFUSALS_OF_APPLY: list[tuple[dict[str, t.Any], dict[str, t.Any], str]] = [
     ({"bitmap_count": 2}, {}, "has_bitmaps"),
+    ({"bitmap_count": None}, {}, "bitmaps_extension"),
     ({}, {"disk_size": 2 << 20, "same_size": False}, "resize_not_allowed"),
     ({"version": 2}, {"disk_size": 2 << 20, "same_size": False, "allow": True}, "resize_v2"),
     ({}, {"disk_size": 2 << 20, "same_size": False, "allow": True}, ""),
