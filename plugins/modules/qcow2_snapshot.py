@@ -198,6 +198,15 @@ images:
       type: int
       returned: success
       sample: 10737418240
+    snapshot:
+      description:
+        - The one that O(name) or O(snapshot_id) names, in the form of RV(snapshots). It is told whatever
+          O(limit) leaves out.
+        - V(null) when there is none (any more), or none was named.
+      type: dict
+      returned: success
+      version_added: 0.3.0
+      sample: null
     snapshots:
       description: The snapshots, in the form of RV(snapshots), the last ones where there are too many.
       type: list

@@ -14,7 +14,7 @@ from ..sandbox import errors
 from ..sandbox.snapshot_facts import snapshot_facts
 from ..sandbox.snapshots import Snapshot
 from . import report
-from .bounded import Room, check_limit
+from .bounded import Room, check_limit, size_of
 from .group import for_each, open_images, sandbox_summary
 from .plan import Plan, Wanted
 
@@ -87,7 +87,8 @@ def _facts(module: AnsibleModule, plan: Plan, snapshot: Snapshot) -> dict[str, t
 def _image_record(module: AnsibleModule, plan: Plan, images: int) -> dict[str, t.Any]:
     """One element of RETURN's `images`, of so many."""
     after = plan.after.snapshots
-    room = Room(images, module.params["limit"])
+    named = next((_facts(module, plan, each) for each in after if plan.wanted.matches(each)), None)
+    room = Room(images, module.params["limit"], taken=size_of(named))
     removed = room.last_of(plan.outdated, snapshot_facts, share=0.5)
     shown = room.last_of(after, functools.partial(_facts, module, plan), report.row)
     truncated = len(shown) < len(after) or len(removed) < len(plan.outdated)
@@ -95,6 +96,7 @@ def _image_record(module: AnsibleModule, plan: Plan, images: int) -> dict[str, t
         "path": plan.path,
         "changed": plan.changed,
         "virtual_size": plan.after.virtual_size,
+        "snapshot": named,
         "snapshots": shown,
         "snapshot_count": len(after),
         "truncated": truncated,

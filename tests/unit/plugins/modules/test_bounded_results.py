@@ -115,6 +115,11 @@ def test_the_last_ones_are_returned(huge: pathlib.Path) -> None:
     answer, _size, _memory = run(huge, "qcow2_bitmap", path="bitmaps", name="first", limit=0)
     assert answer["images"][0]["bitmaps"] == []
     assert answer["bitmap"]["name"] == "first"  # which is none of the last ones
+    answer, size, _memory = run(huge, "qcow2_snapshot", path="snapshots", name="first")
+    (image,) = answer["images"]
+    assert "first" not in [snapshot["name"] for snapshot in image["snapshots"]]
+    assert image["snapshot"]["name"] == "first"
+    assert size < RETURNED
 
 
 @pytest.mark.parametrize("policy", ["refuse", "drop"])
