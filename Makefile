@@ -127,7 +127,7 @@ molecule: build $(FULL_ENVIRONMENT) | packages-test ## the roles and playbooks, 
 # Only ansible-core is another one: molecule runs the ansible-playbook that it finds first.
 molecule-2.18: export PATH := $(TOP)/.venv-2.18/bin:$(PATH)
 molecule-2.18: build $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test ## the same with the oldest ansible-core that is supported
-	@flock --close /etc bash tools/run_molecule.sh
+	@flock --close /etc bash tools/run_molecule.sh sandbox_host # it is of modules of ansible-core alone
 
 # They share the hosts, so one after the other.
 molecule-all:
@@ -151,7 +151,7 @@ lint-python: build $(FULL_ENVIRONMENT)
 	@ruff format --quiet --check .
 	@mypy --no-error-summary sandbox tools benchmarks
 	@cd build/tree && MYPYPATH=$$PWD mypy --config-file "$(TOP)/pyproject.toml" --cache-dir "$(TOP)/.mypy_cache" \
-		--no-error-summary $(COLLECTION)/plugins/{filter,modules,plugin_utils} $(COLLECTION)/plugins/module_utils/_module
+		--no-error-summary $(COLLECTION)/plugins/{filter,lookup,modules,plugin_utils} $(COLLECTION)/plugins/module_utils/_module
 
 lint-c: | packages-test
 	@clang-format --dry-run -Werror $(C_SOURCES)

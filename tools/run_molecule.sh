@@ -3,8 +3,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# run_molecule.sh: all scenarios, with the ansible-core that is found first. Not as root, and without sudo, those that
-# need root are left out, which is said.
+# run_molecule.sh [SCENARIO...]: all scenarios but those, with the ansible-core that is found first. Not as root, and
+# without sudo, those that need root are left out, which is said.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,8 +18,11 @@ trap 'rm -rf "$ANSIBLE_SSH_CONTROL_PATH_DIR"' EXIT
 molecule destroy --scenario-name default >build/molecule.log 2>&1 || { cat build/molecule.log; exit 1; }
 
 leave_out=()
+for scenario; do
+    leave_out+=(--exclude "$scenario")
+done
 if [[ $(id -u) != 0 ]] && ! sudo -n true 2>/dev/null; then
     echo 'SKIPPED the scenario sandbox_host, which makes users: that needs root' >&2
-    leave_out=(--exclude sandbox_host)
+    leave_out+=(--exclude sandbox_host)
 fi
 molecule test --all "${leave_out[@]}"

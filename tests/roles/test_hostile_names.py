@@ -26,7 +26,7 @@ CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 OLDEST = CHECKOUT / ".venv-2.18/bin"
 MARK = "executed-as-a-template"
 RUN = "lookup('ansible.builtin.pipe', 'touch " + MARK + "')"
-DIRECTORY = "{{ " + RUN + " }} ~ %h"
+DIRECTORY = "{{ " + RUN + " }} ~ %h $HOME [a]*"
 NAMES = [
     "{{ " + RUN + " }}",
     "{% if " + RUN + " %}{% endif %}{# #}",
@@ -40,13 +40,33 @@ NAMES = [
     "~root",
     "a, b # c",
     "[1, 2]",
+    "[!x]*?",
+    "*",
+    "back\\slash[^b]",
     "- é",
 ]
 TIME = "20261121T030000Z"
 
-PLAY = """
+# What is common to all plays: a machine for each file, called as that is; and one list, for who wants that.
+START = """
 - hosts: localhost
   gather_facts: false
+  module_defaults:
+    airlock.images.qcow2_snapshot:
+      limit: 0 # a role needs no more of an image than the snapshot that it is about
+  vars:
+    paths: "{{ found.files | map(attribute='path') | sort }}"
+    machines: >-
+      {%- set made = namespace(all=[]) -%}
+      {%- for path in paths -%}
+      {%- set made.all = made.all + [{'name': path | basename, 'disks': [path]}] -%}
+      {%- endfor -%}
+      {{ made.all }}
+    bitmap_rotation_groups: >-
+      {{ [{'name': paths[0] | basename, 'disks': paths[:2]}, {'name': 'x', 'disks': paths[2:]}] }}
+    pre_upgrade_snapshot_vms: "{{ machines }}"
+    pre_upgrade_snapshot_free_space: "1"
+    pre_upgrade_snapshot_manifest_directory: "{{ tenant.manifests }}"
   tasks:
     - name: Find the images
       ansible.builtin.find:
@@ -54,33 +74,11 @@ PLAY = """
         recurse: true
         patterns: ["*.qcow2"]
       register: found
-    - name: Do it
-      ansible.builtin.include_role:
-        name: "airlock.images.{{ tenant.role }}"
-        tasks_from: "{{ tenant.tasks | default('main') }}"
-      vars:
-        # A machine for each file, called as that is; and one list, for who wants that.
-        paths: "{{ found.files | map(attribute='path') | sort }}"
-        machines: >-
-          {%- set made = namespace(all=[]) -%}
-          {%- for path in paths -%}
-          {%- set made.all = made.all + [{'name': path | basename, 'disks': [path]}] -%}
-          {%- endfor -%}
-          {{ made.all }}
-        pre_upgrade_snapshot_vms: "{{ machines }}"
-        pre_upgrade_snapshot_set: "{{ paths[0] | basename }}"
-        pre_upgrade_snapshot_reason: "{{ paths[0] }}"
-        pre_upgrade_snapshot_free_space: "0"
-        pre_upgrade_snapshot_manifest_directory: "{{ tenant.manifests }}"
-        # Found, as what lies in a directory is.
-        rollback_snapshot_manifests: "{{ query('ansible.builtin.fileglob', tenant.manifests ~ '/*.yml') }}"
-        rollback_snapshot_disks: "{{ paths }}"
-        snapshot_retention_disks: "{{ [paths[0]] + [(paths[0] | dirname) ~ '/[!x]*.qcow2'] + paths }}"
-        snapshot_retention_prefix: "{{ (paths[0] | basename)[:3] }}"
-        bitmap_rotation_groups: "{{ machines }}"
+"""
+END = """
     - name: List the images
       airlock.images.qcow2_info:
-        path: "{{ found.files | map(attribute='path') | sort }}"
+        path: "{{ paths }}"
       register: listed
     - name: Keep what is said
       ansible.builtin.template:
@@ -90,11 +88,74 @@ PLAY = """
 """
 SAID = """{{ {
   'listed': listed.images | map(attribute='path') | list,
-  'pre_upgrade_snapshot': pre_upgrade_snapshot_result | default({}),
-  'rollback_snapshot': rollback_snapshot_result | default({}),
-  'snapshot_retention': snapshot_retention_result | default([]),
-  'bitmap_rotation': bitmap_rotation_result | default([]),
+  'facts': (facts | default([])) + [{
+    'taken': pre_upgrade_snapshot_result | default({}),
+    'rolled': rollback_snapshot_result | default({}),
+    'let_go': snapshot_retention_result | default([]),
+    'rotated': bitmap_rotation_result | default([]),
+  }],
 } | to_json }}"""
+SCHEDULE = """
+    - name: Have cron do it
+      ansible.builtin.include_role:
+        name: airlock.images.bitmap_rotation
+        tasks_from: schedule
+"""
+UPGRADE = """
+    - name: Take a set that YAML takes for a number
+      ansible.builtin.include_role: &take
+        name: airlock.images.pre_upgrade_snapshot
+      vars:
+        pre_upgrade_snapshot_set: 20261130
+        pre_upgrade_snapshot_vms: [{name: 1, disks: "{{ paths }}"}]
+    - name: Roll back to it
+      ansible.builtin.include_role: &roll
+        name: airlock.images.rollback_snapshot
+      vars:
+        rollback_snapshot_disks: "{{ paths }}"
+        rollback_snapshot_set: 20261130
+    - name: Keep what was said
+      ansible.builtin.set_fact: &keep
+        facts: >-
+          {{ (facts | default([])) + [{'taken': pre_upgrade_snapshot_result, 'rolled': rollback_snapshot_result}] }}
+    - name: Take another
+      ansible.builtin.include_role: *take
+      vars: &set
+        pre_upgrade_snapshot_set: "{{ paths[0] | basename }}"
+        pre_upgrade_snapshot_reason: "{{ paths[0] }}"
+    - name: Keep what was said
+      ansible.builtin.set_fact: *keep
+    - name: Take it again
+      ansible.builtin.include_role: *take
+      vars: *set
+    - name: Write to the disks
+      ansible.builtin.command:
+        argv: >-
+          {{ ['sh', '-ec', 'for disk; do qemu-io -c "write -P 2 0 64k" "$disk"; done', '-'] + paths }}
+        expand_argument_vars: false
+    - name: Roll back, with what lies in a directory
+      ansible.builtin.include_role: *roll
+      vars:
+        rollback_snapshot_manifests: >-
+          {{ query('ansible.builtin.fileglob', tenant.manifests ~ '/*.qcow2.snapshots.yml') }}
+        rollback_snapshot_disks: "{{ paths }}"
+    - name: Take younger snapshots
+      ansible.builtin.command:
+        argv: >-
+          {{ ['sh', '-ec', 'for disk; do qemu-img snapshot -c "$0"young "$disk"; done', (paths[0] | basename)[:3]]
+          + paths }}
+        expand_argument_vars: false
+    - name: Let the old ones go
+      ansible.builtin.include_role:
+        name: airlock.images.snapshot_retention
+      vars:
+        snapshot_retention_disks: "{{ [paths[0]] + [(paths[0] | dirname) ~ '/[!x]*.qcow2'] + paths }}"
+        snapshot_retention_prefix: "{{ (paths[0] | basename)[:3] }}"
+        snapshot_retention_keep: 1
+    - name: Rotate the bitmaps
+      ansible.builtin.include_role:
+        name: airlock.images.bitmap_rotation
+"""
 
 
 class Tenant:
@@ -112,7 +173,6 @@ class Tenant:
         self.paths = sorted(str(directory / f"{name}.qcow2") for name in NAMES)
         for path in self.paths:
             qemu.copy(str(first), path)
-        (home / "play.yml").write_text(PLAY)
         (home / "said.j2").write_text(SAID)
 
     def environment(self) -> dict[str, str]:
@@ -124,13 +184,14 @@ class Tenant:
             "ANSIBLE_NOCOLOR": "1",
         }
 
-    def play(self, role: str, given: t.Mapping[str, t.Any] = {}, **variables: t.Any) -> t.Any:
-        """What the role's facts say."""
+    def play(self, tasks: str, **variables: t.Any) -> t.Any:
+        """What the roles' facts say, at each time that the play keeps them."""
         both = {
-            "tenant": {"role": role, "top": str(self.top), "manifests": str(self.manifests), **given},
+            "tenant": {"top": str(self.top), "manifests": str(self.manifests)},
             "ansible_python_interpreter": sys.executable,
             **variables,
         }
+        (self.home / "play.yml").write_text(START + tasks + END)
         (self.home / "variables.json").write_text(json.dumps(both))
         command = ["ansible-playbook", "-i", "localhost,", "-c", "local", "-e", "@variables.json", "play.yml"]
         done = subprocess.run(
@@ -146,7 +207,7 @@ class Tenant:
         assert not list(self.home.rglob(MARK)), done.stdout
         said = json.loads((self.home / "said.json").read_text())
         assert said["listed"] == self.paths
-        return said[role]
+        return said["facts"]
 
     def info(self, path: str) -> t.Any:
         return json.loads(qemu.must(["qemu-img", "info", "--output=json", path]).output)
@@ -162,11 +223,15 @@ def tenant(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Tenant:
     return Tenant(tmp_path, request.param)
 
 
-def test_snapshots(tenant: Tenant) -> None:
+def test_an_upgrade(tenant: Tenant) -> None:
+    """One play, since each start of ansible-playbook takes seconds."""
     name = os.path.basename(tenant.paths[0])
-    taken = tenant.play("pre_upgrade_snapshot")
+    number, first, last = tenant.play(UPGRADE, bitmap_rotation_time=TIME)
+    assert (number["taken"]["set"], number["taken"]["changed"]) == ("20261130", True)
+    assert (number["rolled"]["set"], number["rolled"]["disks"]) == ("20261130", tenant.paths)
+
+    taken = first["taken"]
     assert (taken["set"], taken["disks"], taken["changed"]) == (name, tenant.paths, True)
-    assert tenant.snapshots() == [[name]] * len(NAMES)
     manifests = [str(tenant.manifests / f"{os.path.basename(path)}.{name}.snapshots.yml") for path in tenant.paths]
     assert taken["manifests"] == manifests
     for path, manifest in zip(tenant.paths, manifests):
@@ -174,20 +239,17 @@ def test_snapshots(tenant: Tenant) -> None:
         assert held["vm"] == os.path.basename(path)
         assert (held["set"], held["reason"]) == (name, tenant.paths[0])
         assert [disk["path"] for disk in held["disks"]] == [path]
-    assert not tenant.play("pre_upgrade_snapshot")["changed"]
 
-    for path in tenant.paths:
-        qemu.must(["qemu-io", "-c", "write -P 2 0 64k", path])
-    rolled = tenant.play("rollback_snapshot")
-    assert sorted(rolled["disks"]) == tenant.paths
+    assert not last["taken"]["changed"]
+    assert (last["rolled"]["set"], sorted(last["rolled"]["disks"])) == (name, tenant.paths)
     for path in tenant.paths:
         assert b"verification failed" not in qemu.must(["qemu-io", "-r", "-c", "read -P 1 0 64k", path]).output
-
-    for path in tenant.paths:
-        qemu.must(["qemu-img", "snapshot", "-c", name[:3] + "young", path])
-    let_go = tenant.play("snapshot_retention", snapshot_retention_keep=1)
-    assert let_go == [{"path": path, "removed": [name], "skipped": False} for path in tenant.paths]
-    assert tenant.snapshots() == [[name[:3] + "young"]] * len(NAMES)
+    assert last["let_go"] == [
+        {"path": path, "removed": [name], "removed_count": 1, "skipped": False} for path in tenant.paths
+    ]
+    assert tenant.snapshots() == [["20261130", name[:3] + "young"]] * len(NAMES)
+    assert [(one["group"], one["outcome"]) for one in last["rotated"]] == [(name, "rotated"), ("x", "rotated")]
+    assert [disk["path"] for one in last["rotated"] for disk in one["disks"]] == tenant.paths
 
 
 def test_a_schedule(tenant: Tenant) -> None:
@@ -206,9 +268,10 @@ def test_a_schedule(tenant: Tenant) -> None:
         "try": True,
     }
     unsafe = {f"bitmap_rotation_schedule_{key}": value for key, value in scheduled.items()}
-    tenant.play("bitmap_rotation", {"tasks": "schedule"}, **unsafe)
+    tenant.play(SCHEDULE, **unsafe)
     assert json.loads((etc / "with-cron_1.json").read_text())["groups"] == [
-        {"name": os.path.basename(path), "disks": [path]} for path in tenant.paths
+        {"name": os.path.basename(tenant.paths[0]), "disks": tenant.paths[:2]},
+        {"name": "x", "disks": tenant.paths[2:]},
     ]
     line = (tenant.home / "cron/with-cron_1").read_text().splitlines()[-1]
     done = subprocess.run(
@@ -224,19 +287,3 @@ def test_a_schedule(tenant: Tenant) -> None:
     for path in tenant.paths:
         (bitmap,) = tenant.info(path)["format-specific"]["data"]["bitmaps"]
         assert bitmap["name"].startswith("rotation-day-")
-
-
-def test_a_rotation(tenant: Tenant) -> None:
-    rotated = tenant.play("bitmap_rotation", bitmap_rotation_time=TIME)
-    assert [(one["group"], one["outcome"]) for one in rotated] == [
-        (os.path.basename(path), "rotated") for path in tenant.paths
-    ]
-    assert [disk["path"] for one in rotated for disk in one["disks"]] == tenant.paths
-
-
-def test_a_set_that_yaml_takes_for_a_number(tenant: Tenant) -> None:
-    taken = tenant.play("pre_upgrade_snapshot", pre_upgrade_snapshot_set=20261130)
-    assert taken["set"] == "20261130"
-    assert tenant.snapshots() == [["20261130"]] * len(NAMES)
-    rolled = tenant.play("rollback_snapshot", rollback_snapshot_manifests=[], rollback_snapshot_set=20261130)
-    assert (rolled["set"], rolled["disks"]) == ("20261130", tenant.paths)
