@@ -34,6 +34,11 @@ options:
     description: What time it is, in UTC, as C(YYYYmmddTHHMMSSZ).
     type: str
     required: true
+  granularity:
+    description: What new bitmaps are to have. It is only looked at, so that a wrong one is known before the first step.
+    type: str
+    default: ""
+    version_added: 0.3.0
 seealso:
   - plugin: airlock.images.bitmap_rotation
     plugin_type: role
@@ -119,11 +124,11 @@ from ansible_collections.airlock.images.plugins.plugin_utils import _rotation
 
 
 def rotation_plan(
-    images: t.Any, *, prefix: str, periods: t.Sequence[t.Mapping[str, t.Any]], time: str
+    images: t.Any, *, prefix: str, periods: t.Sequence[t.Mapping[str, t.Any]], time: str, granularity: str = ""
 ) -> dict[str, t.Any]:
     """See DOCUMENTATION."""
     try:
-        return _rotation.plan(images, prefix, periods, time)
+        return _rotation.plan(images, prefix, periods, time, granularity)
     except _rotation.RotationError as error:
         raise AnsibleFilterError(str(error)) from error
 

@@ -23,8 +23,10 @@ PERIODS = ("hour", "day", "week", "month")
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 _TIME_FORM = "%Y%m%dT%H%M%SZ"
 _TIME = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII)
-_AGE = re.compile(r"([0-9]{1,9})([smhdw]?)", re.ASCII)
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+_AGE = re.compile(r"([0-9]{1,9})([smhdw])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+_GRANULARITY = re.compile(r"([0-9]+) *(?:([kmg])(?:ib)?|b)?", re.ASCII | re.IGNORECASE)  # as parse_granularity()
+_SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30}
 _EPOCH = datetime.datetime(1970, 1, 1)
 PHASES = ("repair", "record", "stop", "merge", "prune")
 
@@ -106,6 +108,16 @@ def start_of(period: str, time: int) -> int:
     if period == "month":
         return midnight - ((_EPOCH + datetime.timedelta(seconds=time)).day - 1) * DAY
     return midnight
+
+
+def check_granularity(text: str) -> None:
+    """Raises RotationError for what qcow2_bitmap would refuse in the middle of a rotation. Empty is what it takes."""
+    match = _GRANULARITY.fullmatch(text.strip())
+    size = int(match[1][:24]) << _SHIFTS[(match[2] or "").lower()] if match else 0
+    if text and (not 512 <= size <= 1 << 31 or size & (size - 1)):
+        raise RotationError(
+            f"The granularity is '{text}'. It must be a power of two from 512 bytes to 2 GiB, such as 64k."
+        )
 
 
 class Scheme:
@@ -230,12 +242,24 @@ def _new_time(disks: t.Sequence[Disk], now: int) -> int:
 
 
 def plan(
-    images: t.Sequence[t.Mapping[str, t.Any]], prefix: str, periods: t.Sequence[t.Mapping[str, t.Any]], time: str
+    images: t.Sequence[t.Mapping[str, t.Any]],
+    prefix: str,
+    periods: t.Sequence[t.Mapping[str, t.Any]],
+    time: str,
+    granularity: str = "",
 ) -> dict[str, t.Any]:
     """What rotation_plan's RETURN says, for the images of one group as qcow2_info tells them. Raises RotationError."""
     scheme, keeps, now = Scheme(prefix), parse_keeps(periods), parse_time(time)
+    check_granularity(granularity)
     shortest = keeps[0].period
     disks = [Disk(str(image["path"]), scheme.own(image["bitmaps"]), keeps) for image in images]
+    for image in images:
+        if len(image["bitmaps"]) < image.get("bitmap_count", 0):
+            raise RotationError(
+                f"{image['path']} has {image['bitmap_count']} bitmaps, more than are told of an image in a group of "
+                f"{len(images)}. Remove those that nobody needs with airlock.images.qcow2_bitmap, or make it "
+                "smaller."
+            )
     for disk in disks:
         if disk.times and max(disk.times) > now + DAY:
             raise RotationError(

@@ -38,7 +38,14 @@ MIB = 1 << 20
 
 REPAIR, RECORD, STOP = "Remove what cannot be relied upon", "Begin to record", "Stop what has recorded so far"
 MERGE, PRUNE = "Merge it into the longer periods", "Remove what has been kept long enough"
-BEFORE = ["Take the time, once for all groups", "Rotate one group after the other", "Read what there is", REPAIR]
+BEFORE = [
+    "Look at the variables",
+    "Take the time, once for all groups",
+    "See that a rotation can be planned like this",
+    "Rotate one group after the other",
+    "Read what there is",
+    REPAIR,
+]
 AFTER = [
     "Note what there is now",
     "Say which disks need a full backup",

@@ -32,6 +32,24 @@ def plan_filter(collection_tree: None) -> t.Callable[..., t.Any]:
     return t.cast(t.Callable[..., t.Any], module.FilterModule().filters()["rotation_plan"])
 
 
+def test_a_list_with_something_left_out_is_refused(rotation: types.ModuleType) -> None:
+    told = {**image(bitmap("r-day-20261120T030000Z", recording=True)), "bitmap_count": 2}
+    with pytest.raises(rotation.RotationError, match="a has 2 bitmaps"):
+        rotation.plan([told], "r", DAYS, NOW)
+    assert rotation.plan([{**told, "bitmap_count": 1}], "r", DAYS, NOW)["rotates"]
+
+
+@pytest.mark.parametrize("text", ["0", "1000", "3k", "256", "4g", "x", "64 k b"])
+def test_a_granularity_that_the_module_would_refuse(rotation: types.ModuleType, text: str) -> None:
+    with pytest.raises(rotation.RotationError, match="granularity"):
+        rotation.plan([], "r", DAYS, NOW, text)
+
+
+@pytest.mark.parametrize("text", ["", "512", "64k", "64 KiB", "1M", "2g", "65536b"])
+def test_a_granularity_that_it_takes(rotation: types.ModuleType, text: str) -> None:
+    assert rotation.plan([], "r", DAYS, NOW, text)["steps"] == []
+
+
 def bitmap(name: str, recording: bool = False, inconsistent: bool = False) -> dict[str, t.Any]:
     return {"name": name, "recording": recording, "inconsistent": inconsistent}
 
