@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from tests.differential.harness.qcow2 import Qcow2
 from tests.fuzz import chain_seeds
 from tests.unit.guest import native
 from tests.unit.guest.images import NAMES, RECIPES
@@ -39,7 +40,7 @@ PROGRAMS = {
     ),
 }
 OPERATIONS = ("list", "info", "compare", "create", "apply", "delete", "bitmaps", "change")
-ACTIONS = ("add", "remove", "clear", "enable", "disable", "merge")
+ACTIONS = ("add", "remove", "clear", "enable", "disable", "merge", "remove_damaged")
 BITMAPS = (b"first", b"second", b"fresh")
 ENVIRONMENT = {"ASAN_OPTIONS": "handle_abort=1:detect_leaks=0:allocator_may_return_null=1", "LC_ALL": "C"}
 
@@ -123,8 +124,29 @@ def bitmap_heads(there: bool) -> dict[str, bytes]:
         )
         heads["remove"] = head(("change", listed(b"first", "remove")), ("change", listed(b"second", "remove", "add 4")))
         heads["remove-all"] = head(*(("change", listed(name, "remove")) for name in BITMAPS[:2]), added)
+        heads["remove-damaged"] = head(
+            ("change", listed(b"first", "remove_damaged")), ("bitmaps", b"\0"), ("create", b"more")
+        )
         heads["ranges"] = head(("bitmaps", b"\0"), ("bitmaps", b"\1"), ("change", listed(b"second", "merge 1 1")))
     return heads
+
+
+def damaged(image: Path) -> dict[str, bytes]:
+    """The image with bitmaps that cannot be: all of them, one, and one that has what is the disk's."""
+    with Qcow2(str(image)) as found:
+        entries = found.bitmap_directory()
+        l1 = found.header["l1_table_offset"]
+    whole = image.read_bytes()
+
+    def patched(offset: int, data: bytes) -> bytes:
+        return whole[:offset] + data + whole[offset + len(data) :]
+
+    return {
+        "no-directory": patched(entries[0].offset, bytes(24)),
+        "no-table": patched(entries[0].offset, bytes(8)),
+        "foreign-table": patched(entries[-1].offset, struct.pack(">Q", l1)),
+        "foreign-bits": patched(entries[0].table, struct.pack(">Q", l1)),
+    }
 
 
 def seeds(directory: Path) -> list[Path]:
@@ -135,6 +157,8 @@ def seeds(directory: Path) -> list[Path]:
             continue
         path = recipe.make(directory / f"{name}.qcow2")
         image = path.read_bytes()
+        with_bitmaps = any(step.startswith("%") for step in recipe.history)
+        damages = damaged(path) if with_bitmaps else {}
         path.unlink()
         heads = {"create": head(("create", b"fresh"), ("delete", b"fresh"), ("create", b"again"))}
         for snapshot in NAMES[name]:
@@ -142,12 +166,15 @@ def seeds(directory: Path) -> list[Path]:
             heads[f"apply-{text}"] = head(("apply", snapshot), ("create", b"more"), ("delete", snapshot))
             heads[f"delete-{text}"] = head(("delete", snapshot), ("create", b"more"), ("apply", b"more"))
             heads[f"compare-{text}"] = head(("compare", snapshot), ("apply", snapshot), ("list", b""))
-        with_bitmaps = any(step.startswith("%") for step in recipe.history)
         if with_bitmaps or name in ("tiny", "bits64", "extended", "v2", "mixed"):
             heads.update(bitmap_heads(with_bitmaps))
         for title, start in heads.items():
             seed = directory / f"{name}-{title}"
             seed.write_bytes(start + image)
+            made.append(seed)
+        for title, content in damages.items():
+            seed = directory / f"{name}-{title}"
+            seed.write_bytes(heads["remove-damaged"] + content)
             made.append(seed)
     return made
 

@@ -88,8 +88,8 @@ static void write_actions(struct call_change_bitmap *call, const struct input_st
     call->action_count = step->text_length % (sizeof(step->text) - 1) + 1;
     for (u32 i = 0; i < call->action_count; i++) {
         struct bitmap_action *action = &call->actions[i];
-        u32 rest = step->text[i + 1] / BITMAP_MERGE;
-        action->kind = step->text[i + 1] % BITMAP_MERGE + 1;
+        u32 rest = step->text[i + 1] / BITMAP_REMOVE_DAMAGED;
+        action->kind = step->text[i + 1] % BITMAP_REMOVE_DAMAGED + 1;
         action->granularity = action->kind == BITMAP_ADD ? granularities[rest % 8] : 0;
         if (action->kind == BITMAP_MERGE) {
             const char *source = bitmap_name(rest);
@@ -99,6 +99,9 @@ static void write_actions(struct call_change_bitmap *call, const struct input_st
             memcpy(call->text + text, source, action->source_length);
             text += action->source_length;
         }
+    }
+    if (call->actions[0].kind == BITMAP_REMOVE_DAMAGED) {
+        call->action_count = 1; /* elsewhere in a list it is refused */
     }
 }
 
@@ -213,6 +216,14 @@ static void check_ranges(void) {
     }
 }
 
+/* Damaged bitmaps are gone: nothing is to be said against those that stay. */
+static void check_sound(void) {
+    const struct result_bitmaps *result = (const struct result_bitmaps *)host->result;
+    if (result->fault != 0) {
+        fail("the damaged bitmaps were removed, and some are left");
+    }
+}
+
 /* What a change of bitmaps, or its dry run, says that there is: a list says the same, now or once it is done. */
 static void check_bitmaps(const struct input_step *step) {
     static u8 told[1 << 16];
@@ -220,6 +231,7 @@ static void check_bitmaps(const struct input_step *step) {
     const struct result_change_bitmap *result = (const struct result_change_bitmap *)host->result;
     u32 changed = result->changed;
     struct input_step list = {.operation = CALL_BITMAPS - 1};
+    const bool removed = ((const struct call_change_bitmap *)host->call)->actions[0].kind == BITMAP_REMOVE_DAMAGED;
     if (length > sizeof(told)) {
         return;
     }
@@ -231,6 +243,9 @@ static void check_bitmaps(const struct input_step *step) {
     run(host_run);
     if (header()->code != REFUSAL_NONE || host->payload_length != length || memcmp(host->payload, told, length) != 0) {
         fail("a change of bitmaps says what is not there");
+    }
+    if (removed) {
+        check_sound();
     }
 }
 
