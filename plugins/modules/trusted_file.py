@@ -59,10 +59,7 @@ attributes:
     details:
       - Needs C(/proc).
 seealso:
-  - plugin: airlock.images.pre_upgrade_snapshot
-    plugin_type: role
-  - plugin: airlock.images.rollback_snapshot
-    plugin_type: role
+  - module: airlock.images.qcow2_snapshot
 """
 
 EXAMPLES = r"""
