@@ -7,10 +7,10 @@ Who owns a directory on the way may exchange any part of it at any moment. So a 
 below the one before as a mere handle; what comes of it is held open together: the directory, the file's name there, and
 the file. Whatever is done later goes through these descriptors, and no path is looked up a second time.
 
-A symbolic link that a stranger may have put there must not lead to what is not his, nor ".." from a directory that he
-may have moved: see _Walk._check_owner(). The model is CHASE_SAFE of systemd (src/basic/chase.c, unsafe_transition()).
-Nor may it go through a link of the kernel's below /proc, for the process behind that can have a mount namespace of its
-own.
+A symbolic link that a stranger may have put there must not lead to what is not his, nor to a file of his in a directory
+that is not, where names in the file could mean what others have there; nor ".." from a directory that he may have
+moved: see _Walk._check_owner(). The model is CHASE_SAFE of systemd (src/basic/chase.c, unsafe_transition()). Nor may it
+go through a link of the kernel's below /proc, for the process behind that can have a mount namespace of its own.
 """
 
 from __future__ import annotations
@@ -214,8 +214,8 @@ def find_place(
 
         raise errors.ImageOpenError(
             f"{errors.clean(shown, errors.PATH_LIMIT)} is not opened: a link on the way, symbolic or hard, or '..', in "
-            "a directory that others may write, leads to what somebody else owns, or through another process. Name the "
-            f"file by a path without it. If you trust all who may write there, {advice.say('follow_links')}.",
+            "a directory that others may write, leads to or into what somebody else owns, or through another process. "
+            f"Name the file by a path without it. If you trust all who may write there, {advice.say('follow_links')}.",
             code="unsafe_link",
         ) from error
     except ValueError as error:  # a NUL in the path: no such file can exist
@@ -361,11 +361,12 @@ class _Walk:
                         entered, handle = handle, -1
                         self._start(entered, parts_of(text))
                         continue
-                self._check_owner(status.st_uid)
                 if last and not is_directory:
+                    self._check_owner(status.st_uid, self._here.owner)  # names in the file start from there
                     self._check_names(part, status)
                     found, handle = handle, -1
                     return self._place(shown, part, found, linked)
+                self._check_owner(status.st_uid)
                 if not stat.S_ISDIR(status.st_mode):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
                 entered, handle = handle, -1
@@ -459,11 +460,11 @@ class _Walk:
         if not safe and not _has_one_name(name, here.descriptor, status):
             raise UnsafeLinkError
 
-    def _check_owner(self, owner: int) -> None:
-        """owner: of what the way has come to. Raises UnsafeLinkError when that is all that a link led to, and it is not
-        the file or directory of whom the link stands for."""
+    def _check_owner(self, *owners: int) -> None:
+        """owners: of what the way has come to, and of the directory that a file is in. Raises UnsafeLinkError when that
+        is all that a link led to, and not all of it belongs to whom the link stands for."""
         while self._untrusted and len(self._ahead) <= self._untrusted[-1].left:
-            if self._untrusted.pop().owner != owner:
+            if set(owners) != {self._untrusted.pop().owner}:
                 raise UnsafeLinkError
 
 

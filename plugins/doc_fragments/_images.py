@@ -47,8 +47,9 @@ options:
     description:
       - Whether symbolic links on the way to a file that the task names may lead anywhere.
       - Without it, a link in a directory that somebody else than root or the user who runs the module owns, or may
-        write to, is followed only to what the same person owns. Otherwise that person would decide which of the files
-        of others the task works on. A link that leads further is refused with RV(ignore:error_code=unsafe_link).
+        write to, is followed only to what the same person owns, to a file only where that person owns its directory as
+        well. Otherwise that person would decide which of the files of others the task works on. A link that leads
+        further is refused with RV(ignore:error_code=unsafe_link).
       - The same goes for hard links, for links through C(/proc/PID), and for C(..) behind a directory that its owner
         may have moved, into one where others may write.
       - Names that stand in images are judged by other rules, whatever is set here.
