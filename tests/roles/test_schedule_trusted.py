@@ -12,8 +12,6 @@ import subprocess
 import sys
 import typing as t
 
-import pytest
-
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 NAME = "rotation"
 KINDS = ("directory", "unit_directory", "cron_directory")
