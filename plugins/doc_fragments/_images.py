@@ -18,8 +18,8 @@ options:
     description:
       - The image file, or a list of image files. Regular files and block devices are taken.
       - A list is one group, see the description of the module.
-      - A single string is split at its commas, unless it is the path of a file as a whole and no part of it is one.
-        Better give a path with a comma in it as an element of a list.
+      - A single string is one path. With a comma in it, and no such file there, it is refused with
+        RV(ignore:error_code=not_a_list), for several files are a list.
     type: list
     elements: str
     required: true

@@ -66,7 +66,6 @@ def task_on(images: list[pathlib.Path], module: Any, result: pathlib.Path, **giv
         check_mode=False,
         _diff=False,
         fault=None,
-        settle_paths=lambda: None,
         **answers,
     )
     return lambda: module("_module.outcome").run_module(fake, module("_module.snapshot").snapshot_flow)

@@ -10,7 +10,6 @@ one of another name, and says ok.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pwd
 import typing as t
@@ -43,19 +42,12 @@ class Module(AnsibleModule):
         super()._load_params()
         try:
             check_given(self.argument_spec, self.params)
+            _take_whole(self.argument_spec, self.params)
         except errors.ArgumentError as error:
             self.fault = error
             # Ansible's own complaint would come first, or a traceback, and neither says what we have to say.
             self.argument_spec = {key: {"type": "raw"} for key in self.argument_spec}
             self.required_if = self.required_one_of = None
-        self._whole_path = self.params.get("path")
-
-    def settle_paths(self) -> None:
-        """Undoes what a comma has done to a path, and finds homes."""
-        parts = self.params.get("path")
-        if isinstance(parts, list) and len(parts) > 1 and _is_one(self._whole_path, parts):
-            self.params["path"] = [self._whole_path]
-        settle_paths(self.params)
 
 
 def check_given(spec: Spec, given: Given, parent: str = "") -> None:
@@ -129,12 +121,32 @@ def _at_home(path: str) -> str:
         return path
 
 
-def _is_one(whole: t.Any, parts: t.Sequence[str]) -> bool:
-    """Whether a text that Ansible has split at its commas is the path of a file, and no part of it is."""
-    return isinstance(whole, str) and _is_there(whole) and not any(_is_there(part) for part in parts)
+def _take_whole(spec: Spec, params: dict[str, t.Any]) -> None:
+    """A text for a list of paths is one path. Ansible would split it at its commas: of DIRECTORY/x,/srv/other.qcow2,
+    which whoever owns the directory can make, and another task finds, it would make two, one of them anybody's.
+
+    Raises ArgumentError for one with a comma that is not there.
+    """
+    for key in sorted(PATHS & params.keys()):
+        text = params[key]
+        if spec.get(key, {}).get("type") != "list" or not isinstance(text, str):
+            continue
+        if "," in text and not _is_there(_at_home(text)):
+            parts = ", ".join(errors.quote(part.strip()) for part in text.split(","))
+            raise errors.ArgumentError(
+                f"{key} is one text with a comma, and no file is called {errors.quote(text)}. If several files are "
+                f"meant, write a list: [{parts}].",
+                "not_a_list",
+            )
+        params[key] = [text]
 
 
 def _is_there(path: str) -> bool:
-    with contextlib.suppress(OSError, ValueError), look_up(path) as place:
-        return place.there or place.linked
-    return False
+    """Whether the task has something to say of it: that it may not be opened, as well."""
+    try:
+        with look_up(path) as place:
+            return place.there or place.linked
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return True

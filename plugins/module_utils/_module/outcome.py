@@ -11,7 +11,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ..sandbox import descriptors, ending, errors
-from .options import Module
+from .options import Module, settle_paths
 
 BACKEND = "_cffi_backend"
 
@@ -98,7 +98,7 @@ def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any
     try:
         if module.fault:
             raise module.fault
-        module.settle_paths()
+        settle_paths(module.params)
         with ending.by_signals():
             result = _wait(module, flow)
     except GroupError as error:
