@@ -17,6 +17,10 @@ struct disk {
 };
 
 /* Queues; the memory must stay as it is until disk_run(). A read behind the end gives zeros. */
+enum {
+    DISK_QUEUE_MAX = DOORBELL_BATCH
+}; /* that are run together; one more runs them first */
+
 void disk_queue_read(struct disk *disk, u64 offset, void *memory, u64 length);
 void disk_queue_write(struct disk *disk, u64 offset, const void *memory, u64 length);
 void disk_queue_discard(struct disk *disk, u64 offset, u64 length);

@@ -121,7 +121,7 @@ static bool count(struct counting *c, struct bitmap_tables *tables, u32 index, s
     if (!take_clusters(c, clusters_of(c->image, 8ull * bitmap->table_entries))) {
         return false;
     }
-    if (c->count == DOORBELL_BATCH || bytes > PAYLOAD_WINDOW - c->used) {
+    if (c->count == DISK_QUEUE_MAX || bytes > PAYLOAD_WINDOW - c->used) {
         settle(c);
     }
     const u64 *table = bytes <= PAYLOAD_WINDOW ? bitmap_tables_get(tables, index) : NULL;
@@ -136,7 +136,7 @@ void records_count(struct qcow2 *image, struct bitmap_records *records, u32 know
     struct counting counting = {.image = image,
                                 .clusters_left = clusters_of(image, image->disk.size),
                                 .words = heap_take(PAYLOAD_WINDOW),
-                                .counted = heap_take(DOORBELL_BATCH * sizeof(struct counted))};
+                                .counted = heap_take(DISK_QUEUE_MAX * sizeof(struct counted))};
     struct bitmap_tables tables;
     struct bitmap_record *record = (struct bitmap_record *)records->start;
     bitmap_tables_open(&tables, &image->disk, image->bitmaps.bitmaps, image->bitmaps.count, BITMAP_FLAG_IN_USE);

@@ -39,6 +39,7 @@ DESCRIPTORS = {"descriptor", "listed"}  # what a descriptor is called where it i
 
 # (file, function, call): why its path cannot be exchanged by anybody but root.
 KNOWN = {
+    ("plugins/lookup/role_variables.py", "_specification", "open"): "a file of a role, on the control node",
     ("plugins/module_utils/_module/trusted_file.py", "_directory", "os.open"): "the root directory",
     ("sandbox/drafts.py", "__init__", "os.path.isdir"): "/proc/self/fd: whether there is a /proc",
     ("sandbox/drafts.py", "publish", "os.open"): "/proc/self/fd",

@@ -132,7 +132,11 @@ def bench(tmp_path: pathlib.Path, capfdbinary: pytest.CaptureFixture[bytes], mon
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 @pytest.mark.parametrize("case", HEADERS)
 def test_header(case: str, operation: list[bytes], sound: bytes, bench: Bench) -> None:
-    bench.both_refuse(operation, patched(sound, HEADERS[case]))
+    data = patched(sound, HEADERS[case])
+    if case.startswith("bitmaps: ") and operation == [b"-l"]:  # which needs no bitmaps, and qemu-img refuses
+        assert bench.ours(operation, data) == bench.ours(operation, sound)
+        return
+    bench.both_refuse(operation, data)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)

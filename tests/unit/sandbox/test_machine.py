@@ -110,9 +110,10 @@ def test_what_was_written_is_said():
         end(message(answers.BUDGET_EXITS))
     assert caught.value.modified
     nothing = MESSAGE.pack(answers.BUDGET_EXITS, 0x1FF, 7, 1, 2, 0, 0, 0, 0, 0)
-    with pytest.raises(errors.BudgetError, match=r"was stopped\.$") as caught:
+    with pytest.raises(errors.BudgetError, match=r"was stopped\.") as caught:
         end(nothing)
     assert not caught.value.modified
+    assert "written to" not in caught.value.message
 
 
 @pytest.mark.parametrize(
