@@ -141,11 +141,11 @@ class Place:
         return file_key(self.status) if self.there else None
 
     def again(self) -> Place:
-        """The same with descriptors of its own; a file that was not there is looked for once more, in the same
-        directory. Raises OSError."""
+        """The same with descriptors of its own. A file that was not there is not, whoever has made one since. Raises
+        OSError."""
         directory = self.directory.again()
         try:
-            handle = os.dup(self.handle) if self.there else _open_there(self.name, directory.descriptor)
+            handle = os.dup(self.handle) if self.there else -1
         except BaseException:
             directory.close()
             raise
@@ -158,6 +158,12 @@ class Place:
             named=self.named,
             follow_links=self.follow_links,
         )
+
+    def anew(self) -> Place:
+        """What has its name in the directory now, by the rules for what the operator names. Raises ImageOpenError."""
+        place = find_place(self.name, self.follow_links, self.directory)
+        place.path = self.path
+        return place
 
     def is_still_there(self) -> bool:
         """Whether the name still stands for the file that was found. Raises OSError."""

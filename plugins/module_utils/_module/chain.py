@@ -232,7 +232,7 @@ def _foreseen(task: Task) -> list[dict[str, t.Any]]:
 def _read(wanted: Wanted, clock: Clock) -> list[dict[str, t.Any]]:
     """The chain as it is now."""
     with open_chain(
-        wanted.places[0].again(),
+        wanted.places[0].anew(),
         backing_format=wanted.backing_format,
         allowed_roots=wanted.allowed_roots,
         limits=Limits(seconds=clock.left()),

@@ -84,8 +84,9 @@ def test_a_file_that_is_not_there_yet(tree: pathlib.Path) -> None:
     with find_place(str(tree / "own/new")) as place:
         assert (place.there, place.key, place.name) == (False, None, b"new")
         (tree / "own/new").write_text("now")
-        with place.again() as again:
-            assert content(again) == "now"
+        with place.again() as again, place.anew() as anew:
+            assert not again.there
+            assert (content(anew), anew.path, anew.directory.paths[0]) == ("now", place.path, place.directory.paths[0])
 
 
 @pytest.mark.parametrize(
@@ -162,8 +163,8 @@ def test_a_directory_that_is_exchanged_afterwards(tree: pathlib.Path) -> None:
         (tree / "own/sub").rename(tree / "own/away")
         link(tree / "own/sub", tree / "victim")
         (tree / "victim/new").write_text("not this")
-        with new.again() as again:
-            assert not again.there
+        with new.anew() as anew:
+            assert not anew.there
         place.remove()
     assert not (tree / "own/away/disk").exists()
     assert (tree / "victim/disk").read_text() == "victim"
@@ -372,6 +373,18 @@ def test_hard_links_of_strangers(where: str, tree: pathlib.Path) -> None:
     find_place(str(home / "x"), follow_links=True).close()
     (tree / "victim/disk").unlink()
     find_place(str(home / "x")).close()
+
+
+@needs_root
+def test_a_hard_link_in_the_place_of_what_was_not_there(tree: pathlib.Path) -> None:
+    """Who makes it behind the look-up has not got round the rules."""
+    with find_place(str(tree / "tenant/vm/new")) as place:
+        os.link(tree / "victim/disk", tree / "tenant/vm/new")
+        with place.again() as again:
+            assert not again.there
+        with pytest.raises(errors.ImageOpenError) as caught:
+            place.anew()
+        assert caught.value.code == "unsafe_link"
 
 
 @needs_root
