@@ -163,7 +163,7 @@ def _split(text: str) -> list[t.Any]:
         except yaml.YAMLError:
             raise _Fault("is a text in brackets that is no list. Write it as JSON.") from None
     parts = [part.strip() for part in bare.split(",")]
-    if len(parts) > 1 and bare[0] == "/" and not all(part.startswith("/") for part in parts):
+    if len(parts) > 1 and bare[0] == "/":  # who chooses the name of a file would choose another one with it
         raise _Fault('is a text with a comma that may belong to a name. Write a list: ["PATH", "PATH"].')
     return parts
 

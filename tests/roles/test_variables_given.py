@@ -269,7 +269,7 @@ def test_what_no_variable_was_meant_to_be(commands: pathlib.Path, tmp_path: path
 
 
 # By kind: how it is written, and what that is.
-TEXTS: dict[str, tuple[str, t.Any]] = {"bool": ("false", False), "int": ("7", 7), "list": ("/a,/b", ["/a", "/b"])}
+TEXTS: dict[str, tuple[str, t.Any]] = {"bool": ("false", False), "int": ("7", 7), "list": ('["/a","/b"]', ["/a", "/b"])}
 
 
 def test_texts_are_what_they_say(commands: pathlib.Path, tmp_path: pathlib.Path) -> None:

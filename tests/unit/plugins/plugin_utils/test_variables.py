@@ -34,12 +34,12 @@ TAKEN: list[tuple[dict[str, t.Any], t.Any, t.Any]] = [
     ({"type": "str"}, 1.5, "1.5"),
     ({"type": "str", "default": ""}, "", ""),
     ({"type": "str"}, None, None),
-    ({"type": "list"}, "/a, /b", ["/a", "/b"]),
+    ({"type": "list"}, "/a", ["/a"]),
     ({"type": "list"}, "one,two", ["one", "two"]),
     ({"type": "list"}, '["/a", "/b,c"]', ["/a", "/b,c"]),
     ({"type": "list"}, ["/a,b.qcow2", 1], ["/a,b.qcow2", "1"]),
     ({"type": "list", "default": []}, [], []),
-    (DISKS, '[{"name": "db", "disks": "/a,/b"}]', [{"name": "db", "disks": ["/a", "/b"]}]),
+    (DISKS, '[{"name": "db", "disks": ["/a", "/b"]}]', [{"name": "db", "disks": ["/a", "/b"]}]),
     (DISKS, [{"name": 1}], [{"name": "1"}]),
 ]
 
@@ -51,6 +51,7 @@ def test_taken(variables: types.ModuleType, option: dict[str, t.Any], given: t.A
 
 
 REFUSED: list[tuple[dict[str, t.Any], t.Any, str]] = [
+    ({"type": "list"}, "/a,/b", "x is a text with a comma that may belong to a name"),
     ({"type": "bool"}, "perhaps", "x is 'perhaps'. It has to be a truth value"),
     ({"type": "bool"}, 2, "x is the number 2"),
     ({"type": "int"}, True, "x is a truth value"),
