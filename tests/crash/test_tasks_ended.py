@@ -24,7 +24,7 @@ import pytest
 
 from tests.crash.cut import LONG
 from tests.crash.killed import killing
-from tests.crash.test_tasks_killed import in_process, module  # noqa: F401  (a fixture)
+from tests.crash.test_tasks_killed import in_process
 from tests.differential.harness import qemu
 from tests.unit.plugins.running import PLUGINS
 
@@ -57,7 +57,7 @@ def ended(result: pathlib.Path, code: int) -> Callable[..., None]:
     return end
 
 
-def task_on(images: list[pathlib.Path], module: Any, result: pathlib.Path, **given: Any) -> Callable[[], None]:  # noqa: F811
+def task_on(images: list[pathlib.Path], module: Any, result: pathlib.Path, **given: Any) -> Callable[[], None]:
     options = importlib.import_module(f"{PLUGINS}.modules.qcow2_snapshot").ARGUMENTS
     params = {name: option.get("default") for name, option in options.items()}
     answers = {"fail_json": ended(result, FAILED), "exit_json": ended(result, DONE)}
@@ -76,7 +76,7 @@ def task_on(images: list[pathlib.Path], module: Any, result: pathlib.Path, **giv
 def test_group(
     number: int,
     state: str,
-    module: Any,  # noqa: F811
+    module: Any,
     images: list[pathlib.Path],
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -95,7 +95,13 @@ def test_group(
     # The last image's last request: all of it is done, but for being kept.
     for moment in sorted({*range(0, nobody.moments, step), nobody.moments - 1}):
         with killing(moment, monkeypatch, changes, number) as killer:
-            assert os.waitstatus_to_exitcode(in_process(task, killer)) == FAILED, moment
+            code = os.waitstatus_to_exitcode(in_process(task, killer))
+        if not killer.killed:  # one run has an exit or two less than another: how much is done at once varies
+            assert (code, moment) == (DONE, nobody.moments - 1)
+            for path in images:
+                path.write_bytes(before)
+            continue
+        assert code == FAILED, moment
         answer = json.loads(result.read_text())
         assert answer["error_code"] == "terminated"
         assert signal.Signals(number).name in answer["msg"]

@@ -15,9 +15,8 @@ import os
 import pathlib
 import shutil
 import signal
-import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +30,7 @@ from tests.crash.killed import Killer, killing
 from tests.differential.harness import qemu
 from tests.differential.harness.bitmaps import bitmaps_of
 from tests.differential.harness.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
-from tests.unit.plugins.running import PLUGINS, make_tree
+from tests.unit.plugins.running import PLUGINS
 from tests.waiting import until
 
 MOMENTS = 10_000 if LONG else 6  # at most, of one task
@@ -44,16 +43,6 @@ LAYERS = {
 }
 STAY = ("base", "b", "top", "new")
 NAMES = {"base": None, "b": b"base", "top": b"b", "new": b"top"}
-
-
-@pytest.fixture
-def module(tmp_path: pathlib.Path) -> Iterator[Any]:
-    """Finds the parts of the module qcow2_chain, under their full names."""
-    tree = tmp_path / "tree"
-    tree.mkdir()
-    make_tree(tree)
-    yield lambda name: importlib.import_module(f"{PLUGINS}.module_utils.{name}")
-    sys.path.remove(str(tree))
 
 
 def make(directory: pathlib.Path) -> None:

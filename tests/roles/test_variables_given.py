@@ -247,7 +247,9 @@ def walk_elements(
 
 def test_what_no_variable_was_meant_to_be(commands: pathlib.Path, tmp_path: pathlib.Path) -> None:
     cases = list(walk())
-    told = play(commands, tmp_path, [task for number, (case, _) in enumerate(cases) for task in case.tasks(number)])
+    told = play(
+        commands, tmp_path, [task for number, (case, _refused) in enumerate(cases) for task in case.tasks(number)]
+    )
     wrong = []
     for number, (case, refused) in enumerate(cases):
         modules, failed, _said = told[str(number)]

@@ -36,7 +36,7 @@ def _vmdk(
     image = bytearray(start * SECTOR)
     HEADER.pack_into(image, 0, *fields, redundant, main, start, 0, b"\n \r\n", 0)
     image[SECTOR : SECTOR + len(text)] = text.encode("latin-1")
-    for place in {redundant, main}:
+    for place in sorted({redundant, main}):
         struct.pack_into(f"<{tables}I", image, place * SECTOR, *(place + directory + 4 * i for i in range(tables)))
         for number, index in enumerate(sorted(data)):
             at = (place + directory) * SECTOR + 4 * index
