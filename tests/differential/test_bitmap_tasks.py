@@ -133,9 +133,11 @@ def after_merge(there: There, own: str, bitmap: Bitmap, dirty: frozenset[int], m
 def draw(rng: random.Random, other: str) -> Options:
     """A task. Options are left out more often than not."""
     options: Options = {"name": rng.choice(NAMES)}
-    if rng.random() < 0.15:
-        return {**options, "state": "absent", "granularity": rng.choice(GRANULARITIES)}
-    options["granularity"] = rng.choice(GRANULARITIES)
+    absent, granularity = rng.random() < 0.15, rng.choice(GRANULARITIES)
+    if granularity is not None:
+        options["granularity"] = granularity
+    if absent:
+        return {**options, "state": "absent"}
     options["recreate"] = rng.random() < 0.4
     if rng.random() < 0.5:
         options["enabled"] = rng.random() < 0.5

@@ -14,6 +14,7 @@ from ..sandbox.places import Key, Place, find_place
 from .outcome import UNTOUCHED, GroupError
 
 LEAST_SECONDS = 0.001
+LOOK_SECONDS = 0.25
 AT_ONCE = 8  # images; more than processors, because a guest waits for the disk most of the time
 
 
@@ -69,10 +70,20 @@ def for_each(function: t.Callable[[Item], Result], items: t.Sequence[Item]) -> l
     workers = min(len(items), AT_ONCE)
     if workers < 2:
         return [function(item) for item in items]
-    from concurrent.futures import ThreadPoolExecutor  # for groups only, and not quick to import
+    from concurrent import futures  # for groups only, and not quick to import
 
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, items))
+    with futures.ThreadPoolExecutor(workers) as pool:
+        runs = [pool.submit(function, item) for item in items]
+        try:
+            # Not for good: a signal that another thread gets is handled in this one, but does not wake it.
+            while futures.wait(runs, LOOK_SECONDS, futures.FIRST_EXCEPTION).not_done:
+                failed = [run for run in runs if run.done() and run.exception()]
+                if failed:
+                    return [failed[0].result()]
+            return [run.result() for run in runs]
+        finally:
+            for run in runs:
+                run.cancel()
 
 
 @contextlib.contextmanager

@@ -176,9 +176,12 @@ VMDK_ROWS: dict[str, tuple[Lie, bool]] = {
     "directory on the header": (field("directory", 0), True),
     "directory among the grains": (lambda i: field("directory", first_grain(i))(i), True),
     "directory behind the end": (field("directory", 1 << 40), True),
-    "redundant directory is the directory": (lambda i: field("redundant", place_of(i, "directory") // SECTOR)(i), True),
+    "redundant directory is the directory": (
+        lambda i: field("redundant", place_of(i, "directory") // SECTOR)(i),
+        False,
+    ),
     "redundant directory among the grains": (lambda i: field("redundant", first_grain(i))(i), True),
-    "redundant tables are the tables": (_same_tables, True),
+    "redundant tables are the tables": (_same_tables, False),  # as other programs have it
     "table behind the end": (table_entry(2, lambda i: len(i) // SECTOR), True),
     "table at the last sector": (table_entry(2, lambda _unused: -1), True),
     "table on the descriptor": (table_entry(2, lambda _unused: 1), True),
