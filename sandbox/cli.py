@@ -18,7 +18,7 @@ from . import advice, descriptors, ending, errors
 from .cli_common import HelpRequest, UsageError, complain, encoded, say, write
 from .options import OptionError, Options
 
-VERSION = b"airlock version 0.2.0\nCopyright (c) 2026 The airlock.images authors\n"
+VERSION = b"airlock version 0.3.0\nCopyright (c) 2026 The airlock.images authors\n"
 
 HELP = (
     VERSION
