@@ -239,14 +239,6 @@ def look_up(path: str | bytes, follow_links: bool = False, start: Directory | No
         return walk.go(name, start)
 
 
-def find_directory(path: str | bytes, follow_links: bool = False) -> Directory:
-    """A directory that the operator named. Raises OSError, UnsafeLinkError among them, ValueError for a NUL."""
-    with look_up(path, follow_links) as place:
-        if not place.there:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return directory_at(place)
-
-
 def directory_at(place: Place) -> Directory:
     """A place that is a directory, as one. Raises OSError, NotADirectoryError among them."""
     if not stat.S_ISDIR(place.status.st_mode):

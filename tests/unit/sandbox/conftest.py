@@ -1,9 +1,12 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests of the command line have in common."""
+"""What the tests of the sandbox have in common."""
 
 from __future__ import annotations
+
+import os
+import typing as t
 
 import pytest
 
@@ -13,3 +16,11 @@ from .command_line import Airlock
 @pytest.fixture
 def airlock(capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Airlock:
     return Airlock(capfdbinary, monkeypatch)
+
+
+@pytest.fixture
+def no_descriptor_left() -> t.Iterator[None]:
+    """What a test opens is closed behind it."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    assert sorted(os.listdir("/proc/self/fd")) == before

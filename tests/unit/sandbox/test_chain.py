@@ -25,12 +25,7 @@ from sandbox.images import Image
 from .chain_images import overlay, raw
 from .holding import Holder
 
-
-@pytest.fixture(autouse=True)
-def _no_descriptor_left() -> t.Iterator[None]:
-    before = sorted(os.listdir("/proc/self/fd"))
-    yield
-    assert sorted(os.listdir("/proc/self/fd")) == before
+pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 
 
 @pytest.fixture

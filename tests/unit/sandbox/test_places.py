@@ -13,18 +13,14 @@ import typing as t
 import pytest
 
 from sandbox import errors, places
-from sandbox.places import Place, file_key, find_directory, find_place, look_up
+from sandbox.places import Place, directory_at, file_key, find_place, look_up
 
 TENANT, VICTIM = 12345, 20000
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users, which needs root")
 
 
-@pytest.fixture(autouse=True)
-def _no_descriptor_left() -> t.Iterator[None]:
-    before = sorted(os.listdir("/proc/self/fd"))
-    yield
-    assert sorted(os.listdir("/proc/self/fd")) == before
+pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 
 
 @pytest.fixture
@@ -111,7 +107,8 @@ def test_no_such_place(path: str, code: str, tree: pathlib.Path, monkeypatch: py
 
 def test_a_path_from_an_open_directory(tree: pathlib.Path) -> None:
     with (
-        find_directory(str(tree / "own")) as home,
+        find_place(str(tree / "own")) as own,
+        directory_at(own) as home,
         find_place("sub/disk", start=home) as below,
         find_place("../own/disk", start=home) as beside,
         find_place(str(tree / "victim/disk"), start=home) as absolute,
@@ -320,7 +317,11 @@ def test_a_directory_that_is_moved_while_the_way_is_in_it(
     monkeypatch.setattr(places, "_open_there", open_there)
     monkeypatch.chdir(tree / "tenant")
     if kind == "from an open directory":
-        with find_directory(str(tree / "tenant")) as home, find_place("vm/../disk", start=home) as place:
+        with (
+            find_place(str(tree / "tenant")) as tenant,
+            directory_at(tenant) as home,
+            find_place("vm/../disk", start=home) as place,
+        ):
             assert content(place) == "tenant"
         return
     with find_place("vm/../disk" if kind == "relative" else f"{tree}/tenant/vm/../disk") as place:
@@ -364,7 +365,7 @@ def test_hard_links_of_strangers(where: str, tree: pathlib.Path) -> None:
     home = tree / ("own" if where == "one that others may write" else "tenant/vm")
     (tree / "own").chmod(0o1777)
     os.link(tree / "victim/disk", home / "x")
-    with find_directory(str(home)) as start:
+    with find_place(str(home)) as place, directory_at(place) as start:
         if where == "the way to a base":
             with pytest.raises(errors.ImageOpenError):
                 find_place("x", start=start)
