@@ -104,7 +104,8 @@ home:
 
 # All parts run, whichever fails, and side by side: each waits a good part of its time. The longest starts first.
 test: build cli $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test ## lint, integration targets, molecule scenarios and all of pytest: unit, hostile, differential, crash
-	@$(MAKE) --keep-going --jobs=$(JOBS) --output-sync pytest molecule-all integration lint
+	@$(MAKE) --keep-going --jobs=$(JOBS) --output-sync pytest molecule-all integration lint 2>&1 | tee build/test.log \
+		|| { bash tools/show_failures.sh build/test.log; exit 1; }
 
 # Without the variable ansible-test asks the git above, which ignores build/.
 in_copy = cd $(COPY) && ANSIBLE_TEST_CONTENT_ROOT=$$PWD $(1)
