@@ -12,6 +12,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
 from ..sandbox import descriptors, ending, errors
 from .options import Module, settle_paths
+from .startup import end
 
 BACKEND = "_cffi_backend"
 
@@ -109,7 +110,7 @@ def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any
         module.fail_json(msg=error.message, error_code=first.code, **holders(first), **error.result)
     except errors.AirlockError as error:
         module.fail_json(msg=error.message, error_code=error.code, **holders(error))
-    module.exit_json(**result)
+    end(lambda: module.exit_json(**result))
 
 
 def _wait(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> dict[str, t.Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import advice, errors
+from ..sandbox import errors
 from ..sandbox.listing import escape_unprintable, format_listing, listing_row
 from ..sandbox.snapshot_facts import snapshot_facts
 from ..sandbox.snapshots import Snapshot
@@ -46,6 +46,8 @@ def diff_line(record: t.Mapping[str, t.Any]) -> str:
 
 def leak_warning(path: str, clusters: int) -> str:
     """What to tell about clusters that nothing refers to."""
+    from ..sandbox import advice  # few images have some
+
     count = "1 cluster is" if clusters == 1 else f"{clusters} clusters are"
     return f"{errors.quote(path)}: {count} leaked: in use by the refcounts, but by nothing else. " + advice.say(
         "leaks", {"image": errors.quote(path)}

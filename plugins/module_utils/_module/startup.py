@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a module starts on a managed host: most of a task's time goes by before and after its work.
+"""How a module starts and ends on a managed host: most of a task's time goes by before and after its work.
 
 A task runs out of the zip that AnsiballZ has made of the module and of all that it imports. There is no compiled code
 in it, and zipimport compiles a file twice: once to tell its name, which takes no look into it, and once to run it.
@@ -9,13 +9,17 @@ in it, and zipimport compiles a file twice: once to tell its name, which takes n
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import pkgutil
 import sys
+import typing as t
 import zipimport
 
 ROOMS = ("_module", "sandbox")  # the packages that are imported from here on
+
+_status: list[int] = []  # of the exit, once the module has ended
 
 
 class Importer(zipimport.zipimporter):
@@ -39,3 +43,23 @@ def save_time() -> None:
     # again and again, the last time when Python exits, takes 15 ms.
     gc.disable()
     gc.freeze()
+    if "coverage" not in sys.modules:  # which writes its data down at the very end
+        atexit.register(_leave)
+
+
+def end(answer: t.Callable[[], t.NoReturn]) -> t.NoReturn:
+    """Calls what prints the module's answer and raises SystemExit; what is left to do then is done quickly."""
+    try:
+        answer()
+    except SystemExit as error:
+        if isinstance(error.code, int):
+            _status[:] = [error.code]
+        raise
+
+
+def _leave() -> None:
+    """The last of what is done at the exit. Python would go on and take its modules apart, one by one: 6 ms."""
+    if _status:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_status[0])

@@ -127,3 +127,51 @@ def test_nothing_happens_outside_of_a_zip(sources: dict[str, str], tmp_path: pat
         print(json.dumps([changed, gc.get_freeze_count() - frozen]))
         """
     assert run(tmp_path / "tree", changed) == [[], 0]
+
+
+LEAVING = """
+import atexit, os
+from {utils}._module import startup
+class Late:
+    def __del__(self, write=os.write): write(1, b"taken apart\\n")
+sys.late = Late()  # Python itself takes it apart, at its very end
+atexit.register(print, "tidied up")
+print("the answer")
+startup.end(lambda: {ending})
+"""
+
+
+def leave(place: pathlib.Path, ending: str, ahead: str = "", out: t.Any = subprocess.PIPE) -> tuple[str, str, int]:
+    """What a module that ends so leaves on stdout and stderr, and its status. ahead: to be done ahead of all."""
+    # Of a pipe the output is buffered: it gets lost unless it is flushed.
+    program = ahead + PROLOGUE + LEAVING.format(utils=UTILS, ending=ending)
+    command = [sys.executable, "-I", "-c", program, str(place)]
+    done = subprocess.run(command, check=False, stdout=out, stderr=subprocess.PIPE, text=True)
+    return done.stdout, done.stderr, done.returncode
+
+
+@pytest.mark.parametrize("status", [0, 1, 7])
+def test_the_end_is_quick_and_keeps_output_and_status(archive: pathlib.Path, status: int) -> None:
+    assert leave(archive, f"sys.exit({status})") == ("the answer\ntidied up\n", "", status)
+
+
+@pytest.mark.parametrize(
+    ("ending", "told", "status"),
+    [("sys.exit('why')", "why", 1), ("sys.exit()", "", 0), ("1 / 0", "ZeroDivisionError", 1)],
+)
+def test_another_end_is_pythons_own(archive: pathlib.Path, ending: str, told: str, status: int) -> None:
+    out, error, code = leave(archive, ending)
+    assert (out, code) == ("the answer\ntidied up\ntaken apart\n", status)
+    assert told in error
+
+
+def test_the_end_is_pythons_own_where_coverage_is_measured(archive: pathlib.Path) -> None:
+    ahead = "import sys, types\nsys.modules['coverage'] = types.ModuleType('coverage')\n"
+    assert leave(archive, "sys.exit(0)", ahead) == ("the answer\ntidied up\ntaken apart\n", "", 0)
+
+
+def test_an_answer_that_cannot_be_written_is_a_failure(archive: pathlib.Path) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        _out, error, code = leave(archive, "sys.exit(0)", out=full)
+    assert code != 0
+    assert "No space left on device" in error
