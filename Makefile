@@ -23,11 +23,10 @@ COLLECTION := ansible_collections/airlock/images
 TREE := build/tree/$(COLLECTION)
 COPY := build/copy/$(COLLECTION)
 
-FAMILIES := bitmap chain compress snapshot
+include guest/build.mk
+
 GUESTS := $(FAMILIES:%=sandbox/_guest_%.py)
 GENERATED := sandbox/_abi.py $(GUESTS)
-# Directories are in the lists too: their times change when a file comes or goes.
-GUEST_SOURCES := $(shell find guest -type d -o -name '*.[ch]' -o -name '*.ld')
 SANDBOX_SOURCES := $(shell find sandbox -name '*.py' -not -name '_abi.py' -not -name '_guest_*.py')
 C_SOURCES := $(shell find guest tests -name '*.[ch]')
 WORKERS := 2
@@ -65,8 +64,11 @@ build: $(GENERATED) tree ## generate the ABI and the guest, and lay out the coll
 sandbox/_abi.py: tools/build_abi.py tools/generated.py tools/host_abi.h $(wildcard guest/abi/*.h) $(RUN_ENVIRONMENT)
 	@$(PYTHON) tools/build_abi.py
 
-$(GUESTS): sandbox/_guest_%.py: tools/build_guest.py tools/generated.py $(GUEST_SOURCES) $(RUN_ENVIRONMENT) | packages-build
-	@$(PYTHON) tools/build_guest.py $*
+$(GUESTS): sandbox/_guest_%.py: build/guest/%.elf tools/pack_guest.py tools/generated.py sandbox/_abi.py $(RUN_ENVIRONMENT)
+	@$(PYTHON) tools/pack_guest.py $< $@
+
+# Each object waits for the compiler.
+$(GUEST_SOURCES:%.c=build/obj/%.o) $(FAMILIES:%=build/obj/guest/families/%.o): | packages-build
 
 cli: build/airlock ## build/airlock: the command line as one executable file
 
@@ -142,8 +144,8 @@ fuzz: $(FULL_ENVIRONMENT) | packages-test ## the guest under sanitizers, for FUZ
 hostile-directory: build cli $(FULL_ENVIRONMENT) | packages-test ## each operation against a tenant who exchanges files, for HOSTILE_SECONDS (600)
 	@AIRLOCK_LONG=1 AIRLOCK_SECONDS=$(or $(HOSTILE_SECONDS),600) $(PYTEST) tests/hostile_directory
 
-coverage: $(FULL_ENVIRONMENT) | packages-test ## lines of the guest that its unit tests run
-	@$(PYTHON) -m tests.unit.guest.coverage
+coverage: build $(FULL_ENVIRONMENT) | packages-test ## lines and branches of the guest that unit tests and fuzzers run
+	@$(PYTHON) -m tests.coverage
 
 lint: lint-python lint-c lint-ansible lint-docs sanity ## every linter
 

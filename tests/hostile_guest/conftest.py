@@ -30,7 +30,7 @@ def mode_names():
 @pytest.fixture(scope="session")
 def hostile():
     """hostile(mode, *arguments, disks=(), **limits of run) runs a hostile guest."""
-    guest = program("hostile.c")
+    guest = program("hostile")
     numbers = modes()
 
     def attack(mode, *arguments, disks=(), **options):
@@ -43,7 +43,7 @@ def hostile():
 @pytest.fixture(scope="session")
 def worker():
     """worker(requests, disks=(), fill=0, payload=0, **options) -> (statuses, payload, answer)."""
-    guest = program("worker.c")
+    guest = program("worker")
 
     def work(requests, disks=(), fill=0, payload=0, **options):
         packed = b"".join(struct.pack("<IIQQQIIQqQ", *request) for request in requests)

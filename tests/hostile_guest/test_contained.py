@@ -192,7 +192,7 @@ def test_all_memory(hostile):
         sys.path[:0] = [{str(here.parents[1])!r}, {str(here)!r}]
         from guests import modes, program
         from sandbox.machine import run
-        print(run(program("hostile.c"), struct.pack("<Q", modes()["TOUCH_ALL_MEMORY"]), []).report.peak_memory)
+        print(run(program("hostile"), struct.pack("<Q", modes()["TOUCH_ALL_MEMORY"]), []).report.peak_memory)
     """
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert 128 << 20 <= int(done.stdout) < 160 << 20

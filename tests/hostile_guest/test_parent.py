@@ -254,7 +254,7 @@ sys.path[:0] = [{top!r}, {here!r}]
 from guests import modes, program
 from sandbox.machine import Limits, run
 print("ready", flush=True)
-run(program("hostile.c"), struct.pack("<Q", modes()["SPIN"]), [], Limits(seconds=600))
+run(program("hostile"), struct.pack("<Q", modes()["SPIN"]), [], Limits(seconds=600))
 """
 
 

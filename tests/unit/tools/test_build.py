@@ -22,10 +22,8 @@ TOP = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(TOP / "tools"))
 
 import build_abi  # noqa: E402
-import build_guest  # noqa: E402
 import generated  # noqa: E402
-
-MAIN = '#include "start/guest.h"\n_Noreturn void guest_main(void) { finish("text", 4); }\n'
+import pack_guest  # noqa: E402
 
 
 def loaded(path):
@@ -106,58 +104,85 @@ def test_c_and_python_agree_on_every_struct(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
-def main(tmp_path):
-    path = tmp_path / "main.c"
-    path.write_text(MAIN)
-    return path
+def linked(directory, family):
+    """A guest, built by make and the C compiler alone in a directory that has guest/."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    name = f"build/guest/{family}.elf"
+    command = ["make", "--silent", "-f", "guest/build.mk", name]
+    subprocess.run(command, check=True, cwd=directory, env=environment)
+    return pack_guest.segments((directory / name).read_bytes())
 
 
-START = [Path("guest/start/memory.c"), Path("guest/start/start.c")]
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A copy of the guest's sources in another directory."""
+    directory = tmp_path_factory.mktemp("else where") / "checkout"
+    shutil.copytree(TOP / "guest", directory / "guest")
+    return directory
 
 
-def test_guest_is_the_same_from_everywhere(tmp_path, main, monkeypatch):
+@pytest.mark.parametrize("family", ["bitmap", "chain", "compress", "snapshot"])
+def test_the_guest_in_the_tree_is_of_these_sources_wherever_it_was_built(elsewhere, family):
     """Neither the directory nor the time get into what is shipped."""
-    here = build_guest.compile_guest([*START, main])
-    copy = tmp_path / "elsewhere"
-    shutil.copytree(TOP / "guest", copy / "guest")
-    shutil.copy(main, copy / "main.c")
-    monkeypatch.setattr(build_guest, "TOP", copy)
-    assert build_guest.compile_guest([*START, Path("main.c")]) == here
-    assert b"main.c" not in here[0] + here[1]
+    assert linked(elsewhere, family) == loaded(TOP / "sandbox" / f"_guest_{family}.py").load()
+
+
+def test_a_change_of_one_file_compiles_that_one_alone(elsewhere):
+    linked(elsewhere, "snapshot")
+    objects = {path: path.stat().st_mtime_ns for path in (elsewhere / "build" / "obj").rglob("*.o")}
+    assert len(objects) > 40
+    source = elsewhere / "guest" / "operations" / "preparation.c"
+    source.write_text(source.read_text() + "\nint one_more(void);\nint one_more(void) { return 1; }\n")
+    linked(elsewhere, "snapshot")
+    changed = {path.name for path, time in objects.items() if path.stat().st_mtime_ns != time}
+    assert changed == {"preparation.o"}
+
+
+def test_a_change_of_a_header_compiles_all_that_read_it(elsewhere):
+    linked(elsewhere, "snapshot")
+    objects = {path: path.stat().st_mtime_ns for path in (elsewhere / "build" / "obj").rglob("*.o")}
+    header = elsewhere / "guest" / "qcow2" / "tally.h"
+    header.write_text(header.read_text() + "\n")
+    linked(elsewhere, "snapshot")
+    changed = {path.stem for path, time in objects.items() if path.stat().st_mtime_ns != time}
+    assert {"tally", "verify"} <= changed
+    assert not {"start", "memory", "grains"} & changed
+
+
+def test_a_file_that_came_is_built_and_one_that_went_is_not(elsewhere, capfd):
+    before = linked(elsewhere, "snapshot")
+    path = elsewhere / "guest" / "qcow2" / "news.c"
+    path.write_text("no C\n")
+    with pytest.raises(subprocess.CalledProcessError):
+        linked(elsewhere, "snapshot")
+    assert "guest/qcow2/news.c:1" in capfd.readouterr().err
+    path.unlink()
+    assert linked(elsewhere, "snapshot") == before
 
 
 def test_guest_comes_back_as_it_was_packed(tmp_path):
     content = os.urandom(5000), os.urandom(3)
-    text = build_guest.module(*content)
+    text = pack_guest.module(*content)
     is_neat(text)
     path = tmp_path / "guest.py"
     path.write_text(text)
     assert loaded(path).load() == content
-    assert build_guest.module(b"", b"").count('"""') == text.count('"""')
+    assert pack_guest.module(b"", b"").count('"""') == text.count('"""')
 
 
-def test_the_guest_in_the_tree_is_of_these_sources():
-    sources = build_guest.sources("snapshot")
-    assert (TOP / "sandbox" / "_guest_snapshot.py").read_text() == build_guest.module(
-        *build_guest.compile_guest(sources)
-    )
-
-
-def test_command_line(tmp_path, main, capfd, monkeypatch):
-    output = tmp_path / "guest.py"
-    monkeypatch.setattr(build_guest, "sources", lambda _family: [*START, main])
-    monkeypatch.setattr(sys, "argv", ["build_guest.py", "snapshot", str(output)])
-    build_guest.main()
+def test_command_line(tmp_path, monkeypatch):
+    program, output = tmp_path / "guest.elf", tmp_path / "guest.py"
+    program.write_bytes(elf())
+    monkeypatch.setattr(sys, "argv", ["pack_guest.py", str(program), str(output)])
+    pack_guest.main()
     before = output.stat().st_ino
-    build_guest.main()
+    pack_guest.main()
     assert output.stat().st_ino == before, "what is as it should be is not written again"
-    main.write_text("no C\n")
+    program.write_bytes(elf(entry=0x40010))
     with pytest.raises(SystemExit) as caught:
-        build_guest.main()
-    assert "snapshot" in str(caught.value.code)
-    assert "error" in capfd.readouterr().err
-    assert loaded(output).load()[0]
+        pack_guest.main()
+    assert "guest.elf: not a 64-bit program" in str(caught.value.code)
+    assert loaded(output).load() == (b"text", b"")
 
 
 def elf(entry=0x40000, segments=((0x40000, b"text", 4),), magic=b"\x7fELF\x02\x01"):
@@ -174,9 +199,9 @@ def elf(entry=0x40000, segments=((0x40000, b"text", 4),), magic=b"\x7fELF\x02\x0
 
 def test_segments():
     program = elf(segments=((0x40000, b"text\0\0", 6), (0x180000, b"data", 4096)))
-    assert build_guest.segments(program) == (b"text", b"data")
+    assert pack_guest.segments(program) == (b"text", b"data")
     one = elf(segments=((0x40000, b"t" * 0x140000 + b"d", 0x150000),))
-    assert build_guest.segments(one) == (b"t" * 0x140000, b"d")
+    assert pack_guest.segments(one) == (b"t" * 0x140000, b"d")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +217,7 @@ def test_segments():
 )
 def test_programs_that_do_not_fit(program):
     with pytest.raises(ValueError, match=r"not a 64-bit|outside"):
-        build_guest.segments(program)
+        pack_guest.segments(program)
 
 
 def test_write_if_changed(tmp_path):
