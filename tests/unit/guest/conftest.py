@@ -48,12 +48,12 @@ def rest(made: dict[str, Guest]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def make(shared: Path, made: dict[str, Guest]) -> Callable[[str], Guest]:
+def make(made: dict[str, Guest]) -> Callable[[str], Guest]:
     """make(name) is one of MAKES, compiled when it is first asked for."""
 
     def get(name: str) -> Guest:
         if name not in made:
-            made[name] = Guest(compiled(shared, MAKES[name]))
+            made[name] = Guest(compiled(MAKES[name]))
         return made[name]
 
     return get

@@ -4,18 +4,21 @@
 
 """The guest as a shared library of this machine, with its disks in memory: no KVM, no jail, no files.
 
-Compiled by the test session (nothing of it is kept in the checkout) and loaded with cffi.
+Compiled once for each state of the sources, into build/native/, and loaded with cffi.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
 import os
+import shutil
 import struct
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,18 +27,18 @@ import cffi
 
 TOP = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent / "c"
-ROOMS = ("start", "disk", "qcow2", "vmdk", "chain", "operations")
 BARE = {"start.c", "memory.c", "library.c"}  # what only a bare virtual processor can run
-FLAGS = ("-std=gnu11", "-O1", "-g", "-fPIC", "-shared", "-msse2", "-Wall", "-Wextra", "-Werror", "-Wl,--wrap=heap_open")
+FLAGS = ("-std=gnu11", "-O1", "-g", "-fPIC", "-msse2", "-Wall", "-Wextra", "-Werror")
 COVERAGE = "AIRLOCK_COVERAGE"  # names a directory: lines are counted there, see coverage.py
+KEPT = 20  # libraries in build/native/; who goes back to an earlier state finds it
 DATE = (1767323045, 0)
 NOT_COUNTED = (1 << 64) - 1
 
 
 def sources() -> list[Path]:
     """The guest's C files that a computer with an operating system can run."""
-    found = [path for room in ROOMS for path in (TOP / "guest" / room).glob("*.c") if path.name not in BARE]
-    return sorted(found)
+    rooms = [room for room in (TOP / "guest").iterdir() if room.name != "families"]  # families.c stands for all of them
+    return sorted(path for room in rooms for path in room.glob("*.c") if path.name not in BARE)
 
 
 def declarations() -> str:
@@ -45,21 +48,52 @@ def declarations() -> str:
     return "\n".join(line for line in lines if not line.startswith("#"))
 
 
-def compiled(directory: Path, options: Sequence[str] = ()) -> Path:
-    """The shared library with these compiler options; made once for all workers of a session. Raises
-    CalledProcessError with what the compiler has printed."""
+@functools.cache
+def _state() -> bytes:
+    """What tells this state of the sources and of the compiler from others."""
+    state = hashlib.sha256(subprocess.run(["gcc", "--version"], check=True, capture_output=True).stdout)
+    for path in sorted([*(TOP / "guest").rglob("*.[ch]"), *HERE.glob("*.[ch]")]):
+        state.update(b"%s\0%d\0" % (bytes(path.relative_to(TOP)), path.stat().st_size) + path.read_bytes())
+    return state.digest()
+
+
+def _objects(directory: Path, options: Sequence[str]) -> list[str]:
+    """Compiles all files into the directory. Raises CalledProcessError."""
+    directory.mkdir(exist_ok=True)
+
+    def one(source: Path) -> str:
+        target = str(directory / f"{source.parent.name}-{source.stem}.o")  # rooms have files of the same name
+        command = ["gcc", *FLAGS, *options, f"-I{TOP / 'guest'}", f"-I{HERE}", "-c", str(source), "-o", target]
+        subprocess.run(command, check=True)
+        return target
+
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(one, [*sources(), HERE / "families.c", HERE / "host.c", HERE / "probes.c"]))
+
+
+def compiled(options: Sequence[str] = ()) -> Path:
+    """The shared library with these compiler options; made once for all workers and all sessions to come, until a
+    source changes. Raises CalledProcessError with what the compiler has printed."""
+    directory = TOP / "build" / "native"
     if COVERAGE in os.environ:
         directory, options = Path(os.environ[COVERAGE]), [*options, "--coverage", "-O0"]
-    name = hashlib.sha256(" ".join(options).encode()).hexdigest()[:16]
+    directory.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(_state() + "\0".join((*FLAGS, *options)).encode()).hexdigest()[:16]
     library = directory / f"guest-{name}.so"
-    with open(directory / f"guest-{name}.lock", "w") as lock:
+    with open(directory / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not library.exists():
-            files = [*sources(), HERE / "families.c", HERE / "host.c", HERE / "probes.c"]
-            command = ["gcc", *FLAGS, *options, f"-I{TOP / 'guest'}", f"-I{HERE}", *map(str, files)]
-            draft = library.with_suffix(".draft")
-            subprocess.run([*command, "-lz", "-lzstd", "-o", str(draft)], check=True, cwd=directory)
-            draft.rename(library)
+        if library.exists():
+            library.touch()
+            return library
+        draft = library.with_suffix(".draft")
+        objects = _objects(library.with_suffix(""), options)
+        link = ["gcc", "-shared", *options, "-Wl,--wrap=heap_open", *objects, "-lz", "-lzstd", "-o", str(draft)]
+        subprocess.run(link, check=True)
+        draft.rename(library)
+        if COVERAGE not in os.environ:
+            shutil.rmtree(library.with_suffix(""))
+        for old in sorted(directory.glob("guest-*.so"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+            old.unlink()
     return library
 
 
