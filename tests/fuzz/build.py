@@ -75,7 +75,7 @@ def fuzzers(directory: Path, libfuzzer: bool = False, options: Sequence[str] = (
     guest = objects(directory, compiler, options)
     for name, files in PROGRAMS.items():
         own = [str(directory / HERE.name / f"{Path(file).stem}.o") for file in files]
-        link = [*compiler, "-g", f"-fsanitize={SANITIZERS}", "-Wl,--wrap=heap_open", *engine, *guest, *own]
+        link = [*compiler, "-g", *options, f"-fsanitize={SANITIZERS}", "-Wl,--wrap=heap_open", *engine, *guest, *own]
         subprocess.run([*link, "-lz", "-lzstd", "-o", name], cwd=directory, check=True)
 
 
