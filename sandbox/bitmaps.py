@@ -170,7 +170,7 @@ def list_bitmaps(
         "name_length": len(name),
         "name": name,
     }
-    refuse = functools.partial(_refusal, [image.path], ["list"], [extents_of or b""])
+    refuse = functools.partial(_refusal, [image.path], [extents_of or b""])
     result, payload, report = images.run_guest([image], _FAMILY, "bitmaps", fields, limits, refuse)
     records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
     extents = decode_extents(payload, end, result.extent_count, limit)
@@ -214,9 +214,8 @@ def change_bitmap(
         "text": text,
     }
     everything = [image, *sources]
-    verbs = [action.verb for action in actions]
     names = [name, *(action.name for action in actions if action.verb == "merge")]
-    refuse = functools.partial(_refusal, [each.path for each in everything], verbs, names)
+    refuse = functools.partial(_refusal, [each.path for each in everything], names)
     result, payload, report = images.run_guest(
         everything, _FAMILY, "change_bitmap", fields, limits, refuse, read_only=dry_run
     )
@@ -303,13 +302,11 @@ def _rows(
     return rows
 
 
-def _refusal(
-    paths: t.Sequence[str], verbs: t.Sequence[str], names: t.Sequence[bytes], header: t.Any
-) -> errors.AirlockError:
-    """paths: of the disks. verbs: of the actions. names: that the caller gave; the first is the bitmap's."""
+def _refusal(paths: t.Sequence[str], names: t.Sequence[bytes], header: t.Any) -> errors.AirlockError:
+    """paths: of the disks. names: that the caller gave; the first is the bitmap's."""
     from . import refused  # words, and most runs need none
 
-    return refused.from_bitmap_refusal(header, paths, verbs, [os.fsdecode(name) for name in names])
+    return refused.from_bitmap_refusal(header, paths, [os.fsdecode(name) for name in names])
 
 
 # ---- the answer ----------------------------------------------------------------------------------------------------

@@ -324,13 +324,10 @@ def _format(above: Layer, reference: Reference, stated: str | None) -> str:
 
 @contextlib.contextmanager
 def _as_backing_file(top: str, path: str, depth: int) -> t.Iterator[None]:
-    """Gives what goes wrong with a lower layer the words that qemu-img has when it opens the top."""
+    """Notes with what goes wrong with a lower layer whose it is."""
     try:
         yield
     except errors.AirlockError as error:
-        own = f"Could not open '{path}': "
-        *others, last = error.qemu_reports or ("",)
-        if last.startswith(own):
-            prefix = f"Could not open '{top}': " + "Could not open backing file: " * depth
-            error.qemu_reports = (*others, prefix + last[len(own) :])
+        if error.facts.get("file") == path:
+            error.facts.update(top=top, depth=depth)
         raise

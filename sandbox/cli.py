@@ -14,7 +14,7 @@ import sys
 import time
 import typing as t
 
-from . import advice, descriptors, ending, errors
+from . import advice, cli_qemu_words, descriptors, ending, errors
 from .cli_common import HelpRequest, UsageError, complain, encoded, say, write
 from .options import OptionError, Options
 
@@ -62,9 +62,9 @@ def main(arguments: t.Sequence[bytes] | None = None) -> int:
     except ending.EndedError as error:
         complain(error.message.encode())
         return 128 + error.number  # as the shell has it of a command that a signal ended
-    except errors.AirlockError as error:
-        for report in error.qemu_reports or (error.message,):
-            complain(encoded(report))
+    except cli_qemu_words.Reported as error:
+        for line in error.lines:
+            complain(encoded(line))
     except BrokenPipeError:
         return 1
     except OSError as error:
@@ -123,8 +123,9 @@ def _run(command: t.Callable[[t.Sequence[bytes]], None], arguments: t.Sequence[b
     while True:
         try:
             return command(arguments)
-        except errors.ImageInUseError as error:
-            if error.modified or time.monotonic() >= end:
+        except cli_qemu_words.Reported as reported:
+            error = reported.error
+            if not isinstance(error, errors.ImageInUseError) or error.modified or time.monotonic() >= end:
                 raise
         time.sleep(_WAIT_SECONDS)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from . import errors
+from . import cli_qemu_words, errors
 from .bitmaps import EXTENTS_MAX, Action, Bitmap, BitmapChange, BitmapList, Extent, change_bitmap, list_bitmaps
 from .cli_common import (
     Arguments,
@@ -128,7 +128,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
     """Lists the bitmaps of an image, or changes one. Raises OptionError, UsageError, HelpRequest, AirlockError."""
     wanted = _parse(arguments)
     if wanted.listing:
-        with wanted.open(writable=False) as image:
+        with cli_qemu_words.speaking(cli_qemu_words.bitmap(["list"])), wanted.open(writable=False) as image:
             found = list_bitmaps(image, extents_of=wanted.extents, extents_limit=wanted.limit)
         _warn_of(wanted, found.bitmaps, 0, found.damage)
         if wanted.json:
@@ -136,7 +136,11 @@ def run(arguments: t.Sequence[bytes]) -> None:
         else:
             say_all(_list_lines(found, wanted))
         return
-    with wanted.open(writable=True) as image:
+    verbs = [verb.decode() for verb, _value in wanted.verbs]
+    with (
+        cli_qemu_words.speaking(cli_qemu_words.bitmap(verbs or ["remove_damaged"])),
+        wanted.open(writable=True) as image,
+    ):
         if wanted.source is None:
             done = _change(image, None, wanted)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import typing as t
 
+from . import cli_qemu_words
 from .chain import Chain, drawing, open_chain
 from .cli_common import Arguments, HelpRequest, UsageError, say, say_json
 from .cli_progress import Progress
@@ -127,7 +128,11 @@ def run(arguments: t.Sequence[bytes]) -> None:
     wanted.take_path(options.rest)
     if wanted.cache not in _CACHE_MODES:
         raise UsageError(b"Invalid cache option: " + wanted.cache, hint=False)
-    with wanted.open(writable=True, formats=_FORMATS) as image, _open_chain(image, wanted) as chain:
+    with (
+        cli_qemu_words.speaking(cli_qemu_words.commit()),
+        wanted.open(writable=True, formats=_FORMATS) as image,
+        _open_chain(image, wanted) as chain,
+    ):
         with Progress(wanted.progress and not wanted.quiet) as progress:
             base = find_base(chain, wanted.base)
             open_base(chain, base)

@@ -81,11 +81,8 @@ class Arguments:
         try:
             return self.open_other(self.path, self.format, writable, formats)
         except errors.AirlockError as error:
-            # What qemu-img calls the image then is what was given.
-            given, own = (f"Could not open '{os.fsdecode(name)}': " for name in (text, self.path))
-            error.qemu_reports = tuple(
-                given + report[len(own) :] if report.startswith(own) else report for report in error.qemu_reports
-            )
+            if error.facts.get("file") == os.fsdecode(self.path):
+                error.facts["top"] = os.fsdecode(text)  # what was given is what qemu-img calls the image then
             raise
 
     def open_other(
@@ -94,12 +91,13 @@ class Arguments:
         """An image of a format that the operator stated; none is ever guessed. formats: those that the command knows.
         Raises as open()."""
         if image_format not in formats:
-            name, shown = os.fsdecode(image_format), os.fsdecode(path)
+            name = os.fsdecode(image_format)
             known = "only qcow2 is" if b"vmdk" not in formats else "only qcow2 and vmdk are"
             raise errors.ArgumentError(
                 f"The format {errors.clean(name)} is not known, {known}.",
                 "unknown_format",
-                [f"Could not open '{shown}': Unknown driver '{name}'"],
+                file=os.fsdecode(path),
+                driver=name,
             )
         image = Image.open(find_place(path, self.follow_links, writable=writable), writable, self.force_share)
         if not image.lock.active and not self.quiet:

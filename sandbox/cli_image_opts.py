@@ -56,5 +56,6 @@ def _pairs(text: bytes) -> t.Iterator[tuple[bytes, bytes]]:
 
 def _refuse(text: bytes, message: str, report: str = "") -> errors.ArgumentError:
     """report: qemu-img's words, where it would refuse as well."""
-    reports = [f"Could not open '{os.fsdecode(text)}': {report}"] if report else []
-    return errors.ArgumentError(f"--image-opts {errors.quote(os.fsdecode(text))}: {message}", "bad_image_opts", reports)
+    given = os.fsdecode(text)
+    facts = {"file": given, "options": report} if report else {}
+    return errors.ArgumentError(f"--image-opts {errors.quote(given)}: {message}", "bad_image_opts", **facts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import typing as t
 
-from . import info
+from . import cli_qemu_words, info
 from .bitmaps import Bitmap, list_bitmaps
 from .cli_bitmap import flag_names, warn_of_damage, warn_of_stale
 from .cli_common import Arguments, HelpRequest, Made, UsageError, say, say_all, say_json, shown
@@ -100,9 +100,11 @@ def run(arguments: t.Sequence[bytes]) -> None:
         wanted.take(option, value)
     wanted.take_path(options.rest)
     wanted.check()
-    if wanted.format == b"vmdk":
-        _show_vmdk(wanted)
-        return
+    with cli_qemu_words.speaking(cli_qemu_words.reading()):
+        (_show_vmdk if wanted.format == b"vmdk" else _show_qcow2)(wanted)
+
+
+def _show_qcow2(wanted: _Wanted) -> None:
     with wanted.open(writable=False) as image:
         found = info.image_info(image)
         listed = list_bitmaps(image)

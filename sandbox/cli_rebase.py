@@ -9,7 +9,7 @@ import contextlib
 import os
 import typing as t
 
-from . import errors, rebases
+from . import cli_qemu_words, errors, rebases
 from .chain import Chain, draw, drawing, open_chain
 from .cli_common import Arguments, HelpRequest, UsageError, say_json
 from .cli_progress import Progress
@@ -153,7 +153,7 @@ class _Wanted(Arguments):
             raise errors.ArgumentError(
                 f"QEMU knows no format '{errors.clean(shown, 32)}'. State qcow2, raw or vmdk.",
                 "unknown_format",
-                [f"Invalid format name: '{shown}'"],
+                given=shown,
             )
 
     @property
@@ -175,7 +175,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
         wanted.take(option, value)
     wanted.take_path(options.rest)
     wanted.check()
-    with Progress(wanted.progress and not wanted.quiet) as progress:
+    with cli_qemu_words.speaking(cli_qemu_words.rebase()), Progress(wanted.progress and not wanted.quiet) as progress:
         wanted.check_cache()
         facts = _relink(wanted) if wanted.unsafe else _rebase(wanted, progress)
         progress.step(1, 1)

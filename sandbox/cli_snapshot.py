@@ -9,7 +9,7 @@ import os
 import time
 import typing as t
 
-from . import errors, snapshot_changes, snapshots
+from . import cli_qemu_words, errors, snapshot_changes, snapshots
 from .cli_common import Arguments, HelpRequest, Made, UsageError, say_all, say_json, shown, warn_of_leaks
 from .listing import listing_lines
 from .options import Options
@@ -82,7 +82,9 @@ def run(arguments: t.Sequence[bytes]) -> None:
     """Lists or changes the snapshots of an image. Raises OptionError, UsageError, HelpRequest, AirlockError."""
     wanted = _parse(arguments)
     reads = wanted.operation in (b"", b"l")
-    with wanted.open(writable=not reads) as image:
+    verbs = {b"c": "create", b"a": "apply", b"d": "delete"}
+    voice = cli_qemu_words.reading() if reads else cli_qemu_words.snapshot(verbs[wanted.operation])
+    with cli_qemu_words.speaking(voice), wanted.open(writable=not reads) as image:
         if reads:
             _say_list(snapshots.list_snapshots(image).snapshots, wanted)
             return

@@ -69,7 +69,6 @@ def find_base(chain: Chain, name: bytes | None = None) -> int:
             raise errors.ArgumentError(
                 f"{errors.clean(top, errors.PATH_LIMIT)} has no backing file, so there is nothing to commit to.",
                 "no_backing_file",
-                ["Image does not have a backing file"],
             )
         return 1
     for above, below in zip(chain.layers, chain.layers[1:]):
@@ -82,7 +81,8 @@ def find_base(chain: Chain, name: bytes | None = None) -> int:
         + ", ".join(errors.quote(layer.path) for layer in chain.layers[1:])
         + ".",
         "base_not_found",
-        [f"Did not find '{shown}' in the backing chain of '{top}'"],
+        given=shown,
+        top=top,
     )
 
 
@@ -101,8 +101,7 @@ def _check_encryption(chain: Chain) -> None:
             from . import refused
 
             error = refused.encrypted(layer.path)
-            prefix = f"Could not open '{chain.top.path}': " + "Could not open backing file: " * layer.depth
-            error.qemu_reports = (prefix + error.message,)
+            error.facts.update(top=chain.top.path, depth=layer.depth)
             raise error
 
 
@@ -123,8 +122,7 @@ def open_base(chain: Chain, base: int) -> None:
             image = layer.image
             image.lock = locks.keep_readers_out(image.disk.descriptor, layer.path, image.lock)
     except errors.ImageInUseError as error:
-        # qemu-img has the files open by then, and does not name one.
-        error.qemu_reports = tuple(report.partition("': ")[2] for report in error.qemu_reports)
+        error.facts["opened"] = True  # not when the chain was opened, but when it was to be written to
         raise
 
 
@@ -255,7 +253,6 @@ def _check_device(chain: Chain, base: int, allow_resize: bool) -> None:
         raise errors.CommitError(
             f"{errors.clean(layer.path, errors.PATH_LIMIT)} is a block device of {layer.virtual_size} bytes, the top "
             f"has a disk of {chain.top.virtual_size}: it does not fit. Make the device larger.",
-            ["Block job failed: Invalid argument"],
             "base_device_small",
         )
 

@@ -127,7 +127,7 @@ class Draft:
                 self._place.directory.sync()
         except FileExistsError as error:
             raise errors.ImageOpenError(
-                f"{errors.clean(path, errors.PATH_LIMIT)} is there already, and is not replaced.", code="exists"
+                f"{errors.clean(path, errors.PATH_LIMIT)} is there already, and is not replaced.", "exists"
             ) from error
         except OSError as error:
             raise errors.open_error(path, error, writable=True) from error

@@ -3,9 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One exception for each kind of failure, each with a stable code and a sentence that says what to do next.
 
-Every exception has two voices: `message`, for people and for the module's msg, and `qemu_reports`, what qemu-img says
-in the same place, for the command line. Text out of an image is cleaned and cut; `message` never exceeds MESSAGE_LIMIT
-bytes.
+Text out of an image is cleaned and cut; `message` never exceeds MESSAGE_LIMIT bytes.
 """
 
 from __future__ import annotations
@@ -23,25 +21,19 @@ class AirlockError(Exception):
     """Base of everything that sandbox raises on purpose.
 
     code: stable, snake_case. message: one sentence or more, printable, at most MESSAGE_LIMIT bytes of UTF-8.
-    qemu_reports: what qemu-img prints, without its "qemu-img: " in front of each; empty where it has no such case.
-    Paths and names that the operator gave stand in them unchanged (surrogateescape). modified: whether the image was
-    written to before the failure.
+    modified: whether the image was written to before the failure. facts: what the message was made of, by name, for who
+    words it otherwise; paths and names that the operator gave stand there unchanged (surrogateescape).
     """
 
     code = "error"
 
-    def __init__(self, message: str, qemu_reports: t.Sequence[str] = (), code: str | None = None) -> None:
+    def __init__(self, message: str, code: str | None = None, /, **facts: t.Any) -> None:
         self.message = _cut(message, MESSAGE_LIMIT)
-        self.qemu_reports = tuple(qemu_reports)
+        self.facts = facts
         self.modified = False
         if code is not None:
             self.code = code
         super().__init__(self.message)
-
-    @property
-    def qemu_message(self) -> str:
-        """qemu-img's text, its reports on lines of their own; the message where qemu-img has no text for it."""
-        return "\n".join(self.qemu_reports) or self.message
 
 
 class NoKvmError(AirlockError):
@@ -135,9 +127,7 @@ class ImageInUseError(AirlockError):
 
     code = "in_use"
 
-    def __init__(self, message: str, qemu_reports: t.Sequence[str] = (), pids: t.Sequence[int] = ()) -> None:
-        super().__init__(message, qemu_reports)
-        self.pids = tuple(pids)
+    pids: tuple[int, ...] = ()
 
 
 class ForceShareError(AirlockError):
@@ -150,9 +140,6 @@ class ArgumentError(AirlockError):
     """The caller asked for something impossible."""
 
     code = "argument"
-
-    def __init__(self, message: str, code: str | None = None, qemu_reports: t.Sequence[str] = ()) -> None:
-        super().__init__(message, qemu_reports, code)
 
 
 class TransactionError(AirlockError):
@@ -245,8 +232,9 @@ def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
     if not path:
         return ImageOpenError(
             "The path is empty. Name an image file.",
-            ["Could not open '': The 'file' block driver requires a file name"],
             "not_found",
+            file=path,
+            empty=True,
         )
     number = error.errno or 0
     reason = os.strerror(number)
@@ -268,20 +256,21 @@ def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
     access = "for writing" if writable else "for reading"
     return ImageOpenError(
         f"{clean(path, PATH_LIMIT)} cannot be opened {access}: {reason}. {advice}",
-        [f"Could not open '{path}': Could not open '{path}': {reason}"],
         code,
+        file=path,
+        reason=reason,
     )
 
 
 def not_regular(path: str, what: str, code: str = "not_regular", writable: bool = False) -> ImageOpenError:
     """The exception for a path that is neither a regular file nor a block device. what: "a FIFO", "a directory"."""
-    reason = f"'file' driver requires '{path}' to be a regular file"
-    if writable and code == "is_directory":
-        reason = f"Could not open '{path}': {os.strerror(errno_codes.EISDIR)}"
+    reason = {"reason": os.strerror(errno_codes.EISDIR)} if writable and code == "is_directory" else {}
     return ImageOpenError(
         f"{clean(path, PATH_LIMIT)} is {what}. Name a regular file or a block device.",
-        [f"Could not open '{path}': {reason}"],
         code,
+        file=path,
+        kind=what,
+        **reason,
     )
 
 
@@ -292,7 +281,7 @@ def force_share_error(path: str) -> ForceShareError:
     return ForceShareError(
         f"{clean(path, PATH_LIMIT)} is in use, or said to be: it is only read then, and not changed. "
         f"{advice.say('no_force_share')}, and stop whoever uses the image.",
-        [f"Could not open '{path}': force-share=on can only be used with read-only images"],
+        file=path,
     )
 
 

@@ -10,7 +10,6 @@ import typing as t
 
 from . import advice, errors
 
-_PERMISSIONS = {0: "consistent read", 1: "write", 3: "resize"}
 # How the names of programs begin, of which the kernel keeps 15 characters.
 _OURS = ("python", "airlock", "ansible")
 _MACHINES = ("qemu-system", "qemu-kvm", "kvm", "cloud-hyp", "CPU ")
@@ -35,13 +34,14 @@ def in_use(descriptor: int, path: str, byte: int, taking: bool, owner: int = 0) 
     names = {pid: _program(pid) for pid in pids}
     holders = ", ".join(f"{pid} ({name})" if name else str(pid) for pid, name in names.items())
     who = f"by process {holders}" if len(pids) == 1 else f"by processes {holders}" if pids else "by another process"
-    qemu_text = f"Failed to lock byte {byte}" if taking else f"Failed to get {_permission(byte)} lock"
-    question = "" if taking else f"\nIs another process using the image [{path}]?"
-    return errors.ImageInUseError(
+    error = errors.ImageInUseError(
         f"{errors.clean(path)} is in use {who}, which {_doing(byte, taking)}. {_way(names.values())}",
-        [f"Could not open '{path}': {qemu_text}{question}"],
-        pids,
+        file=path,
+        byte=byte,
+        taking=taking,
     )
+    error.pids = tuple(pids)
+    return error
 
 
 def _way(names: t.Collection[str]) -> str:
@@ -53,13 +53,6 @@ def _way(names: t.Collection[str]) -> str:
     if names and all(name.startswith(_TOOLS) for name in names):
         return f"{advice.say('wait')} Or end it, then run this again."
     return "Shut down the virtual machine or end the program that has it open, then run this again."
-
-
-def _permission(byte: int) -> str:
-    """The permission as qemu words it: 'shared "write"' for what another uses, '"write"' for what another keeps."""
-    if byte >= _KEEPS:
-        return f'"{_PERMISSIONS[byte - _KEEPS]}"'
-    return f'shared "{_PERMISSIONS[byte - _USES]}"'
 
 
 def _doing(byte: int, taking: bool) -> str:

@@ -85,28 +85,27 @@ class Image:
 def ask(
     image: Image,
     operation: str,
-    verb: str = "open",
     name: str = "",
     limits: Limits | None = None,
     fields: t.Mapping[str, t.Any] | None = None,
 ) -> tuple[t.Any, bytes, Report]:
-    """One guest that reads the image: (result struct, payload, report). verb, name: for the wording of a refusal.
+    """One guest that reads the image: (result struct, payload, report). name: of a snapshot, for the wording of a
+    refusal.
 
     The guest may not write, even if the image was opened for it.
     """
-    return run_guest([image], _FAMILY, operation, fields or {}, limits, _refuse(image, verb, name))
+    return run_guest([image], _FAMILY, operation, fields or {}, limits, _refuse(image, name))
 
 
 def change(
     image: Image,
     operation: str,
-    verb: str,
     name: str = "",
     limits: Limits | None = None,
     fields: t.Mapping[str, t.Any] | None = None,
 ) -> tuple[t.Any, bytes, Report]:
     """One guest that changes the image, as ask(). Raises ArgumentError for one that was opened for reading."""
-    refuse = _refuse(image, verb, name)
+    refuse = _refuse(image, name)
     return run_guest([image], _FAMILY, operation, fields or {}, limits, refuse, read_only=False)
 
 
@@ -156,10 +155,10 @@ def run_guest(
     return result, answer.payload, answer.report
 
 
-def _refuse(image: Image, verb: str, name: str) -> t.Callable[[t.Any], errors.AirlockError]:
+def _refuse(image: Image, name: str) -> t.Callable[[t.Any], errors.AirlockError]:
     def refuse(header: t.Any) -> errors.AirlockError:
         from . import refused  # words, and most runs need none
 
-        return refused.from_refusal(header, image.path, verb, name)
+        return refused.from_refusal(header, image.path, name)
 
     return refuse

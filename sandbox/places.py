@@ -222,7 +222,7 @@ def find_place(
             f"{errors.clean(shown, errors.PATH_LIMIT)} is not opened: a link on the way, symbolic or hard, or '..', in "
             "a directory that others may write, leads to or into what somebody else owns, or through another process. "
             f"Name the file by a path without it. If you trust all who may write there, {advice.say('follow_links')}.",
-            code="unsafe_link",
+            "unsafe_link",
         ) from error
     except ValueError as error:  # a NUL in the path: no such file can exist
         raise errors.open_error(shown, FileNotFoundError(errno.ENOENT, "a NUL"), writable) from error

@@ -195,19 +195,19 @@ def check_name(name: bytes, format_name: str) -> None:
         raise errors.ArgumentError(
             f"The name of the new backing file has more than {NAME_MAX} bytes, or a NUL. Name it by a shorter path.",
             "backing_name_long",
-            [f"Could not change the backing file to '{shown}': Invalid argument"],
+            given=shown,
         )
     if name and not format_name:
         raise errors.ArgumentError(
             "The new backing file needs its format recorded, for a format is never guessed. State qcow2, raw or vmdk.",
             "backing_format_missing",
-            [f"Could not change the backing file to '{shown}': backing format must be specified"],
+            given=shown,
         )
     if len(format_name) > FORMAT_MAX:
         raise errors.ArgumentError(
             f"No format has a name of more than {FORMAT_MAX} bytes: '{errors.clean(format_name, 64)}'.",
             "unknown_format",
-            [f"Invalid format name: '{format_name}'"],
+            given=format_name,
         )
 
 
@@ -249,15 +249,12 @@ def _loop(path: str, name: bytes) -> errors.ArgumentError:
 
 @contextlib.contextmanager
 def _as_new_backing(path: str, name: bytes) -> t.Iterator[None]:
-    """Gives what goes wrong with the new backing file the words of qemu-img."""
+    """Notes with what goes wrong with the new backing file, or below it, how it was named."""
     try:
         yield
     except errors.AirlockError as error:
-        own = f"Could not open '{path}': "
-        prefix = f"Could not open new backing file '{os.fsdecode(name)}': "
-        error.qemu_reports = tuple(
-            prefix + report[len(own) :] if report.startswith(own) else report for report in error.qemu_reports
-        )
+        if error.facts.get("top", error.facts.get("file")) == path:
+            error.facts["new_backing"] = os.fsdecode(name)
         raise
 
 

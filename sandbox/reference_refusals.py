@@ -54,9 +54,9 @@ _RULES_OF_ERRORS = {
 def refusal(reference: Reference, error: RuleError | OSError, path: str) -> ChainError:
     """The exception for a name that breaks a rule, or that cannot be opened. Its code is the role and the rule.
 
-    path: as qemu would have it, for qemu-img's words.
+    path: as qemu would have it.
     """
-    reports = []
+    facts = {}
     fields = advice.Fields(image=quote(reference.image), file=quote(path), reason="", of_errno=advice.of_errno(0))
     if isinstance(error, RuleError):
         rule = str(error)
@@ -64,10 +64,10 @@ def refusal(reference: Reference, error: RuleError | OSError, path: str) -> Chai
         rule = _RULES_OF_ERRORS.get(error.errno or 0, "open_failed")
         reason = os.strerror(error.errno or 0)
         fields.update(reason=reason, of_errno=advice.of_errno(error.errno or 0))
-        reports = [f"Could not open '{path}': Could not open '{path}': {reason}"]
+        facts = {"file": path, "reason": reason}
     fields["relink"] = _relink(reference)
     message = f"{_subject(reference)} is not opened. {WORDINGS[rule].format_map(fields)}"
-    return ChainError(message, reports, f"{reference.role}_{rule}")
+    return ChainError(message, f"{reference.role}_{rule}", **facts)
 
 
 def format_missing(reference: Reference) -> ChainError:
@@ -75,7 +75,7 @@ def format_missing(reference: Reference) -> ChainError:
     return ChainError(
         f"{_subject(reference)} has no format recorded. A format is never guessed, for the content of a disk could "
         f"make it any. {advice.say('state_format')}: qcow2, raw or vmdk.",
-        code="backing_format_missing",
+        "backing_format_missing",
     )
 
 
@@ -84,7 +84,7 @@ def format_unknown(reference: Reference, name: bytes) -> ChainError:
     return ChainError(
         f"{_subject(reference)} is recorded as of the format '{clean(name, 32)}'. Known are qcow2, raw and vmdk. If "
         f"it is one of them, record that. {_relink(reference)}",
-        code="backing_format_unknown",
+        "backing_format_unknown",
     )
 
 
@@ -92,7 +92,7 @@ def too_deep(top: str, limit: int) -> ChainError:
     """The exception for a chain of more layers than there may be."""
     return ChainError(
         f"{clean(top, PATH_LIMIT)} has a chain of more than {limit} layers. {advice.say('shorten')}",
-        code="chain_too_deep",
+        "chain_too_deep",
     )
 
 
@@ -104,7 +104,7 @@ def hard_links(path: str, is_data_file: bool) -> ChainError:
         f"{clean(path, PATH_LIMIT)} is a {_ROLES[role]} that only an image names, and the file has, or had, "
         "other names (hard links): it may belong to something else, so nothing is written to it or copied from it. If "
         f"you know the file, {allow}.",
-        code=f"{role}_hard_links",
+        f"{role}_hard_links",
     )
 
 

@@ -9,11 +9,11 @@ import errno
 import os
 import typing as t
 
-from . import advice, errors, refusals, vmdk_refusals
+from . import advice, errors, kvm, refusals, vmdk_refusals
 from .errors import PATH_LIMIT, AirlockError, clean, quote
+from .wording import Wording, names_of
 
 _NAME_LIMIT = 255
-_WRITE_FAILED, _NO_SPACE, _COMPRESSED_DATA_FILE = 4, 5, 206  # enum refusal
 
 
 class ResultHeader(t.NamedTuple):
@@ -28,34 +28,33 @@ class ResultHeader(t.NamedTuple):
     disk: int = 0
 
 
-def from_refusal(header: ResultHeader, path: str, operation: str = "open", name: str = "") -> AirlockError:
+def from_refusal(header: ResultHeader, path: str, name: str = "") -> AirlockError:
     """The exception for a result whose code is not 0.
 
-    header: the result's header; nothing in it is trusted. path, name: as the operator gave them (surrogateescape).
-    operation: "open" for what only reads, or "create", "apply", "delete".
+    header: the result's header; nothing in it is trusted. path, name of a snapshot: as the operator gave them
+    (surrogateescape).
     """
-    return _error(header, path, operation, f"Could not {operation} snapshot '{name}': ", name)
+    return _error(header, path, name)
 
 
 def _error(
     header: ResultHeader,
     path: str,
-    operation: str,
-    prefix: str,
     name: str,
     texts: t.Sequence[str] = (),
     written: str = " The image was written to before this. {state_kept} {list_snapshots}",
 ) -> AirlockError:
-    """prefix: of qemu-img's report for the operation. name: what it is about. texts: as the operator gave them.
-    written: what to say of an operation that had begun to write."""
-    wording = refusals.WORDINGS.get(header.code)
+    """name: what it is about. texts: as the operator gave them. written: what to say of an operation that had begun to
+    write."""
+    refusal = names_of("refusal", "REFUSAL_").get(header.code, "")
+    if refusal == "write_failed" and header.arguments[0] in (errno.ENOSPC, errno.EDQUOT):
+        refusal = "no_space"
+    wording = refusals.WORDINGS.get(refusal)
     if wording is None:
         return errors.GuestProtocolError(
             f"{clean(path, PATH_LIMIT)}: the guest refused with the unknown code {header.code}."
         )
-    if header.code == _WRITE_FAILED and header.arguments[0] in (errno.ENOSPC, errno.EDQUOT):
-        wording = refusals.WORDINGS[_NO_SPACE]
-    fields = _fields(header, path, name, texts)
+    fields = _fields(header, refusal, path, name, texts)
     fields["message"] = wording.message.format_map(fields)
     message = f"{fields['path']}: {fields['message']}"
     if _is_about_bitmaps(header, wording):
@@ -65,84 +64,87 @@ def _error(
     elif wording.kind in ("ImageWriteError", "NoSpaceError", "InconsistentImageError"):
         message += " Nothing was changed."
     kind: type[AirlockError] = getattr(errors, wording.kind)
-    error = kind(message, _qemu_reports(wording, fields, operation, prefix), wording.code)
+    error = kind(message, refusal, **fields)
     error.modified = bool(header.modified)
     if isinstance(error, errors.RefusalError):
         error.leaked_clusters = int(header.leaked_clusters)
     return error
 
 
-def _is_about_bitmaps(header: ResultHeader, wording: refusals.Wording) -> bool:
+def _is_about_bitmaps(header: ResultHeader, wording: Wording) -> bool:
     """Whether a table that the message names is one of bitmaps."""
     first, last = ("{entry}" in wording.message or "{table}" in wording.message), "{target}" in wording.message
     named = ({header.arguments[0]} if first else set()) | ({header.arguments[5]} if last else set())
-    return bool(named & refusals.OF_BITMAPS)
+    return not refusals.OF_BITMAPS.isdisjoint(_table(number) for number in named)
 
 
-def snapshot_not_found(path: str, operation: str, name: str) -> AirlockError:
+def _table(number: int) -> str:
+    return names_of("table", "TABLE_").get(number, "")
+
+
+def _header_of(refusal: str) -> ResultHeader:
+    """A result's header with this refusal, as if a guest had looked."""
+    ffi, _library = kvm.bindings()
+    return ResultHeader(ffi.integer_const(f"REFUSAL_{refusal.upper()}"))
+
+
+def snapshot_not_found(path: str, name: str) -> AirlockError:
     """The exception for a snapshot that cannot be in any image, worded as the guest's refusal."""
-    return from_refusal(ResultHeader(code=120), path, operation, name)
+    return from_refusal(_header_of("snapshot_not_found"), path, name)
 
 
-def from_bitmap_refusal(
-    header: ResultHeader, paths: t.Sequence[str], verbs: t.Sequence[str], names: t.Sequence[str]
-) -> AirlockError:
+def from_bitmap_refusal(header: ResultHeader, paths: t.Sequence[str], names: t.Sequence[str]) -> AirlockError:
     """The exception for a list of actions on a bitmap, or a list of bitmaps, that was refused.
 
-    paths: of the disks of the call. verbs: of its actions; only "list" for what reads. names: that the operator gave;
-    the first is that of the bitmap, the others those of merges' sources.
+    paths: of the disks of the call. names: that the operator gave; the first is that of the bitmap, the others those of
+    merges' sources.
     """
-    if header.disk >= len(paths):
-        return errors.GuestProtocolError(f"The guest refused because of disk {int(header.disk)} of {len(paths)}.")
-    path, index = paths[header.disk], header.arguments[5]
-    if header.code in refusals.BITMAP_CODES and index < len(verbs):
-        prefix = f"Operation {verbs[index]} on bitmap {names[0]} failed: "
-    elif header.disk or verbs[0] == "list":
-        prefix = f"Could not open '{path}': "
-    else:
-        prefix = f"Could not change bitmap '{names[0]}': "
-    return _error(header, path, refusals.BITMAP, prefix, names[0], names)
+    return _of_disk(header, paths) or _error(header, paths[header.disk], names[0], names)
 
 
 def from_commit_refusal(header: ResultHeader, paths: t.Sequence[str]) -> AirlockError:
     """The exception for a commit that was refused. paths: of the disks of the call."""
-    if header.disk >= len(paths):
-        return errors.GuestProtocolError(f"The guest refused because of disk {int(header.disk)} of {len(paths)}.")
     written = " The commit had begun. Nothing is lost, for what the top shows is the same as before: run it again."
-    return _error(header, paths[header.disk], refusals.COMMIT, "Block job failed: ", "", written=written)
+    return _of_disk(header, paths) or _error(header, paths[header.disk], "", written=written)
 
 
 def from_rebase_refusal(header: ResultHeader, paths: t.Sequence[str], name: str) -> AirlockError:
     """The exception for a rebase that was refused. paths: of the disks of the call. name: the new backing file's."""
-    if header.disk >= len(paths):
-        return errors.GuestProtocolError(f"The guest refused because of disk {int(header.disk)} of {len(paths)}.")
-    prefix = f"Could not change the backing file to '{name}': "
-    if header.code == _COMPRESSED_DATA_FILE:
-        prefix = "Error while writing to COW image: "  # it finds out there
     written = " The rebase had begun. Nothing is lost, for the image shows the same as before: run it again."
-    return _error(header, paths[header.disk], refusals.REBASE, prefix, name, written=written)
+    return _of_disk(header, paths) or _error(header, paths[header.disk], name, written=written)
+
+
+def _of_disk(header: ResultHeader, paths: t.Sequence[str]) -> AirlockError | None:
+    """The exception for a guest that names a disk which it does not have."""
+    if header.disk < len(paths):
+        return None
+    return errors.GuestProtocolError(f"The guest refused because of disk {int(header.disk)} of {len(paths)}.")
 
 
 def bitmaps_damage(fault: int, value: int, name: bytes) -> str:
     """What is wrong with the bitmaps of an image that can be read all the same. fault: enum bitmaps_fault."""
-    template = refusals.BITMAPS_FAULTS.get(fault, "unknown fault {a}")
-    return template.format(a=int(fault), b=int(value), b_hex=hex(int(value)), text=clean(name))
+    return _bitmaps_fault(fault).format(a=int(fault), b=int(value), b_hex=hex(int(value)), text=clean(name))
+
+
+def _bitmaps_fault(number: int) -> str:
+    return refusals.BITMAPS_FAULTS.get(names_of("bitmaps_fault", "BITMAPS_").get(number, ""), "unknown fault {a}")
 
 
 def damaged_bitmaps(path: str, damage: str) -> errors.BitmapError:
     """The exception for bitmaps that are damaged. damage: as bitmaps_damage() has it."""
     way = advice.say("remove_damaged", {"image": quote(path)})
     message = f"{clean(path, PATH_LIMIT)}: The bitmaps are damaged: {damage}. {way}"
-    return errors.BitmapError(message, [f"Could not open '{path}': {damage}"], "bitmaps_extension")
+    return errors.BitmapError(message, "bitmaps_extension", file=path, damage=damage)
 
 
 def encrypted(path: str) -> AirlockError:
     """The exception for an encrypted image whose data is wanted, worded as the guest's refusal."""
-    return from_commit_refusal(ResultHeader(code=200), [path])
+    return from_commit_refusal(_header_of("encrypted"), [path])
 
 
-def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) -> advice.Fields:
-    """What the texts in refusals.py can quote. texts: those that stand in qemu-img's reports as they were given."""
+def _fields(header: ResultHeader, refusal: str, path: str, name: str, texts: t.Sequence[str]) -> advice.Fields:
+    """What the texts in refusals.py can quote, and beside that, as they were given: file, the path; given, the name;
+    bitmap, the one that is meant. texts: of bitmaps, as they were given."""
     arguments = [int(value) for value in header.arguments]
     shell_path = quote(path)
     fields = advice.Fields(zip("abcdef", arguments))
@@ -153,36 +155,26 @@ def _fields(header: ResultHeader, path: str, name: str, texts: t.Sequence[str]) 
     # The guest knows no more of a name than its first bytes; one that was given is shown whole.
     given = [name for name in texts if os.fsencode(name)[: len(header.text)] == text]
     fields["bitmap"] = given[0] if given else fields["text"]
-    fields["file"] = path
+    fields["file"], fields["given"], fields["disk"] = path, name, int(header.disk)
     fields["path"] = clean(path, PATH_LIMIT)
     fields["name"] = f"'{clean(name, _NAME_LIMIT)}'" if name else "with an empty name"
     fields["image"] = shell_path
     fields["errno"] = _system_text(arguments[0])
     fields["of_errno"] = advice.of_errno(arguments[0])
-    fields["table"] = refusals.TABLES.get(arguments[0], f"table of kind {arguments[0]}")
+    fields["table"] = refusals.TABLES.get(_table(arguments[0]), f"table of kind {arguments[0]}")
     fields["entry"] = f"Entry {arguments[2]} of the {fields['table']} at {fields['b_hex']}"
     if fields["table"] == "header":
         fields["entry"] = "The header"
-    fields["target"] = refusals.TABLES.get(arguments[5], f"table of kind {arguments[5]}")
+    fields["target"] = refusals.TABLES.get(_table(arguments[5]), f"table of kind {arguments[5]}")
     nameless = [f"Unknown incompatible feature: {arguments[0]:x}"] if arguments[0] else []
     fields["features"] = ", ".join([fields["text"], *nameless] if fields["text"] else nameless)
-    fields.update(vmdk_refusals.fields(int(header.code), arguments, text, shell_path))
-    faults = vmdk_refusals.VMDK_FAULTS.get(int(header.code), {})
-    fields["fault"] = faults.get(arguments[0], f"unknown fault {arguments[0]}").format_map(fields)
+    fields.update(vmdk_refusals.fields(refusal, arguments, text, shell_path))
+    enum, prefix, faults = vmdk_refusals.VMDK_FAULTS.get(refusal, ("refusal", "", {}))
+    fault = faults.get(names_of(enum, prefix).get(arguments[0], ""), f"unknown fault {arguments[0]}")
+    fields["fault"] = fault.format_map(fields)
     fields["a_id"], fields["b_id"] = (f"{value & 0xFFFFFFFF:08x}" for value in arguments[:2])
-    fields["bitmaps"] = refusals.BITMAPS_FAULTS.get(arguments[0], "unknown fault {a}").format_map(fields)
+    fields["bitmaps"] = _bitmaps_fault(arguments[0]).format_map(fields)
     return fields
-
-
-def _qemu_reports(wording: refusals.Wording, fields: advice.Fields, operation: str, prefix: str) -> list[str]:
-    """qemu-img's lines for a refusal; its own message behind qemu-img's prefix where qemu-img would go on."""
-    template = wording.qemu.get(refusals.OPEN)
-    if template is None and operation != refusals.OPEN:
-        template = wording.qemu.get(operation)
-    else:
-        prefix = f"Could not open '{fields['file']}': "
-    reports = [part.format_map(fields) for part in (template or "{message}").split("|")]
-    return [*reports[:-1], prefix + reports[-1]]
 
 
 def _system_text(number: int) -> str:

@@ -40,8 +40,8 @@ def list_snapshots(image: Image, limits: Limits | None = None) -> SnapshotList:
 
 def compare_snapshot(image: Image, selector: Selector, limits: Limits | None = None) -> Comparison:
     """Whether the active mapping and the disk's size are those of a snapshot. Raises SnapshotNotFoundError."""
-    reject_unmatchable(image, selector, "apply", limits)
-    result, _payload, report = images.ask(image, "compare", "apply", selector.shown(), limits, {"snapshot": selector})
+    reject_unmatchable(image, selector, limits)
+    result, _payload, report = images.ask(image, "compare", selector.shown(), limits, {"snapshot": selector})
     return Comparison(bool(result.equal), bool(result.same_size), result.disk_size, result.differing_clusters, report)
 
 
@@ -50,10 +50,10 @@ def list_of(result: t.Any, payload: bytes, report: Report) -> SnapshotList:
     return SnapshotList(calls.snapshots(payload, result.snapshot_count), result.virtual_size, report)
 
 
-def reject_unmatchable(image: Image, selector: Selector, verb: str, limits: Limits | None) -> None:
+def reject_unmatchable(image: Image, selector: Selector, limits: Limits | None) -> None:
     """A text longer than any id or name: the image is looked at all the same, so that its own faults come first."""
     if not selector.can_match():
         list_snapshots(image, limits)
         from . import refused
 
-        raise refused.snapshot_not_found(image.path, verb, selector.shown())
+        raise refused.snapshot_not_found(image.path, selector.shown())

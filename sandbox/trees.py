@@ -105,5 +105,5 @@ def _too_deep(path: str) -> errors.ImageOpenError:
     return errors.ImageOpenError(
         f"{errors.clean(path, errors.PATH_LIMIT)} is not looked into: {DEPTH_MAX} directories are in one another above "
         "it. Move it to where fewer are.",
-        code="too_deep",
+        "too_deep",
     )

@@ -1,19 +1,14 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The form in which refusals.py and vmdk_refusals.py tell what a refusal of the guest means."""
+"""The form in which refusals.py and vmdk_refusals.py tell what a refusal of the guest means, and how it is found."""
 
 from __future__ import annotations
 
+import functools
 import typing as t
 
-OPEN = "open"
-CREATE = "create"
-APPLY = "apply"
-DELETE = "delete"
-BITMAP = "bitmap"
-COMMIT = "commit"
-REBASE = "rebase"
+from . import kvm
 
 # What many messages advise; all there is stands in advice.py.
 RESTORE = "{restore}"
@@ -31,15 +26,16 @@ def edit_descriptor(image: str, sectors: int) -> str:
 class Wording(t.NamedTuple):
     """How a refusal is told.
 
-    code: stable name, snake_case. kind: name of the exception class in errors.py.
-    message: what is wrong and what to do next, without the image's path. A way of advice.py is a field in it.
-    qemu: qemu-img's own text by operation; the key OPEN holds for every operation and goes behind "Could not open
-    'F': ", the others behind "Could not OPERATION snapshot 'NAME': ", BITMAP behind "Operation OPERATION on bitmap NAME
-    failed: ", COMMIT behind "Block job failed: ", REBASE behind "Could not change the backing file to 'NAME': ". An
-    entry "LINE|REST" is two reports.
+    kind: name of the exception class in errors.py. message: what is wrong and what to do next, without the image's
+    path. A way of advice.py is a field in it.
     """
 
-    code: str
     kind: str
     message: str
-    qemu: t.Mapping[str, str] = {}
+
+
+@functools.cache
+def names_of(enum: str, prefix: str) -> dict[int, str]:
+    """The names in an enum of guest/abi by their numbers, in lower case and without the prefix."""
+    ffi, _library = kvm.bindings()
+    return {number: name[len(prefix) :].lower() for number, name in ffi.typeof(f"enum {enum}").elements.items()}

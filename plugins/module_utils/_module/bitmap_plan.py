@@ -95,18 +95,18 @@ class Plan:
         if len(there) > 1:
             return errors.BitmapError(
                 f"{image}: {len(there)} bitmaps have the name {name}. Remove them with state 'absent'. {advice}",
-                code="bitmap_ambiguous",
+                "bitmap_ambiguous",
             )
         if there and there[0].in_use:
             return errors.BitmapError(
                 f"{image}: the bitmap {name} is inconsistent: who used it last did not store it, or has it open still. "
                 f"It can only be removed. {advice}",
-                code="bitmap_inconsistent",
+                "bitmap_inconsistent",
             )
         if there and wanted and there[0].granularity != wanted:
             return errors.BitmapError(
                 f"{image}: the bitmap {name} has a granularity of {there[0].granularity} bytes, not {wanted}. Leave "
                 f"granularity out to keep it. {advice}",
-                code="bitmap_other_granularity",
+                "bitmap_other_granularity",
             )
         return None

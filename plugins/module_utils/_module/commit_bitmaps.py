@@ -39,7 +39,7 @@ class Plan:
                 f"{self._overlay} has persistent bitmaps ({len(self._found)}; the first is '{self.names[0]}'), which "
                 "say nothing of the base. Set bitmaps to 'merge' to have them merged into those of the base, or to "
                 "'drop' to have them removed.",
-                code="has_bitmaps",
+                "has_bitmaps",
             )
         # A file that goes takes its bitmaps with it.
         self.any = bool(self._found) and not (self._policy == "drop" and wanted.drop)
@@ -66,7 +66,7 @@ class Plan:
             raise errors.BitmapError(
                 f"{errors.clean(base.path, errors.PATH_LIMIT)} is {base.format}: it has no room for the bitmaps of "
                 f"{self._overlay}. Set bitmaps to 'drop' to have them removed.",
-                code="base_without_bitmaps",
+                "base_without_bitmaps",
             )
         for bitmap in self._found:
             if bitmap.inconsistent:
@@ -74,7 +74,7 @@ class Plan:
                     f"{self._overlay}: the bitmap '{errors.clean(bitmap.name)}' is inconsistent: what it says is not "
                     "to be relied upon, so it is not merged. Remove it first (qcow2_bitmap, state 'absent'), and make "
                     "a full backup next time.",
-                    code="bitmap_inconsistent",
+                    "bitmap_inconsistent",
                 )
         self._in_base = {bitmap.name for bitmap in self._listed(base) if not bitmap.stale}
         if not resized:

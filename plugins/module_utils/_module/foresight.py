@@ -59,14 +59,14 @@ def _refuse(plan: Plan, comparison: Comparison) -> None:
             f"{image}: the image has {facts.bitmap_count} persistent bitmaps, which would be wrong afterwards. "
             "Remove them first, each with module airlock.images.qcow2_bitmap and state 'absent', and then make a full "
             "backup.",
-            code="has_bitmaps",
+            "has_bitmaps",
         )
     if comparison.same_size:
         return
     sizes = f"{image}: the disk has {plan.before.virtual_size} bytes, the snapshot {comparison.disk_size}."
     if not plan.wanted.allow_resize:
         raise errors.SnapshotError(
-            f"{sizes} Set allow_resize to true, if a disk of that size is what you want.", code="resize_not_allowed"
+            f"{sizes} Set allow_resize to true, if a disk of that size is what you want.", "resize_not_allowed"
         )
     if facts.version == 2:
         raise errors.SnapshotError(

@@ -95,7 +95,7 @@ class Plan:
         if self.found is None:
             raise errors.SnapshotNotFoundError(
                 f"{errors.clean(self.path)}: there is no snapshot {self.wanted}. {self._what_there_is()}",
-                code="snapshot_not_found",
+                "snapshot_not_found",
             )
         return snapshots.Selector.by_id(self.found.id, name=self.found.name)
 

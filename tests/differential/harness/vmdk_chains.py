@@ -18,6 +18,7 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 
+from sandbox import cli_qemu_words as words
 from sandbox import errors
 from sandbox.chain import open_chain
 from sandbox.commits import Commit, commit, find_base, open_base
@@ -241,7 +242,7 @@ class VmdkArena:
         return faults + self._base_faults(base, known=False)
 
     def _refusal_faults(self, scenario: Scenario, outcome: qemu.Outcome, error: errors.AirlockError) -> list[str]:
-        said = b"qemu-img: " + error.qemu_message.encode() + b"\n"
+        said = "".join(f"qemu-img: {line}\n" for line in words.reports(error, words.commit())).encode()
         faults = [] if outcome.code else [f"refused by us alone: {error.message}"]
         faults += [] if said == outcome.errors else [f"qemu-img says {outcome.errors!r}, we {said!r}"]
         touched = [layer.name for layer in scenario.layers if self._differs("made", layer.name)]

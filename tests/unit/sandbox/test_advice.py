@@ -25,6 +25,7 @@ from sandbox import snapshot_changes as changes
 from sandbox.images import Image
 from sandbox.reference_rules import Reference
 from sandbox.snapshots import Selector
+from sandbox.wording import names_of
 
 from .bitmap_images import set_in_use
 from .chain_images import overlay, raw
@@ -34,7 +35,7 @@ TOP = pathlib.Path(__file__).parents[3]
 NAMED = re.compile(r"\b(qemu-img|qemu-io|qemu-nbd|guestmount|guestfish|virt-(?:cat|edit|resize))\b")
 TRUST = re.compile(r"if you trust", re.IGNORECASE)
 FIELD = re.compile(r"\{([a-z_0-9]+)\}")
-CODES = {wording.code: number for number, wording in refusals.WORDINGS.items()}
+CODES = {name: number for number, name in names_of("refusal", "REFUSAL_").items() if number}
 
 
 def qemu(*arguments: str | pathlib.Path) -> None:
@@ -293,9 +294,7 @@ NOT_FOLLOWED: dict[str, str] = {
     **dict.fromkeys(("bad_call", "no_memory", "read_failed", "write_failed", "no_space", "file_not_empty"), _HOST),
     **dict.fromkeys(("version", "incompatible_features", "compression_type", "encryption_method"), _WRITER),
     **dict.fromkeys(("vmdk_version", "vmdk_read_only", "vmdk_subformat"), _WRITER),
-    **dict.fromkeys(
-        [wording.code for wording in refusals.WORDINGS.values() if "{restore}" in wording.message], _BACKUP
-    ),
+    **dict.fromkeys([code for code, wording in refusals.WORDINGS.items() if "{restore}" in wording.message], _BACKUP),
     **dict.fromkeys(("truncated", "compressed_cluster", "data_file"), _BACKUP),
     **dict.fromkeys(("not_qcow2", "not_vmdk", "bitmap_name_empty", "bitmap_granularity", "bitmap_exists"), _ARGUMENT),
     **dict.fromkeys(("bitmap_name_long", "bitmap_sizes", "bitmap_too_large"), _ARGUMENT),
@@ -384,7 +383,7 @@ def test_each_rule_of_names_says_what_to_do() -> None:
 def test_no_room_is_asked_for_when_it_is_something_else(number: int) -> None:
     from sandbox import transaction
 
-    reading = refused.from_refusal(refused.ResultHeader(3, arguments=(number, 0, 512, 0, 0, 0)), "d")
+    reading = refused.from_refusal(refused.ResultHeader(CODES["read_failed"], arguments=(number, 0, 512, 0, 0, 0)), "d")
     for error in (reading, errors.open_error("d", OSError(number, ""), False), transaction._no_journal("d", number)):
         assert not re.search("Make room|kernel's log|Free some space", error.message), error.message
         assert advice.of_errno(number) in error.message
@@ -426,8 +425,8 @@ def test_each_way_is_of_use_and_has_two_voices() -> None:
 
 
 @pytest.mark.parametrize("code", sorted(refusals.WORDINGS))
-def test_a_module_names_no_option_of_the_command_line(code: int) -> None:
-    header = refused.ResultHeader(code, text=bytes(1024))
+def test_a_module_names_no_option_of_the_command_line(code: str) -> None:
+    header = refused.ResultHeader(CODES[code], text=bytes(1024))
     module = refused.from_refusal(header, "d").message
     with advice.of_commands():
         command = refused.from_refusal(header, "d").message
@@ -439,9 +438,9 @@ def test_a_module_names_no_option_of_the_command_line(code: int) -> None:
 
 def test_every_field_is_one() -> None:
     """A way that is misspelt would be an exception in the place of a message."""
-    for wording in refusals.WORDINGS.values():
+    for code in refusals.WORDINGS:
         for disk in (0, 1):
-            refused.from_refusal(refused.ResultHeader(CODES[wording.code], disk, text=bytes(1024)), "d")
+            refused.from_refusal(refused.ResultHeader(CODES[code], disk, text=bytes(1024)), "d")
 
 
 def rooms(room: str) -> list[pathlib.Path]:

@@ -24,6 +24,7 @@ from sandbox.images import Image
 
 from .chain_images import overlay, raw
 from .holding import Holder
+from .saying import said
 
 pytestmark = pytest.mark.usefixtures("no_descriptor_left")
 
@@ -312,7 +313,7 @@ def test_layer_that_somebody_writes(home: pathlib.Path) -> None:
             open_chain(str(top))
         assert caught.value.pids == (pid,)
         theirs = subprocess.run(["qemu-img", "snapshot", "-l", str(top)], check=False, capture_output=True, text=True)
-        assert theirs.stderr == f"qemu-img: {caught.value.qemu_message}\n"
+        assert theirs.stderr == f"qemu-img: {said(caught.value)}\n"
         with open_chain(str(top), force_share=True) as chain:
             assert [layer.image.lock.held for layer in chain.layers] == [(100,)] * 3
 
@@ -323,7 +324,7 @@ def test_layer_that_is_missing_in_qemus_words(home: pathlib.Path) -> None:
     with pytest.raises(errors.ChainError) as caught:
         open_chain(str(top))
     theirs = subprocess.run(["qemu-img", "snapshot", "-l", str(top)], check=False, capture_output=True, text=True)
-    assert theirs.stderr == f"qemu-img: {caught.value.qemu_message}\n"
+    assert theirs.stderr == f"qemu-img: {said(caught.value)}\n"
 
 
 def test_layer_that_is_no_qcow2(home: pathlib.Path) -> None:
@@ -333,7 +334,7 @@ def test_layer_that_is_no_qcow2(home: pathlib.Path) -> None:
         open_chain(str(top))
     assert caught.value.message.startswith(f"{home}/disk: ")
     theirs = subprocess.run(["qemu-img", "snapshot", "-l", str(top)], check=False, capture_output=True, text=True)
-    assert theirs.stderr == f"qemu-img: {caught.value.qemu_message}\n"
+    assert theirs.stderr == f"qemu-img: {said(caught.value)}\n"
 
 
 def test_seconds_are_for_all_guests_together(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,13 @@ import typing as t
 
 import pytest
 
-from sandbox import commits, disks, errors, kvm, locks, machine
+from sandbox import cli_qemu_words, commits, disks, errors, kvm, locks, machine
 from sandbox.chain import Chain, open_chain
 from sandbox.rules import OFFSET_MAX
 
 from .bitmap_images import run
 from .guest_answers import Guest
+from .saying import said
 
 CommitCall = t.Any
 
@@ -167,7 +168,7 @@ def test_qemu_says_of_a_failed_write(chain: Chain, guest: Guest) -> None:
     commits.open_base(chain, 1)
     with pytest.raises(errors.NoSpaceError) as caught:
         commits.commit(chain, 1)
-    assert caught.value.qemu_message == "Block job failed: No space left on device"
+    assert said(caught.value, cli_qemu_words.commit()) == "Block job failed: No space left on device"
 
 
 def test_a_device_does_not_grow(chain: Chain, guest: Guest, directory: pathlib.Path) -> None:
@@ -248,4 +249,4 @@ def test_a_reader_in_the_way(reader: str, chain: Chain, directory: pathlib.Path)
         os.close(descriptor)
     kept = {"a": '"write"', "b": 'shared "consistent read"'}[reader]
     question = f"Is another process using the image [{directory}/{reader}]?"
-    assert caught.value.qemu_message == f"Failed to get {kept} lock\n{question}"
+    assert said(caught.value, cli_qemu_words.commit()) == f"Failed to get {kept} lock\n{question}"

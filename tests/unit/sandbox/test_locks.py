@@ -17,6 +17,7 @@ import pytest
 from sandbox import errors, locks
 
 from .holding import Holder
+from .saying import said
 
 READ_ONLY = (100, 201, 203)
 READ_WRITE = (100, 101, 103, 201, 203)
@@ -84,8 +85,8 @@ def test_a_writer_keeps_us_out_with_qemus_words(
     assert caught.value.code == "in_use"
     assert caught.value.pids == (pid,)
     assert f"by process {pid} (qemu-io)" in caught.value.message
-    assert f"Failed to get {lock} lock" in caught.value.qemu_message
-    assert theirs.stderr == f"qemu-img: {caught.value.qemu_message}\n"
+    assert f"Failed to get {lock} lock" in said(caught.value)
+    assert theirs.stderr == f"qemu-img: {said(caught.value)}\n"
     # Nothing was left behind, and nothing is in the way any more.
     assert locks.lock_image(number, image, writable).active
 
@@ -133,7 +134,7 @@ def test_foreign_locks_mean_to_us_what_they_mean_to_qemu(
     with pytest.raises(errors.ImageInUseError) as caught:
         locks.lock_image(descriptor(writable), image, writable)
     assert caught.value.pids == (os.getpid(),)
-    assert theirs.stderr == f"qemu-img: {caught.value.qemu_message}\n"
+    assert theirs.stderr == f"qemu-img: {said(caught.value)}\n"
 
 
 def test_a_posix_lock_has_an_owner(image: str, descriptor: t.Callable[[bool], int]) -> None:

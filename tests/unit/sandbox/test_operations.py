@@ -11,10 +11,11 @@ import typing as t
 
 import pytest
 
-from sandbox import errors, journal, kvm, machine, operations
+from sandbox import cli_qemu_words, errors, journal, kvm, machine, operations
 from sandbox.operations import Image, Selector, Transaction
 
 from .guest_answers import Guest, records
+from .saying import said
 from .snapshot_tables import snapshot
 
 OLD = b"old content"
@@ -194,7 +195,10 @@ def test_a_name_that_is_too_long_is_not_found_once_the_image_was_read(guest: Gue
     guest.answers("list")
     with pytest.raises(errors.SnapshotNotFoundError) as caught:
         operations.delete_snapshot(image, Selector.by_name(b"n" * 256))
-    assert caught.value.qemu_message == f"Could not delete snapshot '{'n' * 256}': snapshot not found"
+    assert (
+        said(caught.value, cli_qemu_words.snapshot("delete"))
+        == f"Could not delete snapshot '{'n' * 256}': snapshot not found"
+    )
     guest.answers("list", header_code=20)
     with pytest.raises(errors.NotQcow2Error):
         operations.apply_snapshot(image, Selector.by_id_or_name(b"n" * 256), allow_resize=True)
