@@ -22,9 +22,6 @@ from . import calls, errors, images, kvm
 from .images import Image, Limits, Report
 from .records import Records
 
-if t.TYPE_CHECKING:
-    from . import _guest_bitmap  # noqa: F401  so it travels with this
-
 NAME_MAX = 1023
 BITMAPS_MAX = 65535
 EXTENTS_MAX = 1 << 20
@@ -33,10 +30,15 @@ TEXT_MAX = 32768  # bytes of all source names of a call
 SOURCES_MAX = 63
 GRANULARITY_MIN, GRANULARITY_MAX = 512, 1 << 31
 
-_FAMILY = "bitmap"
 _NOT_COUNTED = (1 << 64) - 1
 _RECORDING, _IN_USE, _STALE = 1, 2, 4  # enum bitmap_flags
 _EXTENT = struct.Struct("<QQ")  # struct dirty_extent
+
+
+def _bitmap_guest() -> tuple[bytes, bytes]:
+    from . import _guest_bitmap
+
+    return _guest_bitmap.load()
 
 
 class Bitmap(t.NamedTuple):
@@ -171,7 +173,7 @@ def list_bitmaps(
         "name": name,
     }
     refuse = functools.partial(_refusal, [image.path], [extents_of or b""])
-    result, payload, report = images.run_guest([image], _FAMILY, "bitmaps", fields, limits, refuse)
+    result, payload, report = images.run_guest([image], _bitmap_guest, "bitmaps", fields, limits, refuse)
     records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
     extents = decode_extents(payload, end, result.extent_count, limit)
     extents_end = check_extents(extents, result.extents_end, result.virtual_size, limit, extents_start) if limit else 0
@@ -217,7 +219,7 @@ def change_bitmap(
     names = [name, *(action.name for action in actions if action.verb == "merge")]
     refuse = functools.partial(_refusal, [each.path for each in everything], names)
     result, payload, report = images.run_guest(
-        everything, _FAMILY, "change_bitmap", fields, limits, refuse, read_only=dry_run
+        everything, _bitmap_guest, "change_bitmap", fields, limits, refuse, read_only=dry_run
     )
     try:
         records = _decode_change(result, payload)

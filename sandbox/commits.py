@@ -25,15 +25,19 @@ from .places import look_up
 from .rules import OFFSET_MAX
 
 if t.TYPE_CHECKING:
-    from . import _guest_chain  # noqa: F401  so it travels with this
     from .chain import Chain, Layer
 
 RAW_CLUSTER = 65536  # what a raw base is counted in
 SECTOR = 512
 
-_FAMILY = "chain"
 _UNLIMITED = 1 << 62
 _SECONDS_MAX = float(10 * 365 * 86400)
+
+
+def _chain_guest() -> tuple[bytes, bytes]:
+    from . import _guest_chain
+
+    return _guest_chain.load()
 
 
 class Commit(t.NamedTuple):
@@ -165,7 +169,7 @@ def commit(
     refuse = functools.partial(_refusal, [each.path for each in everything])
     result, payload, report = images.run_guest(
         everything,
-        _FAMILY,
+        _chain_guest,
         "commit",
         fields,
         limits or commit_limits(chain),
@@ -200,7 +204,7 @@ def empty(chain: Chain, limits: Limits | None = None) -> int:
     refuse = functools.partial(_refusal, [each.path for each in everything])
     result, payload, _report = images.run_guest(
         everything,
-        _FAMILY,
+        _chain_guest,
         "empty",
         {"layer": rows[0]},
         limits or commit_limits(chain),

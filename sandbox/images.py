@@ -18,12 +18,9 @@ from .machine import Limits, Report
 from .places import Key, Place, file_key, find_place
 
 if t.TYPE_CHECKING:
-    from . import _guest_snapshot  # noqa: F401  the guest of ask() and change(): so it travels with them
     from .journal import UndoJournal
 
-__all__ = ["Image", "Limits", "Report", "ask", "change", "run_guest"]
-
-_FAMILY = "snapshot"
+__all__ = ["Image", "Limits", "Report", "run_guest"]
 
 
 class Image:
@@ -82,36 +79,9 @@ class Image:
         self.close()
 
 
-def ask(
-    image: Image,
-    operation: str,
-    name: str = "",
-    limits: Limits | None = None,
-    fields: t.Mapping[str, t.Any] | None = None,
-) -> tuple[t.Any, bytes, Report]:
-    """One guest that reads the image: (result struct, payload, report). name: of a snapshot, for the wording of a
-    refusal.
-
-    The guest may not write, even if the image was opened for it.
-    """
-    return run_guest([image], _FAMILY, operation, fields or {}, limits, _refuse(image, name))
-
-
-def change(
-    image: Image,
-    operation: str,
-    name: str = "",
-    limits: Limits | None = None,
-    fields: t.Mapping[str, t.Any] | None = None,
-) -> tuple[t.Any, bytes, Report]:
-    """One guest that changes the image, as ask(). Raises ArgumentError for one that was opened for reading."""
-    refuse = _refuse(image, name)
-    return run_guest([image], _FAMILY, operation, fields or {}, limits, refuse, read_only=False)
-
-
 def run_guest(
     images: t.Sequence[Image],
-    family: str,
+    guest: machine.Loader,
     operation: str,
     fields: t.Mapping[str, t.Any],
     limits: Limits | None,
@@ -122,9 +92,9 @@ def run_guest(
 ) -> tuple[t.Any, bytes, Report]:
     """One guest: (result struct, payload, report). images: the first is what the operation is about.
 
-    fields: of the call. refuse: makes the exception for a result's header with a refusal in it. read_only: the guest
-    may write to none of them; otherwise to those whose indexes are in `changed`. progress: as of machine.run(). Raises
-    ArgumentError for one that was opened for reading.
+    guest: loads it. fields: of the call. refuse: makes the exception for a result's header with a refusal in it.
+    read_only: the guest may write to none of them; otherwise to those whose indexes are in `changed`. progress: as of
+    machine.run(). Raises ArgumentError for one that was opened for reading.
     """
     image = images[0]
     files = []
@@ -140,7 +110,7 @@ def run_guest(
     call = calls.build(operation, [disk.size for disk in files], fields)
     journal = None if read_only else image.journal
     try:
-        answer = machine.run(family, call, files, limits, journal, progress=progress, read_only=read_only)
+        answer = machine.run(guest, call, files, limits, journal, progress=progress, read_only=read_only)
     except OSError as error:
         raise errors.HostError(
             f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. Look at its limits of "
@@ -153,12 +123,3 @@ def run_guest(
     if header.code:
         raise refuse(header)
     return result, answer.payload, answer.report
-
-
-def _refuse(image: Image, name: str) -> t.Callable[[t.Any], errors.AirlockError]:
-    def refuse(header: t.Any) -> errors.AirlockError:
-        from . import refused  # words, and most runs need none
-
-        return refused.from_refusal(header, image.path, name)
-
-    return refuse

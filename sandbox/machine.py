@@ -9,7 +9,6 @@ Usable from a program with threads. Nothing is left behind: no descriptor, no pr
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import select
 import signal
@@ -27,8 +26,6 @@ if t.TYPE_CHECKING:
 
 __all__ = ["Answer", "Limits", "Program", "Report", "run"]
 
-FAMILIES = ("bitmap", "chain", "compress", "snapshot")
-
 # The parent's own deadline, behind the child's timer.
 GRACE_SECONDS = 1.0
 _POLL_SECONDS = 3600.0  # poll(2) takes no more than 24 days
@@ -42,22 +39,20 @@ class Program(t.NamedTuple):
     data: bytes
 
 
-def load_program(family: str) -> Program:
-    """A packed guest by the name of its family. Raises NotBuiltError, ValueError.
+Loader = t.Callable[[], tuple[bytes, bytes]]
+"""load() of a generated file _guest_FAMILY.py, which it imports: so the file travels with who has the import."""
 
-    A file with operations of the family names it among its imports, for Ansible ships what it finds there.
-    """
-    if family not in FAMILIES:
-        raise ValueError(f"there is no family of operations named {family}")
+
+def _load(guest: Loader) -> Program:
+    """Raises NotBuiltError."""
     try:
-        guest = importlib.import_module(f"._guest_{family}", __package__)
+        return Program(*guest())
     except ImportError as error:
-        raise errors.NotBuiltError(f'sandbox/_guest_{family}.py is missing. Run "make build".') from error
-    return Program(*guest.load())
+        raise errors.NotBuiltError(f'A generated file is missing ({error}). Run "make build".') from error
 
 
 def run(
-    guest: str | Program,
+    guest: Loader | Program,
     call: bytes,
     disks: t.Sequence[Disk],
     limits: Limits | None = None,
@@ -68,7 +63,7 @@ def run(
 ) -> Answer:
     """Run one guest to its end and return its answer.
 
-    guest: a family's name, or the program itself. call: the bytes of a struct call_*. disks: in the order of their
+    guest: a program, or what loads it. call: the bytes of a struct call_*. disks: in the order of their
     indexes. journal: records the old content of its disk, which is one of disks. progress: is told (done, total)
     while the guest works; what it raises stops the guest. read_only: no disk may be written to, however it was opened.
 
@@ -80,7 +75,7 @@ def run(
     ending.check()
     limits = limits or Limits()
     started = time.monotonic()
-    program = load_program(guest) if isinstance(guest, str) else guest
+    program = guest if isinstance(guest, Program) else _load(guest)
     worker = _Worker()
     device = beyond_standard(kvm.open_device())
     try:

@@ -14,12 +14,13 @@ from .images import Image, Limits, Report
 from .places import Place, find_place
 from .rebases import check_name
 
-if t.TYPE_CHECKING:
-    from . import _guest_chain  # noqa: F401  so it travels with this
-
 SECTOR = 512
 
-_FAMILY = "chain"
+
+def _chain_guest() -> tuple[bytes, bytes]:
+    from . import _guest_chain
+
+    return _guest_chain.load()
 
 
 def create_overlay(
@@ -68,7 +69,9 @@ def _fill(
         "backing_format": recorded,
     }
     refuse = functools.partial(_refusal, image.path, os.fsdecode(name))
-    result, payload, report = images.run_guest([image], _FAMILY, "overlay", fields, limits, refuse, read_only=False)
+    result, payload, report = images.run_guest(
+        [image], _chain_guest, "overlay", fields, limits, refuse, read_only=False
+    )
     if payload or result.file_size != image.disk.size:
         raise errors.GuestProtocolError("The guest's answer about a new overlay contradicts itself.")
     return report

@@ -26,13 +26,22 @@ from .reference_rules import Reference
 from .references import Policy
 
 if t.TYPE_CHECKING:
-    from . import _guest_chain, _guest_compress  # noqa: F401  so they travel with this
     from .chain import Chain, Layer
 
 NAME_MAX = 1023  # bytes of a backing file's name
 FORMAT_MAX = 15  # bytes of its format's
 
-_FAMILY, _COMPRESSING = "chain", "compress"
+
+def _chain_guest() -> tuple[bytes, bytes]:
+    from . import _guest_chain
+
+    return _guest_chain.load()
+
+
+def _compress_guest() -> tuple[bytes, bytes]:
+    from . import _guest_compress
+
+    return _guest_compress.load()
 
 
 class Rebase(t.NamedTuple):
@@ -315,7 +324,7 @@ def _run(
     refuse = functools.partial(_refusal, [each.path for each in everything], os.fsdecode(name))
     result, payload, report = images.run_guest(
         everything,
-        _COMPRESSING if fields.get("compresses") and not dry_run else _FAMILY,
+        _compress_guest if fields.get("compresses") and not dry_run else _chain_guest,
         "rebase",
         {**fields, "dry_run": int(dry_run)},
         limits,

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import typing as t
 
-from . import calls, images
+from . import calls, errors, images
 from .calls import Selector, Snapshot
 from .images import Image, Limits, Report
 
 __all__ = ["Comparison", "Selector", "Snapshot", "SnapshotList", "compare_snapshot", "list_snapshots"]
+
+
+def _snapshot_guest() -> tuple[bytes, bytes]:
+    from . import _guest_snapshot
+
+    return _guest_snapshot.load()
 
 
 class SnapshotList(t.NamedTuple):
@@ -32,16 +38,43 @@ class Comparison(t.NamedTuple):
     report: Report
 
 
+def ask(
+    image: Image,
+    operation: str,
+    name: str = "",
+    limits: Limits | None = None,
+    fields: t.Mapping[str, t.Any] | None = None,
+) -> tuple[t.Any, bytes, Report]:
+    """One guest that reads the image: (result struct, payload, report). name: of a snapshot, for the wording of a
+    refusal.
+
+    The guest may not write, even if the image was opened for it.
+    """
+    return images.run_guest([image], _snapshot_guest, operation, fields or {}, limits, _refuse(image, name))
+
+
+def change(
+    image: Image,
+    operation: str,
+    name: str = "",
+    limits: Limits | None = None,
+    fields: t.Mapping[str, t.Any] | None = None,
+) -> tuple[t.Any, bytes, Report]:
+    """One guest that changes the image, as ask(). Raises ArgumentError for one that was opened for reading."""
+    refuse = _refuse(image, name)
+    return images.run_guest([image], _snapshot_guest, operation, fields or {}, limits, refuse, read_only=False)
+
+
 def list_snapshots(image: Image, limits: Limits | None = None) -> SnapshotList:
     """The snapshots of an image; none of them for one with an external data file, which can have none."""
-    result, payload, report = images.ask(image, "list", limits=limits)
+    result, payload, report = ask(image, "list", limits=limits)
     return list_of(result, payload, report)
 
 
 def compare_snapshot(image: Image, selector: Selector, limits: Limits | None = None) -> Comparison:
     """Whether the active mapping and the disk's size are those of a snapshot. Raises SnapshotNotFoundError."""
     reject_unmatchable(image, selector, limits)
-    result, _payload, report = images.ask(image, "compare", selector.shown(), limits, {"snapshot": selector})
+    result, _payload, report = ask(image, "compare", selector.shown(), limits, {"snapshot": selector})
     return Comparison(bool(result.equal), bool(result.same_size), result.disk_size, result.differing_clusters, report)
 
 
@@ -57,3 +90,12 @@ def reject_unmatchable(image: Image, selector: Selector, limits: Limits | None) 
         from . import refused
 
         raise refused.snapshot_not_found(image.path, selector.shown())
+
+
+def _refuse(image: Image, name: str) -> t.Callable[[t.Any], errors.AirlockError]:
+    def refuse(header: t.Any) -> errors.AirlockError:
+        from . import refused  # words, and most runs need none
+
+        return refused.from_refusal(header, image.path, name)
+
+    return refuse

@@ -10,12 +10,16 @@ import typing as t
 from . import calls, errors, images
 
 if t.TYPE_CHECKING:
-    from . import _guest_chain  # noqa: F401  so it travels with this
     from .images import Image, Limits, Report
 
-_FAMILY = "chain"
 _GRAIN_MAX = 1 << 30
 _DESCRIPTOR_MAX = 20
+
+
+def _chain_guest() -> tuple[bytes, bytes]:
+    from . import _guest_chain
+
+    return _guest_chain.load()
 
 
 class VmdkInfo(t.NamedTuple):
@@ -66,7 +70,7 @@ class VmdkInfo(t.NamedTuple):
 
 def vmdk_info(image: Image, limits: Limits | None = None) -> VmdkInfo:
     """The facts of the image's header and descriptor."""
-    result, payload, report = images.run_guest([image], _FAMILY, "vmdk", {}, limits, _refuse(image))
+    result, payload, report = images.run_guest([image], _chain_guest, "vmdk", {}, limits, _refuse(image))
     grain = result.grain_size
     if payload or not 1 <= result.version <= 3 or not 512 <= grain <= _GRAIN_MAX or grain & (grain - 1):
         raise errors.GuestProtocolError("The guest's answer has an impossible version or grain size.")

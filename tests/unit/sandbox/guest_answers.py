@@ -77,7 +77,7 @@ class Guest:
 
     def run(
         self,
-        family: str,
+        load: machine.Loader,
         call: bytes,
         disks: t.Any,
         limits: machine.Limits | None,
@@ -85,6 +85,6 @@ class Guest:
         read_only: bool = False,
         progress: t.Any = None,
     ) -> Answer:
-        assert family == self.family
+        assert load.__name__ == f"_{self.family}_guest"
         self.calls.append((call, disks, limits, journal, read_only))
         return Answer(self.result + bytes(8192 - len(self.result)), self.payload, self.report)

@@ -16,7 +16,7 @@ import typing as t
 
 import pytest
 
-from sandbox import child, cli, ending, journal, machine, operations
+from sandbox import child, cli, ending, journal, machine, operations, snapshots
 from sandbox.operations import Image, Transaction
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -84,7 +84,7 @@ def test_held_it_waits_for_the_next_guest() -> None:
             tell()
             tell(signal.SIGHUP)
         with pytest.raises(ending.EndedError) as caught:
-            machine.run("snapshot", b"", [])
+            machine.run(snapshots._snapshot_guest, b"", [])
         assert caught.value.number == signal.SIGTERM
 
 
@@ -102,7 +102,7 @@ def test_a_guest_that_runs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     before = children()
     monkeypatch.setattr(child._Session, "prepare", serve)
     with ending.by_signals(), ending.held(), pytest.raises(ending.EndedError):
-        machine.run("snapshot", b"", [])
+        machine.run(snapshots._snapshot_guest, b"", [])
     assert not ending.children
     assert children() == before
 

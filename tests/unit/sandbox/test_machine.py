@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox import answers, errors, machine
+from sandbox import answers, errors, machine, snapshots
 from sandbox.answers import MESSAGE, Limits, Message
 from sandbox.machine import Program
 
@@ -178,16 +178,11 @@ def test_worker_that_never_started():
     machine._Worker().end()
 
 
-def test_unknown_family():
-    with pytest.raises(ValueError, match="no family"):
-        machine.run("poetry", b"", [])
-
-
 def test_family_that_is_not_built(monkeypatch):
     monkeypatch.setitem(sys.modules, "sandbox._guest_snapshot", None)
     monkeypatch.delattr("sandbox._guest_snapshot", raising=False)
-    with pytest.raises(errors.NotBuiltError, match=r"_guest_snapshot.* is missing"):
-        machine.load_program("snapshot")
+    with pytest.raises(errors.NotBuiltError, match=r"is missing .*_guest_snapshot"):
+        machine.run(snapshots._snapshot_guest, b"", [])
 
 
 def test_parts_that_do_not_fit():

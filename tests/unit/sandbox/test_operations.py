@@ -258,7 +258,7 @@ class Changer:
         self.fail_at = fail_at
 
     def run(
-        self, _family: str, _call: bytes, targets: t.Any, _limits: t.Any, journal: t.Any, **_more: t.Any
+        self, load: machine.Loader, _call: bytes, targets: t.Any, _limits: t.Any, journal: t.Any, **_more: t.Any
     ) -> machine.Answer:
         self.runs += 1
         disk = targets[0]
@@ -269,7 +269,7 @@ class Changer:
             raise errors.GuestCrashError("crash")
         guest = Guest()
         guest.answers("create", id=b"1", id_length=1)
-        return guest.run("snapshot", _call, targets, None, None)
+        return guest.run(load, _call, targets, None, None)
 
 
 @pytest.fixture
