@@ -9,8 +9,8 @@
  */
 #include "chain/content_ids.h"
 #include "operations/operations.h"
-#include "operations/preparation.h"
-#include "operations/recording.h"
+#include "qcow2/preparation.h"
+#include "bitmaps/recording.h"
 #include "qcow2/compressor.h"
 #include "qcow2/writer.h"
 

@@ -27,9 +27,9 @@ FLAGS = (
     *(f"-I{native.TOP / 'guest'}", f"-I{native.HERE}", f"-I{HERE}"),
 )
 IN_A_ROW = {
-    "bitmap_records.c",
+    "bitmap_list.c",
     "header.c",
-    "list_bitmaps.c",
+    "records.c",
     "snapshots.c",
 }  # pieces of the heap that follow each other are one to them
 PROGRAMS = {

@@ -8,7 +8,7 @@
 
 #include "chain/chain.h"
 #include "entry.h"
-#include "operations/preparation.h"
+#include "qcow2/preparation.h"
 #include "vmdk/header.h"
 #include "vmdk/verify.h"
 

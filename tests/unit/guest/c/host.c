@@ -14,7 +14,7 @@
 
 #include "start/guest.h"
 #include "start/heap.h"
-#include "operations/preparation.h"
+#include "qcow2/preparation.h"
 
 #include "host.h"
 #include "entry.h"

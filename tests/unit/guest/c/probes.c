@@ -4,7 +4,7 @@
  */
 #include <string.h>
 
-#include "operations/preparation.h"
+#include "qcow2/preparation.h"
 #include "qcow2/bits.h"
 #include "qcow2/counters.h"
 

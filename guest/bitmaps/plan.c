@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
-#include "operations/bitmap_plan.h"
+#include "bitmaps/plan.h"
 
 #include "qcow2/header.h"
 

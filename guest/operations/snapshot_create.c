@@ -3,7 +3,7 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
 #include "operations/operations.h"
-#include "operations/preparation.h"
+#include "qcow2/preparation.h"
 
 /* The entry of the new snapshot, behind those that there are; its L1 table has no place yet. */
 static struct snapshot *new_entry(struct qcow2 *image, const struct call_create *call, struct result_create *result) {

@@ -9,7 +9,7 @@
  * place, the header is switched back, and the copy is gone.
  */
 #include "operations/operations.h"
-#include "operations/preparation.h"
+#include "qcow2/preparation.h"
 #include "qcow2/bitmaps.h"
 #include "qcow2/resize.h"
 

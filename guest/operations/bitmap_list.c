@@ -2,8 +2,8 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
-#include "operations/bitmap_plan.h"
-#include "operations/bitmap_records.h"
+#include "bitmaps/plan.h"
+#include "bitmaps/records.h"
 #include "operations/operations.h"
 #include "qcow2/bits.h"
 #include "qcow2/header.h"

@@ -4,10 +4,10 @@
  *
  * The new bits of a bitmap, computed and stored a window at a time.
  */
-#ifndef AIRLOCK_OPERATIONS_BITMAP_CONTENT_H
-#define AIRLOCK_OPERATIONS_BITMAP_CONTENT_H
+#ifndef AIRLOCK_BITMAPS_CONTENT_H
+#define AIRLOCK_BITMAPS_CONTENT_H
 
-#include "operations/bitmap_plan.h"
+#include "bitmaps/plan.h"
 #include "qcow2/refcounts.h"
 
 struct bitmap_content {

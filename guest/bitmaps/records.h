@@ -4,8 +4,8 @@
  *
  * Bitmaps as an answer tells them.
  */
-#ifndef AIRLOCK_OPERATIONS_BITMAP_RECORDS_H
-#define AIRLOCK_OPERATIONS_BITMAP_RECORDS_H
+#ifndef AIRLOCK_BITMAPS_RECORDS_H
+#define AIRLOCK_BITMAPS_RECORDS_H
 
 #include "qcow2/payload.h"
 

@@ -5,8 +5,8 @@
  * What a list of actions on one bitmap comes to. A bitmap is all that its actions have added since it was last
  * empty; so the list is gone through once without looking at a bit, and leaves a set of bitmaps to be merged.
  */
-#ifndef AIRLOCK_OPERATIONS_BITMAP_PLAN_H
-#define AIRLOCK_OPERATIONS_BITMAP_PLAN_H
+#ifndef AIRLOCK_BITMAPS_PLAN_H
+#define AIRLOCK_BITMAPS_PLAN_H
 
 #include "qcow2/payload.h"
 

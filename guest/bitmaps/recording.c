@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
-#include "operations/recording.h"
+#include "bitmaps/recording.h"
 
 #include "qcow2/bits.h"
 #include "qcow2/extension.h"

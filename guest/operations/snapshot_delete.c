@@ -3,7 +3,7 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
 #include "operations/operations.h"
-#include "operations/preparation.h"
+#include "qcow2/preparation.h"
 
 static void remove_entry(struct qcow2 *image, u64 index) {
     for (u64 i = index; i + 1 < image->snapshot_count; i++) {

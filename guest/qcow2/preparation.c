@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
-#include "operations/preparation.h"
+#include "qcow2/preparation.h"
 
 void prepare(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification) {
     qcow2_load_l1(image);

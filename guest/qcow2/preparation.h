@@ -4,8 +4,8 @@
  *
  * What the mutations have in common: before the first write, and at the commit point.
  */
-#ifndef AIRLOCK_OPERATIONS_PREPARATION_H
-#define AIRLOCK_OPERATIONS_PREPARATION_H
+#ifndef AIRLOCK_QCOW2_PREPARATION_H
+#define AIRLOCK_QCOW2_PREPARATION_H
 
 #include "qcow2/header.h"
 #include "qcow2/references.h"

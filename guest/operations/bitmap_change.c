@@ -6,10 +6,10 @@
  * what changes is written, beside what there is, and one write of one sector makes it valid: of the bitmap's
  * entry where the directory stays as long as it is, else of the header.
  */
-#include "operations/bitmap_content.h"
-#include "operations/bitmap_records.h"
+#include "bitmaps/content.h"
+#include "bitmaps/records.h"
 #include "operations/operations.h"
-#include "operations/preparation.h"
+#include "qcow2/preparation.h"
 #include "qcow2/extension.h"
 
 #define SECTOR 512

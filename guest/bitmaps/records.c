@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  */
-#include "operations/bitmap_records.h"
+#include "bitmaps/records.h"
 
 static u64 record_size(u32 name_length) { return round_up(sizeof(struct bitmap_record) + name_length, 8); }
 

@@ -6,10 +6,10 @@
  * what is counted once then, and referred to by nothing, is all that bitmaps can rightly have. A bitmap that has
  * anything else is damaged. What none of the sound ones has is given back.
  */
-#include "operations/bitmap_plan.h"
-#include "operations/bitmap_records.h"
+#include "bitmaps/plan.h"
+#include "bitmaps/records.h"
 #include "operations/operations.h"
-#include "operations/preparation.h"
+#include "qcow2/preparation.h"
 #include "qcow2/extension.h"
 
 struct removal {

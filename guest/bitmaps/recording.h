@@ -5,10 +5,10 @@
  * The bitmaps of an image whose disk is written to: those that record note it, and all grow with the disk. In
  * between they are marked as in use, so that a crash leaves none that claims to be complete.
  */
-#ifndef AIRLOCK_OPERATIONS_RECORDING_H
-#define AIRLOCK_OPERATIONS_RECORDING_H
+#ifndef AIRLOCK_BITMAPS_RECORDING_H
+#define AIRLOCK_BITMAPS_RECORDING_H
 
-#include "operations/bitmap_content.h"
+#include "bitmaps/content.h"
 
 struct recording {
     struct qcow2 *image;
