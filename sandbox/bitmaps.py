@@ -173,7 +173,7 @@ def list_bitmaps(
         "name": name,
     }
     refuse = functools.partial(_refusal, [image.path], [extents_of or b""])
-    result, payload, report = images.run_guest([image], _bitmap_guest, "bitmaps", fields, limits, refuse)
+    result, payload, report = images.run_guest([image], _bitmap_guest, "bitmap_list", fields, limits, refuse)
     records, end = decode_bitmaps(payload, result.bitmap_count, result.virtual_size)
     extents = decode_extents(payload, end, result.extent_count, limit)
     extents_end = check_extents(extents, result.extents_end, result.virtual_size, limit, extents_start) if limit else 0
@@ -219,7 +219,7 @@ def change_bitmap(
     names = [name, *(action.name for action in actions if action.verb == "merge")]
     refuse = functools.partial(_refusal, [each.path for each in everything], names)
     result, payload, report = images.run_guest(
-        everything, _bitmap_guest, "change_bitmap", fields, limits, refuse, read_only=dry_run
+        everything, _bitmap_guest, "bitmap_change", fields, limits, refuse, read_only=dry_run
     )
     try:
         records = _decode_change(result, payload)

@@ -69,7 +69,7 @@ class Selector(t.NamedTuple):
 
 
 def build(operation: str, disk_sizes: t.Sequence[int], fields: t.Mapping[str, t.Any]) -> bytes:
-    """A call struct. operation: as in the struct's name, "list" for struct call_list.
+    """A call struct. operation: as in the struct's name, "snapshot_list" for struct call_snapshot_list.
 
     disk_sizes: bytes of each disk. fields: the struct's own, but header; bytes and lists give an array, whose rest
     stays zero.

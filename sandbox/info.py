@@ -66,7 +66,7 @@ class ImageInfo(t.NamedTuple):
 
 def image_info(image: Image, limits: Limits | None = None) -> ImageInfo:
     """The facts of the image's header, and its snapshots."""
-    result, payload, report = ask(image, "info", limits=limits)
+    result, payload, report = ask(image, "image_info", limits=limits)
     if result.version not in (2, 3) or not 9 <= result.cluster_bits <= 21 or result.refcount_order > 6:
         raise errors.GuestProtocolError("The guest's answer has an impossible version, cluster size or refcount width.")
     return ImageInfo(

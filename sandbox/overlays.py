@@ -70,7 +70,7 @@ def _fill(
     }
     refuse = functools.partial(_refusal, image.path, os.fsdecode(name))
     result, payload, report = images.run_guest(
-        [image], _chain_guest, "overlay", fields, limits, refuse, read_only=False
+        [image], _chain_guest, "overlay_create", fields, limits, refuse, read_only=False
     )
     if payload or result.file_size != image.disk.size:
         raise errors.GuestProtocolError("The guest's answer about a new overlay contradicts itself.")

@@ -57,7 +57,7 @@ def create_snapshot(image: Image, name: bytes, date: tuple[int, int], limits: Li
     if not (0 <= seconds <= _DATE_MAX and 0 <= nanoseconds < 1_000_000_000):
         raise errors.ArgumentError("A snapshot's date lies between 1970 and 2106. Set the clock, or give another date.")
     fields = {"date_seconds": seconds, "date_nanoseconds": nanoseconds, "name_length": len(name), "name": name}
-    result, payload, report = change(image, "create", _shown(name), limits, fields)
+    result, payload, report = change(image, "snapshot_create", _shown(name), limits, fields)
     identifier = calls.text(result.id, result.id_length, calls.ID_MAX, "an id")
     return Created(identifier, result.header.leaked_clusters, report, list_of(result, payload, report))
 
@@ -70,7 +70,7 @@ def apply_snapshot(image: Image, selector: Selector, allow_resize: bool, limits:
     """
     reject_unmatchable(image, selector, limits)
     fields = {"snapshot": selector, "resize_allowed": int(allow_resize)}
-    result, payload, report = change(image, "apply", selector.shown(), limits, fields)
+    result, payload, report = change(image, "snapshot_apply", selector.shown(), limits, fields)
     now = list_of(result, payload, report)
     return Applied(result.virtual_size, bool(result.resized), result.header.leaked_clusters, report, now)
 
@@ -78,7 +78,7 @@ def apply_snapshot(image: Image, selector: Selector, allow_resize: bool, limits:
 def delete_snapshot(image: Image, selector: Selector, limits: Limits | None = None) -> Deleted:
     """The snapshot goes, and what only it referred to is freed. Raises SnapshotNotFoundError, RefusalError."""
     reject_unmatchable(image, selector, limits)
-    result, payload, report = change(image, "delete", selector.shown(), limits, {"snapshot": selector})
+    result, payload, report = change(image, "snapshot_delete", selector.shown(), limits, {"snapshot": selector})
     now = list_of(result, payload, report)
     return Deleted(result.freed_clusters, result.header.leaked_clusters, report, now)
 

@@ -67,14 +67,14 @@ def change(
 
 def list_snapshots(image: Image, limits: Limits | None = None) -> SnapshotList:
     """The snapshots of an image; none of them for one with an external data file, which can have none."""
-    result, payload, report = ask(image, "list", limits=limits)
+    result, payload, report = ask(image, "snapshot_list", limits=limits)
     return list_of(result, payload, report)
 
 
 def compare_snapshot(image: Image, selector: Selector, limits: Limits | None = None) -> Comparison:
     """Whether the active mapping and the disk's size are those of a snapshot. Raises SnapshotNotFoundError."""
     reject_unmatchable(image, selector, limits)
-    result, _payload, report = ask(image, "compare", selector.shown(), limits, {"snapshot": selector})
+    result, _payload, report = ask(image, "snapshot_compare", selector.shown(), limits, {"snapshot": selector})
     return Comparison(bool(result.equal), bool(result.same_size), result.disk_size, result.differing_clusters, report)
 
 

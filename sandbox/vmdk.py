@@ -70,7 +70,7 @@ class VmdkInfo(t.NamedTuple):
 
 def vmdk_info(image: Image, limits: Limits | None = None) -> VmdkInfo:
     """The facts of the image's header and descriptor."""
-    result, payload, report = images.run_guest([image], _chain_guest, "vmdk", {}, limits, _refuse(image))
+    result, payload, report = images.run_guest([image], _chain_guest, "vmdk_info", {}, limits, _refuse(image))
     grain = result.grain_size
     if payload or not 1 <= result.version <= 3 or not 512 <= grain <= _GRAIN_MAX or grain & (grain - 1):
         raise errors.GuestProtocolError("The guest's answer has an impossible version or grain size.")

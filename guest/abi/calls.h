@@ -8,19 +8,19 @@
 #define AIRLOCK_ABI_CALLS_H
 
 enum call_operation {
-    CALL_LIST = 1, /* the snapshots; reads only */
-    CALL_INFO,     /* facts of the format and the snapshots; reads only */
-    CALL_COMPARE,  /* does the active mapping equal a snapshot's? reads only */
-    CALL_CREATE,   /* the three that write answer with the snapshots that there are then */
-    CALL_APPLY,
-    CALL_DELETE,
-    CALL_BITMAPS, /* the persistent bitmaps, and the dirty ranges of one; reads only */
-    CALL_CHANGE_BITMAP,
-    CALL_COMMIT,  /* what the layers above the base hold goes into the base */
-    CALL_EMPTY,   /* an image holds nothing any more: after a commit */
-    CALL_REBASE,  /* another backing file, or none */
-    CALL_OVERLAY, /* a new image in an empty file */
-    CALL_VMDK     /* facts of a vmdk image; reads only */
+    CALL_SNAPSHOT_LIST = 1, /* the snapshots; reads only */
+    CALL_IMAGE_INFO,        /* facts of the format and the snapshots; reads only */
+    CALL_SNAPSHOT_COMPARE,  /* does the active mapping equal a snapshot's? reads only */
+    CALL_SNAPSHOT_CREATE,   /* the three that write answer with the snapshots that there are then */
+    CALL_SNAPSHOT_APPLY,
+    CALL_SNAPSHOT_DELETE,
+    CALL_BITMAP_LIST, /* the persistent bitmaps, and the dirty ranges of one; reads only */
+    CALL_BITMAP_CHANGE,
+    CALL_COMMIT,         /* what the layers above the base hold goes into the base */
+    CALL_EMPTY,          /* an image holds nothing any more: after a commit */
+    CALL_REBASE,         /* another backing file, or none */
+    CALL_OVERLAY_CREATE, /* a new image in an empty file */
+    CALL_VMDK_INFO       /* facts of a vmdk image; reads only */
 };
 
 enum call_limits {
@@ -59,20 +59,20 @@ struct selector {
     uint8_t name[256];
 };
 
-struct call_list {
+struct call_snapshot_list {
     struct call_header header;
 };
 
-struct call_info {
+struct call_image_info {
     struct call_header header;
 };
 
-struct call_compare {
+struct call_snapshot_compare {
     struct call_header header;
     struct selector snapshot;
 };
 
-struct call_create {
+struct call_snapshot_create {
     struct call_header header;
     uint32_t date_seconds; /* since 1970, UTC */
     uint32_t date_nanoseconds;
@@ -81,20 +81,20 @@ struct call_create {
     uint8_t name[256];
 };
 
-struct call_apply {
+struct call_snapshot_apply {
     struct call_header header;
     struct selector snapshot;
     uint32_t resize_allowed; /* 0: a snapshot of another disk size is refused */
     uint32_t reserved;
 };
 
-struct call_delete {
+struct call_snapshot_delete {
     struct call_header header;
     struct selector snapshot;
 };
 
 /* Which dirty ranges to tell. */
-struct call_bitmaps {
+struct call_bitmap_list {
     struct call_header header;
     uint64_t extents_start; /* bytes: what lies before this is left out */
     uint32_t extents_limit; /* how many at most, up to EXTENTS_MAX; 0: none are asked for */
@@ -123,7 +123,7 @@ struct bitmap_action {
 };
 
 /* Actions on one bitmap of disk 0, in order; all of them or none. */
-struct call_change_bitmap {
+struct call_bitmap_change {
     struct call_header header;
     uint32_t action_count;
     uint32_t dry_run;     /* 1: say what would be, write nothing; the disk may be open for reading only */
@@ -181,7 +181,7 @@ struct call_rebase {
     uint8_t backing_format[16];
 };
 
-struct call_overlay {
+struct call_overlay_create {
     struct call_header header;
     uint64_t virtual_size; /* bytes, a multiple of 512 */
     uint32_t cluster_bits; /* log2 of bytes */
@@ -191,7 +191,7 @@ struct call_overlay {
     uint8_t backing_format[16];
 };
 
-struct call_vmdk {
+struct call_vmdk_info {
     struct call_header header;
 };
 
@@ -223,14 +223,14 @@ struct snapshot_record {
     uint32_t reserved;
 };
 
-struct result_list {
+struct result_snapshot_list {
     struct result_header header;
     uint32_t snapshot_count; /* records in the payload */
     uint32_t reserved;
     uint64_t virtual_size; /* bytes */
 };
 
-struct result_info {
+struct result_image_info {
     struct result_header header;
     uint32_t snapshot_count; /* records in the payload */
     uint32_t version;
@@ -254,7 +254,7 @@ struct result_info {
     uint8_t data_file[1024];
 };
 
-struct result_compare {
+struct result_snapshot_compare {
     struct result_header header;
     uint32_t equal; /* 1: mapping and disk size equal the snapshot's */
     uint32_t same_size;
@@ -262,7 +262,7 @@ struct result_compare {
     uint64_t differing_clusters; /* guest clusters that are mapped otherwise */
 };
 
-struct result_create {
+struct result_snapshot_create {
     struct result_header header;
     uint32_t snapshot_count; /* records in the payload */
     uint32_t id_length;
@@ -270,14 +270,14 @@ struct result_create {
     uint8_t id[128];
 };
 
-struct result_apply {
+struct result_snapshot_apply {
     struct result_header header;
     uint32_t snapshot_count; /* records in the payload */
     uint32_t resized;
     uint64_t virtual_size; /* afterwards, bytes */
 };
 
-struct result_delete {
+struct result_snapshot_delete {
     struct result_header header;
     uint32_t snapshot_count; /* records in the payload */
     uint32_t reserved;
@@ -306,7 +306,7 @@ struct dirty_extent {
     uint64_t length;
 };
 
-struct result_bitmaps {
+struct result_bitmap_list {
     struct result_header header;
     uint32_t bitmap_count; /* records in the payload */
     uint32_t extent_count; /* struct dirty_extent behind them */
@@ -318,7 +318,7 @@ struct result_bitmaps {
     uint8_t fault_name[1024];
 };
 
-struct result_change_bitmap {
+struct result_bitmap_change {
     struct result_header header;
     uint32_t bitmap_count; /* records in the payload: as they are now, or with dry_run would be */
     uint32_t changed;      /* 1: the actions lead to something else than there was */
@@ -351,12 +351,12 @@ struct result_rebase {
     uint64_t zeroed_bytes; /* likewise, as zeros */
 };
 
-struct result_overlay {
+struct result_overlay_create {
     struct result_header header;
     uint64_t file_size;
 };
 
-struct result_vmdk {
+struct result_vmdk_info {
     struct result_header header;
     uint64_t virtual_size; /* bytes */
     uint64_t grain_size;   /* bytes */

@@ -124,7 +124,7 @@ static struct payload find_source(struct bitmap_plan *plan, struct qcow2 *image,
     return payload_of(image, bitmap);
 }
 
-static void merge(struct bitmap_plan *plan, const struct call_change_bitmap *call, u32 action) {
+static void merge(struct bitmap_plan *plan, const struct call_bitmap_change *call, u32 action) {
     const struct bitmap_action *wanted = &call->actions[action];
     const u8 *name = call->text + wanted->source_at;
     need_existing(plan, action);
@@ -154,7 +154,7 @@ static void merge(struct bitmap_plan *plan, const struct call_change_bitmap *cal
     need_usable(plan, action);
 }
 
-static void carry_out(struct bitmap_plan *plan, const struct call_change_bitmap *call, u32 action) {
+static void carry_out(struct bitmap_plan *plan, const struct call_bitmap_change *call, u32 action) {
     switch (call->actions[action].kind) {
     case BITMAP_ADD:
         add(plan, call->actions[action].granularity, action);
@@ -178,7 +178,7 @@ static void carry_out(struct bitmap_plan *plan, const struct call_change_bitmap 
     }
 }
 
-void bitmap_plan_make(struct bitmap_plan *plan, struct qcow2 *image, const struct call_change_bitmap *call) {
+void bitmap_plan_make(struct bitmap_plan *plan, struct qcow2 *image, const struct call_bitmap_change *call) {
     *plan = (struct bitmap_plan){
         .image = image, .name = call->name, .name_length = call->name_length, .original = NO_BITMAP};
     plan->sources = heap_take((call->action_count + 1ull) * sizeof(struct payload));

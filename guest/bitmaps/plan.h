@@ -29,7 +29,7 @@ struct bitmap_plan {
 };
 
 /* Goes through the list; refuses what cannot be done with the action's index. The directory must have been read. */
-void bitmap_plan_make(struct bitmap_plan *plan, struct qcow2 *image, const struct call_change_bitmap *call);
+void bitmap_plan_make(struct bitmap_plan *plan, struct qcow2 *image, const struct call_bitmap_change *call);
 
 /* Does the set of bitmaps change, whatever the bits? */
 bool bitmap_plan_changes_set(const struct bitmap_plan *plan);

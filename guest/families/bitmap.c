@@ -8,10 +8,10 @@
 
 _Noreturn void operation_run(u32 operation) {
     switch (operation) {
-    case CALL_BITMAPS:
-        operation_list_bitmaps();
-    case CALL_CHANGE_BITMAP:
-        operation_change_bitmap();
+    case CALL_BITMAP_LIST:
+        operation_bitmap_list();
+    case CALL_BITMAP_CHANGE:
+        operation_bitmap_change();
     default:
         refuse_plain(REFUSAL_BAD_CALL);
     }

@@ -14,10 +14,10 @@ _Noreturn void operation_run(u32 operation) {
         operation_empty();
     case CALL_REBASE:
         operation_rebase(NULL);
-    case CALL_OVERLAY:
-        operation_overlay();
-    case CALL_VMDK:
-        operation_vmdk();
+    case CALL_OVERLAY_CREATE:
+        operation_overlay_create();
+    case CALL_VMDK_INFO:
+        operation_vmdk_info();
     default:
         refuse_plain(REFUSAL_BAD_CALL);
     }

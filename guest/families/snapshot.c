@@ -8,18 +8,18 @@
 
 _Noreturn void operation_run(u32 operation) {
     switch (operation) {
-    case CALL_LIST:
-        operation_list();
-    case CALL_INFO:
-        operation_info();
-    case CALL_COMPARE:
-        operation_compare();
-    case CALL_CREATE:
-        operation_create();
-    case CALL_APPLY:
-        operation_apply();
-    case CALL_DELETE:
-        operation_delete();
+    case CALL_SNAPSHOT_LIST:
+        operation_snapshot_list();
+    case CALL_IMAGE_INFO:
+        operation_image_info();
+    case CALL_SNAPSHOT_COMPARE:
+        operation_snapshot_compare();
+    case CALL_SNAPSHOT_CREATE:
+        operation_snapshot_create();
+    case CALL_SNAPSHOT_APPLY:
+        operation_snapshot_apply();
+    case CALL_SNAPSHOT_DELETE:
+        operation_snapshot_delete();
     default:
         refuse_plain(REFUSAL_BAD_CALL);
     }

@@ -16,7 +16,7 @@
 #define ENTRY_CHANGES 16 /* bytes of a directory entry: table, its size, flags */
 
 struct change {
-    const struct call_change_bitmap *call;
+    const struct call_bitmap_change *call;
     struct qcow2 image;
     struct refcounts refcounts;
     struct verification verification;
@@ -30,7 +30,7 @@ struct change {
 };
 
 static void open_change(struct change *c) {
-    const struct call_change_bitmap *call = c->call;
+    const struct call_bitmap_change *call = c->call;
     struct qcow2 *image = &c->image;
     if (call->action_count > BITMAP_ACTIONS_MAX || call->name_length > sizeof(call->name)) {
         refuse_plain(REFUSAL_BAD_CALL);
@@ -175,7 +175,7 @@ static void carry_out(struct change *c) {
 }
 
 static _Noreturn void answer(struct change *c, bool changed) {
-    struct result_change_bitmap *result = result_memory();
+    struct result_bitmap_change *result = result_memory();
     struct bitmap_records records = {0};
     records_add(&records, &c->image.bitmaps, 0);
     if (!changed) {
@@ -200,11 +200,11 @@ static _Noreturn void answer(struct change *c, bool changed) {
     finish(records.start, records.length);
 }
 
-_Noreturn void operation_change_bitmap(void) {
+_Noreturn void operation_bitmap_change(void) {
     struct change *c = heap_take_zeroed(sizeof(*c));
     c->call = call_memory();
     if (c->call->action_count == 1 && c->call->actions[0].kind == BITMAP_REMOVE_DAMAGED) {
-        operation_remove_damaged();
+        operation_bitmap_remove_damaged();
     }
     const bool writes = c->call->dry_run == 0;
     open_change(c);

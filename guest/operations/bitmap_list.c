@@ -9,7 +9,7 @@
 #include "qcow2/header.h"
 
 struct telling {
-    const struct call_bitmaps *call;
+    const struct call_bitmap_list *call;
     struct payload payload;
     u64 disk_size;
     u64 clusters_left;
@@ -18,7 +18,7 @@ struct telling {
     u64 end; /* bytes: all that begins before is told */
 };
 
-static const struct bitmap *find(const struct qcow2 *image, const struct call_bitmaps *call) {
+static const struct bitmap *find(const struct qcow2 *image, const struct call_bitmap_list *call) {
     u32 index = 0;
     u32 count = bitmaps_find(&image->bitmaps, call->name, call->name_length, &index);
     if (count != 1) {
@@ -82,9 +82,9 @@ static void tell_extents(struct telling *t) {
     }
 }
 
-_Noreturn void operation_list_bitmaps(void) {
-    const struct call_bitmaps *call = call_memory();
-    struct result_bitmaps *result = result_memory();
+_Noreturn void operation_bitmap_list(void) {
+    const struct call_bitmap_list *call = call_memory();
+    struct result_bitmap_list *result = result_memory();
     struct qcow2 image;
     struct bitmap_records records = {0};
     struct bitmaps_damage damage;

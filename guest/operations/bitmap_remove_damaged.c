@@ -155,8 +155,8 @@ static void carry_out(struct removal *r) {
 }
 
 static _Noreturn void answer(struct removal *r, bool changed) {
-    const struct call_change_bitmap *call = call_memory();
-    struct result_change_bitmap *result = result_memory();
+    const struct call_bitmap_change *call = call_memory();
+    struct result_bitmap_change *result = result_memory();
     struct bitmap_records records = {0};
     records_add(&records, &r->image.bitmaps, 0);
     if (!changed) {
@@ -173,8 +173,8 @@ static _Noreturn void answer(struct removal *r, bool changed) {
     finish(records.start, records.length);
 }
 
-_Noreturn void operation_remove_damaged(void) {
-    const struct call_change_bitmap *call = call_memory();
+_Noreturn void operation_bitmap_remove_damaged(void) {
+    const struct call_bitmap_change *call = call_memory();
     struct removal *r = heap_take_zeroed(sizeof(*r));
     struct qcow2 *image = &r->image;
     struct bitmaps_damage damage;

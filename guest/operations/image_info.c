@@ -12,10 +12,10 @@ static u32 copy_text(void *to, const void *from, u64 length, u64 room) {
     return (u32)length;
 }
 
-_Noreturn void operation_info(void) {
+_Noreturn void operation_image_info(void) {
     struct qcow2 image;
     qcow2_open(&image, 0, false);
-    struct result_info *result = result_memory();
+    struct result_image_info *result = result_memory();
     result->snapshot_count = image.snapshot_count;
     result->version = image.version;
     result->cluster_bits = image.cluster_bits;

@@ -9,9 +9,9 @@
 #include "qcow2/emptying.h"
 #include "qcow2/header.h"
 
-_Noreturn void operation_overlay(void) {
-    const struct call_overlay *call = call_memory();
-    struct result_overlay *result = result_memory();
+_Noreturn void operation_overlay_create(void) {
+    const struct call_overlay_create *call = call_memory();
+    struct result_overlay_create *result = result_memory();
     struct qcow2 image;
     if (call->cluster_bits < 9 || call->cluster_bits > 21 || call->virtual_size % 512 != 0 ||
         call->backing_length > BACKING_NAME_MAX || call->format_length > 15) {

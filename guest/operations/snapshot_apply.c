@@ -55,7 +55,7 @@ static void check_resize(const struct qcow2 *image, const struct snapshot *snaps
     }
 }
 
-static void open_application(struct application *a, const struct call_apply *call) {
+static void open_application(struct application *a, const struct call_snapshot_apply *call) {
     struct qcow2 *image = &a->image;
     qcow2_open(image, 0, true);
     if (has_data_file(image)) {
@@ -204,8 +204,8 @@ static void leave_copy(struct application *a) {
     disk_resize(&image->disk, size);
 }
 
-_Noreturn void operation_apply(void) {
-    struct result_apply *result = result_memory();
+_Noreturn void operation_snapshot_apply(void) {
+    struct result_snapshot_apply *result = result_memory();
     struct application a = {0};
     struct qcow2 *image = &a.image;
     open_application(&a, call_memory());

@@ -7,9 +7,9 @@
 #include "qcow2/mapping.h"
 #include "qcow2/snapshots.h"
 
-_Noreturn void operation_compare(void) {
-    const struct call_compare *call = call_memory();
-    struct result_compare *result = result_memory();
+_Noreturn void operation_snapshot_compare(void) {
+    const struct call_snapshot_compare *call = call_memory();
+    struct result_snapshot_compare *result = result_memory();
     struct qcow2 image;
     qcow2_open(&image, 0, false);
     if (has_data_file(&image)) {

@@ -6,7 +6,8 @@
 #include "qcow2/preparation.h"
 
 /* The entry of the new snapshot, behind those that there are; its L1 table has no place yet. */
-static struct snapshot *new_entry(struct qcow2 *image, const struct call_create *call, struct result_create *result) {
+static struct snapshot *new_entry(struct qcow2 *image, const struct call_snapshot_create *call,
+                                  struct result_snapshot_create *result) {
     if (image->snapshots == NULL) {
         image->snapshots = heap_take(sizeof(struct snapshot));
     }
@@ -26,9 +27,9 @@ static struct snapshot *new_entry(struct qcow2 *image, const struct call_create 
 
 /* qcow2_snapshot_create(). Until the header names the new table the image is as it was but for
  * refcounts that are too high and flags that say less than they could. */
-_Noreturn void operation_create(void) {
-    const struct call_create *call = call_memory();
-    struct result_create *result = result_memory();
+_Noreturn void operation_snapshot_create(void) {
+    const struct call_snapshot_create *call = call_memory();
+    struct result_snapshot_create *result = result_memory();
     struct qcow2 image;
     struct refcounts refcounts;
     struct verification verification;

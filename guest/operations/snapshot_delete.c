@@ -13,9 +13,9 @@ static void remove_entry(struct qcow2 *image, u64 index) {
 
 /* qcow2_snapshot_delete(). The header that no longer names the snapshot is the commit point; what the
  * snapshot held is given back after it, so a crash leaks at worst. */
-_Noreturn void operation_delete(void) {
-    const struct call_delete *call = call_memory();
-    struct result_delete *result = result_memory();
+_Noreturn void operation_snapshot_delete(void) {
+    const struct call_snapshot_delete *call = call_memory();
+    struct result_snapshot_delete *result = result_memory();
     struct qcow2 image;
     struct refcounts refcounts;
     struct verification verification;

@@ -6,10 +6,10 @@
 #include "qcow2/header.h"
 #include "qcow2/snapshots.h"
 
-_Noreturn void operation_list(void) {
+_Noreturn void operation_snapshot_list(void) {
     struct qcow2 image;
     qcow2_open(&image, 0, false);
-    struct result_list *result = result_memory();
+    struct result_snapshot_list *result = result_memory();
     result->snapshot_count = image.snapshot_count;
     result->virtual_size = image.virtual_size;
     finish_with_snapshots(&image);

@@ -5,9 +5,9 @@
 #include "operations/operations.h"
 #include "vmdk/header.h"
 
-_Noreturn void operation_vmdk(void) {
+_Noreturn void operation_vmdk_info(void) {
     struct vmdk image;
-    struct result_vmdk *result = result_memory();
+    struct result_vmdk_info *result = result_memory();
     vmdk_open(&image, 0, false);
     result->virtual_size = image.virtual_size;
     result->grain_size = image.grain_size;

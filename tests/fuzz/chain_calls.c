@@ -163,8 +163,8 @@ static void write_rebase(bool dry) {
 }
 
 static void write_overlay(void) {
-    struct call_overlay *call = (struct call_overlay *)chain.host->call;
-    call->header.operation = CALL_OVERLAY;
+    struct call_overlay_create *call = (struct call_overlay_create *)chain.host->call;
+    call->header.operation = CALL_OVERLAY_CREATE;
     call->virtual_size = chain.input.size;
     call->cluster_bits = chain.input.cluster_bits;
     call->backing_length = has_flag(CHAIN_BACKED) ? (u16)(1 + 4 * chain.input.name_length) : 0;
@@ -195,7 +195,7 @@ void calls_write(bool dry) {
         break;
     case CHAIN_FACTS:
         ((struct call_header *)chain.host->call)->operation =
-            chain.layers[0].format == LAYER_VMDK ? CALL_VMDK : CALL_INFO;
+            chain.layers[0].format == LAYER_VMDK ? CALL_VMDK_INFO : CALL_IMAGE_INFO;
         break;
     default:
         write_rebase(dry);

@@ -218,10 +218,10 @@ static void check_emptied(void) {
 }
 
 static void check_named(u32 length) {
-    const struct result_info *info = (const struct result_info *)chain.host->result;
+    const struct result_image_info *info = (const struct result_image_info *)chain.host->result;
     memset(chain.host->call, 0, sizeof(chain.host->call));
     *(struct call_header *)chain.host->call =
-        (struct call_header){.abi_version = ABI_VERSION, .operation = CALL_INFO, .disk_count = 1};
+        (struct call_header){.abi_version = ABI_VERSION, .operation = CALL_IMAGE_INFO, .disk_count = 1};
     chain.host->fail_at = UINT64_MAX;
     if (host_run() != HOST_FINISHED || info->header.code != REFUSAL_NONE || info->backing_name_length != length) {
         fail("the header does not name the backing file", 0);

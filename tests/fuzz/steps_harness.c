@@ -76,7 +76,7 @@ static const char *bitmap_name(u32 number) {
 }
 
 /* The step's text as a list of actions. Merges are from the image, or from a copy of it that is disk 1. */
-static void write_actions(struct call_change_bitmap *call, const struct input_step *step) {
+static void write_actions(struct call_bitmap_change *call, const struct input_step *step) {
     static const u32 granularities[] = {0, 512, 1024, 4096, 65536, 1 << 20, 768, 1u << 31};
     const char *name = bitmap_name(step->text[0]);
     u32 text = 0;
@@ -111,24 +111,24 @@ static u32 write_call(const struct input_step *step) {
     *(struct call_header *)host->call =
         (struct call_header){.abi_version = ABI_VERSION, .operation = operation, .disk_count = 1};
     switch (operation) {
-    case CALL_COMPARE:
-        select_snapshot(&((struct call_compare *)host->call)->snapshot, step);
+    case CALL_SNAPSHOT_COMPARE:
+        select_snapshot(&((struct call_snapshot_compare *)host->call)->snapshot, step);
         break;
-    case CALL_CREATE: {
-        struct call_create *call = (struct call_create *)host->call;
+    case CALL_SNAPSHOT_CREATE: {
+        struct call_snapshot_create *call = (struct call_snapshot_create *)host->call;
         call->name_length = step->text_length % (sizeof(step->text) + 1);
         memcpy(call->name, step->text, call->name_length);
         break;
     }
-    case CALL_APPLY:
-        select_snapshot(&((struct call_apply *)host->call)->snapshot, step);
-        ((struct call_apply *)host->call)->resize_allowed = step->resize_allowed % 2;
+    case CALL_SNAPSHOT_APPLY:
+        select_snapshot(&((struct call_snapshot_apply *)host->call)->snapshot, step);
+        ((struct call_snapshot_apply *)host->call)->resize_allowed = step->resize_allowed % 2;
         break;
-    case CALL_DELETE:
-        select_snapshot(&((struct call_delete *)host->call)->snapshot, step);
+    case CALL_SNAPSHOT_DELETE:
+        select_snapshot(&((struct call_snapshot_delete *)host->call)->snapshot, step);
         break;
-    case CALL_BITMAPS: {
-        struct call_bitmaps *call = (struct call_bitmaps *)host->call;
+    case CALL_BITMAP_LIST: {
+        struct call_bitmap_list *call = (struct call_bitmap_list *)host->call;
         const char *name = bitmap_name(step->text[0]);
         call->counts = 1;
         call->extents_limit = step->selector % 3 == 0 ? 0 : EXTENTS_MAX;
@@ -136,8 +136,8 @@ static u32 write_call(const struct input_step *step) {
         memcpy(call->name, name, call->name_length);
         break;
     }
-    case CALL_CHANGE_BITMAP:
-        write_actions((struct call_change_bitmap *)host->call, step);
+    case CALL_BITMAP_CHANGE:
+        write_actions((struct call_bitmap_change *)host->call, step);
         break;
     default:
         break;
@@ -172,22 +172,22 @@ static void check_verified(bool all_done, bool may_leak, u64 leaked) {
 
 /* The snapshot that was just applied is the one that the disk equals. */
 static void check_applied(void) {
-    struct call_apply applied = *(struct call_apply *)host->call;
-    struct call_compare *call = (struct call_compare *)host->call;
+    struct call_snapshot_apply applied = *(struct call_snapshot_apply *)host->call;
+    struct call_snapshot_compare *call = (struct call_snapshot_compare *)host->call;
     memset(host->call, 0, sizeof(host->call));
     call->header = applied.header;
-    call->header.operation = CALL_COMPARE;
+    call->header.operation = CALL_SNAPSHOT_COMPARE;
     call->snapshot = applied.snapshot;
     run(host_run);
-    if (header()->code != REFUSAL_NONE || ((struct result_compare *)host->result)->equal != 1) {
+    if (header()->code != REFUSAL_NONE || ((struct result_snapshot_compare *)host->result)->equal != 1) {
         fail("applied, but the disk differs");
     }
 }
 
 /* What a list of dirty ranges says, and what the count says, is the same. */
 static void check_ranges(void) {
-    const struct result_bitmaps *result = (const struct result_bitmaps *)host->result;
-    const struct call_bitmaps *call = (const struct call_bitmaps *)host->call;
+    const struct result_bitmap_list *result = (const struct result_bitmap_list *)host->result;
+    const struct call_bitmap_list *call = (const struct call_bitmap_list *)host->call;
     const u8 *at = host->payload;
     u64 wanted = UINT64_MAX;
     for (u32 i = 0; i < result->bitmap_count; i++) {
@@ -218,7 +218,7 @@ static void check_ranges(void) {
 
 /* Damaged bitmaps are gone: nothing is to be said against those that stay. */
 static void check_sound(void) {
-    const struct result_bitmaps *result = (const struct result_bitmaps *)host->result;
+    const struct result_bitmap_list *result = (const struct result_bitmap_list *)host->result;
     if (result->fault != 0) {
         fail("the damaged bitmaps were removed, and some are left");
     }
@@ -228,10 +228,10 @@ static void check_sound(void) {
 static void check_bitmaps(const struct input_step *step) {
     static u8 told[1 << 16];
     u64 length = host->payload_length;
-    const struct result_change_bitmap *result = (const struct result_change_bitmap *)host->result;
+    const struct result_bitmap_change *result = (const struct result_bitmap_change *)host->result;
     u32 changed = result->changed;
-    struct input_step list = {.operation = CALL_BITMAPS - 1};
-    const bool removed = ((const struct call_change_bitmap *)host->call)->actions[0].kind == BITMAP_REMOVE_DAMAGED;
+    struct input_step list = {.operation = CALL_BITMAP_LIST - 1};
+    const bool removed = ((const struct call_bitmap_change *)host->call)->actions[0].kind == BITMAP_REMOVE_DAMAGED;
     if (length > sizeof(told)) {
         return;
     }
@@ -256,8 +256,8 @@ static bool run_step(const struct input_step *step, bool faulty) {
     memcpy(before, disk->bytes, length);
     u32 changes = disk->changes;
     u32 operation = write_call(step);
-    bool reads = operation < CALL_CREATE || operation == CALL_BITMAPS ||
-                 (operation == CALL_CHANGE_BITMAP && ((const struct call_change_bitmap *)host->call)->dry_run != 0);
+    bool reads = operation < CALL_SNAPSHOT_CREATE || operation == CALL_BITMAP_LIST ||
+                 (operation == CALL_BITMAP_CHANGE && ((const struct call_bitmap_change *)host->call)->dry_run != 0);
     host->requests = host->logged = 0;
     host->disks[1] = (struct host_disk){.bytes = before, .length = length};
     run(host_run);
@@ -279,11 +279,11 @@ static bool run_step(const struct input_step *step, bool faulty) {
     }
     if (result.code == REFUSAL_NONE && !failed) {
         accepted[operation]++;
-        if (operation == CALL_BITMAPS) {
+        if (operation == CALL_BITMAP_LIST) {
             check_ranges();
-        } else if (operation == CALL_CHANGE_BITMAP) {
+        } else if (operation == CALL_BITMAP_CHANGE) {
             if ((result.modified != 0) !=
-                (((const struct result_change_bitmap *)host->result)->changed != 0 && !reads)) {
+                (((const struct result_bitmap_change *)host->result)->changed != 0 && !reads)) {
                 fail("a change of bitmaps that writes without changing anything, or the other way round");
             }
             check_bitmaps(step);
@@ -291,9 +291,10 @@ static bool run_step(const struct input_step *step, bool faulty) {
     }
     if (result.modified != 0) {
         /* qemu, too, forgets the cluster that a disk ends in the middle of. */
-        bool resized = operation == CALL_APPLY && ((const struct result_apply *)host->result)->resized != 0;
+        bool resized =
+            operation == CALL_SNAPSHOT_APPLY && ((const struct result_snapshot_apply *)host->result)->resized != 0;
         check_verified(!failed, resized, result.leaked_clusters);
-        if (operation == CALL_APPLY && result.code == REFUSAL_NONE) {
+        if (operation == CALL_SNAPSHOT_APPLY && result.code == REFUSAL_NONE) {
             write_call(step);
             check_applied();
         }
@@ -329,7 +330,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
 void harness_summary(void) {
     static const char *const names[] = {"",      "list",   "info",    "compare", "create",
                                         "apply", "delete", "bitmaps", "change"};
-    for (u32 i = CALL_LIST; i <= OPERATIONS; i++) {
+    for (u32 i = CALL_SNAPSHOT_LIST; i <= OPERATIONS; i++) {
         printf("%s %u of %u, ", names[i], accepted[i], done[i]);
     }
 }

@@ -229,11 +229,11 @@ class Guest:
 
     def verify(self) -> Answer:
         """The verification that comes before every change."""
-        return self._outcome(self.lib.host_verify(), "create")
+        return self._outcome(self.lib.host_verify(), "snapshot_create")
 
     def probe(self, name: str, *arguments: Any) -> Answer:
         """Calls a function of probes.h. The operation in the answer means nothing."""
-        return self._outcome(getattr(self.lib, f"probe_{name}")(*arguments), "create")
+        return self._outcome(getattr(self.lib, f"probe_{name}")(*arguments), "snapshot_create")
 
     def _outcome(self, end: int, operation: str) -> Answer:
         if end != self.lib.HOST_FINISHED:
@@ -256,19 +256,21 @@ class Guest:
         )
 
     def create(self, name: bytes, date: tuple[int, int] = DATE) -> Answer:
-        return self.call("create", name=name, name_length=len(name), date_seconds=date[0], date_nanoseconds=date[1])
+        return self.call(
+            "snapshot_create", name=name, name_length=len(name), date_seconds=date[0], date_nanoseconds=date[1]
+        )
 
     def apply(self, text: bytes, resize: bool = True) -> Answer:
         selector = {"kind": self.lib.SELECT_BY_ID_OR_NAME, "name": text, "name_length": len(text)}
-        return self.call("apply", snapshot=selector, resize_allowed=resize)
+        return self.call("snapshot_apply", snapshot=selector, resize_allowed=resize)
 
     def delete(self, name: bytes) -> Answer:
         selector = {"kind": self.lib.SELECT_BY_NAME, "name": name, "name_length": len(name)}
-        return self.call("delete", snapshot=selector)
+        return self.call("snapshot_delete", snapshot=selector)
 
     def compare(self, text: bytes) -> Answer:
         selector = {"kind": self.lib.SELECT_BY_ID_OR_NAME, "name": text, "name_length": len(text)}
-        return self.call("compare", snapshot=selector)
+        return self.call("snapshot_compare", snapshot=selector)
 
     def change_bitmap(self, name: bytes, *actions: BitmapAction, dry_run: bool = False, counts: bool = True) -> Answer:
         """A list of actions on one bitmap; all bits are counted."""
@@ -279,16 +281,16 @@ class Guest:
             rows.append({"kind": number, "granularity": granularity, **place})
             text += source
         fields = {"name": name, "name_length": len(name), "dry_run": dry_run, "counts": counts}
-        return self.call("change_bitmap", **fields, action_count=len(rows), actions=rows, text=text)
+        return self.call("bitmap_change", **fields, action_count=len(rows), actions=rows, text=text)
 
     def bitmaps(self, extents_of: bytes = b"", limit: int = 0, start: int = 0) -> Answer:
         """All bitmaps, counted, and at most `limit` dirty ranges of one."""
         fields = {"name": extents_of, "name_length": len(extents_of), "extents_limit": limit, "extents_start": start}
-        return self.call("bitmaps", counts=1, **fields)
+        return self.call("bitmap_list", counts=1, **fields)
 
     def listing(self) -> list[tuple[bytes, bytes]]:
         """The snapshots as (id, name)."""
-        answer = self.call("list")
+        answer = self.call("snapshot_list")
         if answer.refusal:
             raise ValueError(answer.refusal)
         return records(answer.payload, answer.result.snapshot_count)

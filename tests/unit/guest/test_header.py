@@ -139,7 +139,7 @@ def test_a_broken_header_is_refused(
     assert not answer.modified
     assert guest.image() == broken
     guest.load_bytes(broken)
-    reads = guest.call("list").refusal
+    reads = guest.call("snapshot_list").refusal
     if refusal in READ_ALL_THE_SAME or (refusal, *arguments) == ("TRUNCATED", 9):
         assert reads == ""
     else:
@@ -152,7 +152,7 @@ def test_unknown_features_are_named(guest: Guest, image: Callable[[str], Path]) 
     bits = 1 << 40 | 1 << 41 | 1 << 42 | 1 << 43
     start = patched(image("tiny").read_bytes(), incompatible_features=bits)
     guest.load_bytes(with_extensions(start, extension(FEATURES, b"".join(names))))
-    answer = guest.call("info")
+    answer = guest.call("image_info")
     assert answer.refusal == "INCOMPATIBLE_FEATURES"
     assert answer.text == b"forty, one and forty, " + b"n" * 46
     assert answer.arguments[:2] == (1 << 43, bits)
@@ -162,7 +162,7 @@ def test_names_of_features_are_bounded(guest: Guest, image: Callable[[str], Path
     names = b"".join(feature_name(0, bit, b"%d" % bit + b"x" * 46) for bit in range(5, 64))
     start = patched(image("extended").read_bytes(), incompatible_features=0xFFFFFFFFFFFFFFE0)
     guest.load_bytes(with_extensions(start, extension(FEATURES, names)))
-    answer = guest.call("info")
+    answer = guest.call("image_info")
     assert answer.refusal == "INCOMPATIBLE_FEATURES"
     assert answer.text.startswith(b"5xxx")
     assert 900 < len(answer.text) <= 1024
@@ -178,7 +178,7 @@ def test_info_shows_what_the_header_has(guest: Guest, image: Callable[[str], Pat
         extension(DATA_FILE, b"data.raw"),
     )
     guest.load_bytes(put(start, 480, b"base.file"))
-    answer = guest.call("info")
+    answer = guest.call("image_info")
     assert answer.refusal == ""
     result = answer.result
     assert bytes(result.backing_name)[: result.backing_name_length] == b"base.file"
@@ -194,7 +194,7 @@ def test_any_bytes_as_extensions_end(library: Guest, tiny: bytes, data: bytes) -
     """Accepted or refused: the walk ends, and reading changes nothing."""
     start = put(tiny, 112, data)
     library.load_bytes(start)
-    assert library.call("info").refusal in ("", "EXTENSION_LARGE", "NO_CRYPTO_HEADER")
+    assert library.call("image_info").refusal in ("", "EXTENSION_LARGE", "NO_CRYPTO_HEADER")
     assert library.image() == start
 
 

@@ -123,7 +123,7 @@ def test_a_bad_call(
     guest: Guest, image: Callable[[str], Path], fields: dict[str, dict[str, int]], refusal: str
 ) -> None:
     guest.load(image("tiny"))
-    assert (guest.call("create", **fields).refusal, guest.host.requests) == (refusal, 0)
+    assert (guest.call("snapshot_create", **fields).refusal, guest.host.requests) == (refusal, 0)
 
 
 @pytest.mark.parametrize("verb", ["apply", "delete", "compare"])

@@ -78,7 +78,7 @@ def listed(entry: Entry) -> tuple[object, ...]:
 @given(table=tables)
 def test_a_table_is_read(library: Guest, tiny: bytes, table: list[Entry]) -> None:
     library.load_bytes(with_table(tiny, table))
-    answer = library.call("list")
+    answer = library.call("snapshot_list")
     assert (answer.refusal, answer.result.snapshot_count) == ("", len(table))
     found, at = [], 0
     for _unused in table:
@@ -165,15 +165,15 @@ def test_a_snapshot_is_found(library: Guest, tiny: bytes, table: list[Entry], wa
 @pytest.mark.parametrize("kind", [0, 4, 0xFFFFFFFF])
 def test_an_unknown_selector_is_a_bad_call(guest: Guest, tiny: bytes, kind: int) -> None:
     guest.load_bytes(tiny)
-    assert guest.call("compare", snapshot={"kind": kind}).refusal == "BAD_CALL"
+    assert guest.call("snapshot_compare", snapshot={"kind": kind}).refusal == "BAD_CALL"
 
 
 @pytest.mark.parametrize("lengths", [(65535, 0), (0, 65535), (0, 257)])
 def test_lengths_of_a_selector_are_bounded(guest: Guest, tiny: bytes, lengths: tuple[int, int]) -> None:
     guest.load_bytes(with_table(tiny, [Entry()]))
     selector = {"kind": 1, "id_length": lengths[0], "name_length": lengths[1]}
-    assert guest.call("compare", snapshot=selector).refusal == "BAD_CALL"
-    assert guest.call("create", name_length=256).refusal == "BAD_CALL"
+    assert guest.call("snapshot_compare", snapshot=selector).refusal == "BAD_CALL"
+    assert guest.call("snapshot_create", name_length=256).refusal == "BAD_CALL"
 
 
 def strtoul(data: bytes) -> int:
@@ -209,18 +209,18 @@ def test_the_next_id(library: Guest, tiny: bytes, ids: list[bytes]) -> None:
 def test_extra_data_is_bounded(guest: Guest, tiny: bytes) -> None:
     table = [Entry(), Entry(declared_extra=1025), Entry()]
     guest.load_bytes(with_table(tiny, table))
-    answer = guest.call("list")
+    answer = guest.call("snapshot_list")
     assert (answer.refusal, answer.arguments[0]) == ("SNAPSHOT_EXTRA", 1)
     table[1] = Entry(declared_extra=0xFFFFFFFF)
     guest.load_bytes(with_table(tiny, table))
-    assert guest.call("list").refusal == "SNAPSHOT_EXTRA"
+    assert guest.call("snapshot_list").refusal == "SNAPSHOT_EXTRA"
 
 
 def test_a_table_that_is_cut_off(guest: Guest, tiny: bytes) -> None:
     whole = with_table(tiny, [Entry(name=b"n" * 200), Entry(name=b"m" * 200)])
     for less in range(1, len(encoded([Entry(name=b"n" * 200), Entry(name=b"m" * 200)])), 7):
         guest.load_bytes(whole[:-less])
-        answer = guest.call("list")
+        answer = guest.call("snapshot_list")
         assert answer.refusal == "TRUNCATED"
         assert answer.arguments[:3] == (6, (len(tiny) + 511) // 512 * 512, len(whole) - less)
 
@@ -229,7 +229,7 @@ def test_a_table_over_64_mib(guest: Guest, tiny: bytes) -> None:
     """Entries of 66 KiB: qemu-img lists what lies within the limit, we say how many hang over."""
     one = Entry(id=b"i" * 65535, name=b"n" * 65535, extra_size=1024)
     guest.load_bytes(with_table(tiny, [one] * 520))
-    answer = guest.call("list")
+    answer = guest.call("snapshot_list")
     assert answer.refusal == "SNAPSHOT_TABLE_BIG"
     size = len(one.encode())
     within = next(n for n in range(520) if n * ((size + 7) & ~7) + size > 64 << 20)

@@ -25,7 +25,7 @@ LAYER_VMDK = 3
 
 def info(guest: Guest, image: bytes) -> Answer:
     guest.load_bytes(image)
-    return guest.call("vmdk")
+    return guest.call("vmdk_info")
 
 
 def test_facts(guest: Guest) -> None:

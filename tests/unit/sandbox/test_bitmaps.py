@@ -78,28 +78,28 @@ def call_of(guest: Guest, operation: str) -> t.Any:
 
 
 def test_list(guest: Guest, image: Image) -> None:
-    guest.answers("bitmaps", records(BITMAPS), bitmap_count=5, virtual_size=SIZE, extents_end=77)
+    guest.answers("bitmap_list", records(BITMAPS), bitmap_count=5, virtual_size=SIZE, extents_end=77)
     assert list_bitmaps(image) == (BITMAPS, SIZE, (), 0, guest.report, "")
     assert [each.inconsistent for each in BITMAPS] == [False, False, True, True, False]
-    call = call_of(guest, "bitmaps")
+    call = call_of(guest, "bitmap_list")
     assert (call.header.operation, call.header.disk_count, call.header.disk_size[0]) == (7, 1, 6)
     assert (call.counts, call.extents_limit, call.name_length) == (1, 0, 0)
     assert guest.calls[-1][1:] == ([image.disk], None, None, True)
     list_bitmaps(image, counts=False)
-    assert call_of(guest, "bitmaps").counts == 0
+    assert call_of(guest, "bitmap_list").counts == 0
 
 
 def test_extents(guest: Guest, image: Image) -> None:
     payload = records([PLAIN]) + extents((65536, 65536), (262144, 131072))
-    guest.answers("bitmaps", payload, bitmap_count=1, virtual_size=SIZE, extent_count=2, extents_end=SIZE)
+    guest.answers("bitmap_list", payload, bitmap_count=1, virtual_size=SIZE, extent_count=2, extents_end=SIZE)
     found = list_bitmaps(image, extents_of=b"b0", extents_start=100)
     assert found.extents == (Extent(65536, 65536), Extent(262144, 131072))
     assert found.extents_end == SIZE
-    call = call_of(guest, "bitmaps")
+    call = call_of(guest, "bitmap_list")
     assert (call.extents_start, call.extents_limit, call.name_length) == (100, 1 << 20, 2)
     assert bytes(call.name)[:3] == b"b0\0"
     list_bitmaps(image, extents_of=b"n" * 4000, extents_limit=5)
-    call = call_of(guest, "bitmaps")
+    call = call_of(guest, "bitmap_list")
     assert (call.extents_limit, call.name_length) == (5, 1024)
 
 
@@ -114,7 +114,7 @@ def test_65535_bitmaps_and_a_million_extents_are_read(guest: Guest, image: Image
     pairs = b"".join(struct.pack("<QQ", 1024 * index, 512) for index in range(1 << 20))
     payload = bitmap_record(PLAIN) * 65535 + pairs
     guest.answers(
-        "bitmaps", payload, bitmap_count=65535, virtual_size=1 << 30, extent_count=1 << 20, extents_end=1 << 30
+        "bitmap_list", payload, bitmap_count=65535, virtual_size=1 << 30, extent_count=1 << 20, extents_end=1 << 30
     )
     found = list_bitmaps(image, extents_of=b"b0")
     assert (len(found.bitmaps), len(found.extents)) == (65535, 1 << 20)
@@ -156,7 +156,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_lies_about_bitmaps_are_found(lie: str, guest: Guest, image: Image) -> None:
     payload, fields = LIES[lie]
-    guest.answers("bitmaps", payload, **{"bitmap_count": 1, "virtual_size": SIZE, "extents_end": SIZE, **fields})
+    guest.answers("bitmap_list", payload, **{"bitmap_count": 1, "virtual_size": SIZE, "extents_end": SIZE, **fields})
     with pytest.raises(errors.GuestProtocolError):
         list_bitmaps(image)
 
@@ -185,14 +185,14 @@ def test_lies_about_extents_are_found(
     told: list[tuple[int, int]], count: int, end: int, guest: Guest, image: Image
 ) -> None:
     payload = records([PLAIN]) + extents(*told)
-    guest.answers("bitmaps", payload, bitmap_count=1, virtual_size=SIZE, extent_count=count, extents_end=end)
+    guest.answers("bitmap_list", payload, bitmap_count=1, virtual_size=SIZE, extent_count=count, extents_end=end)
     with pytest.raises(errors.GuestProtocolError):
         list_bitmaps(image, extents_of=b"b0", extents_limit=3)
 
 
 def test_extents_before_the_start_are_a_lie(guest: Guest, image: Image) -> None:
     payload = records([PLAIN]) + extents((0, 512))
-    guest.answers("bitmaps", payload, bitmap_count=1, virtual_size=SIZE, extent_count=1, extents_end=SIZE)
+    guest.answers("bitmap_list", payload, bitmap_count=1, virtual_size=SIZE, extent_count=1, extents_end=SIZE)
     assert list_bitmaps(image, extents_of=b"b0", extents_start=511).extents == (Extent(0, 512),)
     with pytest.raises(errors.GuestProtocolError):
         list_bitmaps(image, extents_of=b"b0", extents_start=513)
@@ -224,7 +224,7 @@ def test_chance_is_refused_or_read(payload: bytes, count: int, size: int) -> Non
 
 
 def answer(guest: Guest, **fields: t.Any) -> None:
-    guest.answers("change_bitmap", records([PLAIN]), bitmap_count=1, virtual_size=SIZE, **fields)
+    guest.answers("bitmap_change", records([PLAIN]), bitmap_count=1, virtual_size=SIZE, **fields)
 
 
 def test_change(guest: Guest, image: Image, other: Image) -> None:
@@ -240,7 +240,7 @@ def test_change(guest: Guest, image: Image, other: Image) -> None:
         Action.remove(),
     ]
     assert change_bitmap(image, b"b0", actions) == (True, (PLAIN,), SIZE, 4, 2, guest.report)
-    call = call_of(guest, "change_bitmap")
+    call = call_of(guest, "bitmap_change")
     assert (call.header.operation, call.header.disk_count) == (8, 2)
     assert list(call.header.disk_size[0:3]) == [6, 10, 0]
     assert (call.action_count, call.dry_run, call.counts, call.name_length) == (8, 0, 1, 2)
@@ -266,7 +266,7 @@ def test_change(guest: Guest, image: Image, other: Image) -> None:
 def test_dry_run_writes_nothing(guest: Guest, other: Image) -> None:
     answer(guest, changed=1)
     assert change_bitmap(other, b"b0", [Action.clear()], dry_run=True, counts=False).changed is True
-    call = call_of(guest, "change_bitmap")
+    call = call_of(guest, "bitmap_change")
     assert (call.dry_run, call.counts) == (1, 0)
     assert guest.calls[-1][4] is True
     with pytest.raises(errors.ArgumentError, match="opened for reading"):
@@ -319,7 +319,7 @@ def test_64_sources_are_one_too_many(guest: Guest, image: Image, tmp_path: pathl
     (tmp_path / "source").write_bytes(b"opaque")
     opened = [Image.open(str(tmp_path / "source")) for _number in range(64)]
     change_bitmap(image, b"b0", [Action.merge(b"x", source) for source in opened[:63]])
-    call = call_of(guest, "change_bitmap")
+    call = call_of(guest, "bitmap_change")
     assert (call.header.disk_count, call.actions[62].source_disk) == (64, 63)
     with pytest.raises(errors.ArgumentError) as caught:
         change_bitmap(image, b"b0", [Action.merge(b"x", source) for source in opened])
@@ -331,7 +331,7 @@ def test_64_sources_are_one_too_many(guest: Guest, image: Image, tmp_path: pathl
 def test_1024_actions_and_names_repeated_fit(guest: Guest, image: Image) -> None:
     answer(guest)
     change_bitmap(image, b"b0", [Action.merge(b"n" * 1023)] * 1023 + [Action.merge(b"m" * 4000)])
-    call = call_of(guest, "change_bitmap")
+    call = call_of(guest, "bitmap_change")
     assert call.action_count == 1024
     assert (call.actions[1022].source_at, call.actions[1022].source_length) == (0, 1023)
     assert (call.actions[1023].source_at, call.actions[1023].source_length) == (1023, 1024)
@@ -341,7 +341,7 @@ def test_1024_actions_and_names_repeated_fit(guest: Guest, image: Image) -> None
     "lie", [{"bitmap_count": 2}, {"header_modified": 1}, {"header_modified": 1, "changed": 1, "bitmap_count": 0}]
 )
 def test_lies_about_changes_are_found(lie: dict[str, int], guest: Guest, image: Image) -> None:
-    guest.answers("change_bitmap", records([PLAIN]), **{"bitmap_count": 1, "virtual_size": SIZE, **lie})
+    guest.answers("bitmap_change", records([PLAIN]), **{"bitmap_count": 1, "virtual_size": SIZE, **lie})
     with pytest.raises(errors.GuestProtocolError) as caught:
         change_bitmap(image, b"b0", [Action.clear()])
     assert caught.value.modified is bool(lie.get("header_modified"))

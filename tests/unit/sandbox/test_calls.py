@@ -75,7 +75,10 @@ def test_chance_is_refused_or_read_to_its_end(payload: bytes, count: int) -> Non
 
 
 @pytest.mark.parametrize("data", [b"", bytes(100), bytes(8192), b"\xff" * 8192])
-@pytest.mark.parametrize("operation", ["list", "info", "compare", "create", "apply", "delete"])
+@pytest.mark.parametrize(
+    "operation",
+    ["snapshot_list", "image_info", "snapshot_compare", "snapshot_create", "snapshot_apply", "snapshot_delete"],
+)
 def test_a_result_of_another_form_is_refused(operation: str, data: bytes) -> None:
     with pytest.raises(errors.GuestProtocolError):
         calls.result(operation, data)
@@ -85,7 +88,7 @@ def test_text_in_a_result_is_bounded() -> None:
     ffi, _library = kvm.bindings()
     data = struct.pack("<IIII", ffi.integer_const("ABI_VERSION"), 0, 0, 1025) + bytes(8192)
     with pytest.raises(errors.GuestProtocolError, match="1025 bytes of text"):
-        calls.result("list", data)
+        calls.result("snapshot_list", data)
 
 
 @pytest.mark.parametrize(("length", "limit"), [(11, 10), (10, 20), ((1 << 32) - 1, 127)])
@@ -96,7 +99,7 @@ def test_a_text_longer_than_its_field_is_refused(length: int, limit: int) -> Non
 
 def test_call_has_the_agreed_bytes() -> None:
     selector = calls.Selector.by_id(b"7", b"seven")
-    call = calls.build("apply", [123, 456], {"snapshot": selector, "resize_allowed": 1})
+    call = calls.build("snapshot_apply", [123, 456], {"snapshot": selector, "resize_allowed": 1})
     header = struct.pack("<IIII64Q", 1, 5, 2, 0, 123, 456, *[0] * 62)
     wanted = struct.pack("<IHH128s256sII", 3, 1, 5, b"7", b"seven", 1, 0)
     assert call == header + wanted
@@ -116,4 +119,4 @@ def test_call_has_the_agreed_bytes() -> None:
 def test_what_no_snapshot_can_be_called(selector: calls.Selector, possible: bool) -> None:
     assert selector.can_match() == possible
     if possible:
-        calls.build("delete", [0], {"snapshot": selector})
+        calls.build("snapshot_delete", [0], {"snapshot": selector})

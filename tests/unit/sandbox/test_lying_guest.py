@@ -81,12 +81,12 @@ def test_escapes_and_newlines_do_not_reach_an_operator(
     if field == "bitmap":
         guest.family, command = "bitmap", b"bitmap"
         row = bitmap_record(operations.Bitmap(evil, 512, True, False, True, None, None))
-        guest.answers("bitmaps", row, bitmap_count=1)
+        guest.answers("bitmap_list", row, bitmap_count=1)
     elif field == "text":
-        guest.answers("list", header_code=27, header_text=evil, header_text_length=len(evil))
+        guest.answers("snapshot_list", header_code=27, header_text=evil, header_text_length=len(evil))
     else:
         entry = snapshot(evil) if field == "id" else snapshot(name=evil)
-        guest.answers("list", records([entry]), snapshot_count=1)
+        guest.answers("snapshot_list", records([entry]), snapshot_count=1)
     monkeypatch.setattr(machine, "run", guest.run)
     monkeypatch.setattr(os, "isatty", lambda _descriptor: True)
     path = tmp_path / "image"

@@ -53,17 +53,17 @@ def call_of(guest: Guest, operation: str) -> t.Any:
 
 def test_list(guest: Guest, image: Image) -> None:
     wanted = (snapshot(b"1", b"a"), snapshot(b"2", b"\x1b"))
-    guest.answers("list", records(wanted), snapshot_count=2, virtual_size=1 << 30)
+    guest.answers("snapshot_list", records(wanted), snapshot_count=2, virtual_size=1 << 30)
     found = operations.list_snapshots(image)
     assert found == (wanted, 1 << 30, guest.report)
-    call = call_of(guest, "list")
+    call = call_of(guest, "snapshot_list")
     assert call.header.disk_size[0] == len(OLD)
     assert guest.calls[-1][1:] == ([image.disk], None, None, True)
 
 
 def test_info(guest: Guest, image: Image) -> None:
     guest.answers(
-        "info",
+        "image_info",
         records([snapshot()]),
         snapshot_count=1,
         version=3,
@@ -90,7 +90,7 @@ def test_info(guest: Guest, image: Image) -> None:
 
 
 def test_nobody_knows_how_many_bitmaps_there_are(guest: Guest, image: Image) -> None:
-    guest.answers("info", version=3, cluster_bits=16, refcount_order=4, bitmaps_fault=1)
+    guest.answers("image_info", version=3, cluster_bits=16, refcount_order=4, bitmaps_fault=1)
     assert operations.image_info(image).bitmap_count is None
 
 
@@ -114,25 +114,25 @@ def test_nobody_knows_how_many_bitmaps_there_are(guest: Guest, image: Image) -> 
     ],
 )
 def test_lies_about_an_image_are_found(guest: Guest, image: Image, lie: dict[str, t.Any]) -> None:
-    guest.answers("info", **{"version": 3, "cluster_bits": 16, "refcount_order": 4, **lie})
+    guest.answers("image_info", **{"version": 3, "cluster_bits": 16, "refcount_order": 4, **lie})
     with pytest.raises(errors.GuestProtocolError):
         operations.image_info(image)
 
 
 def test_compare(guest: Guest, image: Image) -> None:
-    guest.answers("compare", equal=0, same_size=1, disk_size=99, differing_clusters=5)
+    guest.answers("snapshot_compare", equal=0, same_size=1, disk_size=99, differing_clusters=5)
     found = operations.compare_snapshot(image, Selector.by_id(b"3", b"name"))
     assert found == (False, True, 99, 5, guest.report)
-    selector = call_of(guest, "compare").snapshot
+    selector = call_of(guest, "snapshot_compare").snapshot
     assert (selector.kind, selector.id_length, selector.name_length) == (3, 1, 4)
 
 
 @pytest.mark.parametrize("name", [b"", b"before-upgrade", b"n" * 255, b"\xff\x1b\n"])
 def test_create(guest: Guest, image: Image, name: bytes) -> None:
-    guest.answers("create", id=b"12", id_length=2, header_leaked_clusters=7)
+    guest.answers("snapshot_create", id=b"12", id_length=2, header_leaked_clusters=7)
     limits = operations.Limits(seconds=3)
     assert operations.create_snapshot(image, name, (1_700_000_000, 5), limits)[:3] == (b"12", 7, guest.report)
-    call = call_of(guest, "create")
+    call = call_of(guest, "snapshot_create")
     assert (call.date_seconds, call.date_nanoseconds, call.name_length) == (1_700_000_000, 5, len(name))
     assert bytes(kvm.bindings()[0].buffer(call.name))[: len(name) + 1] == (name + b"\0")[:256]
     assert guest.calls[-1][2] is limits
@@ -160,7 +160,7 @@ def test_impossible_snapshots_start_no_guest(
 @pytest.mark.parametrize("operation", ["create", "apply", "delete"])
 def test_a_change_tells_what_there_is_now(guest: Guest, image: Image, operation: str) -> None:
     wanted = (snapshot(b"1", b"a"), snapshot(b"2", b"b"))
-    guest.answers(operation, records(wanted), snapshot_count=2, virtual_size=1 << 20)
+    guest.answers(f"snapshot_{operation}", records(wanted), snapshot_count=2, virtual_size=1 << 20)
     done = {
         "create": lambda: operations.create_snapshot(image, b"b", (0, 0)),
         "apply": lambda: operations.apply_snapshot(image, Selector.by_id(b"2"), allow_resize=False),
@@ -171,41 +171,43 @@ def test_a_change_tells_what_there_is_now(guest: Guest, image: Image, operation:
 
 @pytest.mark.parametrize("length", [128, (1 << 32) - 1])
 def test_an_id_that_is_too_long_is_refused(guest: Guest, image: Image, length: int) -> None:
-    guest.answers("create", id_length=length)
+    guest.answers("snapshot_create", id_length=length)
     with pytest.raises(errors.GuestProtocolError):
         operations.create_snapshot(image, b"a", (0, 0))
 
 
 @pytest.mark.parametrize("allowed", [False, True])
 def test_apply(guest: Guest, image: Image, allowed: bool) -> None:
-    guest.answers("apply", virtual_size=1 << 20, resized=1)
+    guest.answers("snapshot_apply", virtual_size=1 << 20, resized=1)
     found = operations.apply_snapshot(image, Selector.by_id_or_name(b"5"), allow_resize=allowed)
     assert found == (1 << 20, True, 0, guest.report, ((), 1 << 20, guest.report))
-    call = call_of(guest, "apply")
+    call = call_of(guest, "snapshot_apply")
     assert (call.snapshot.kind, call.snapshot.name_length, call.resize_allowed) == (2, 1, int(allowed))
 
 
 def test_delete(guest: Guest, image: Image) -> None:
-    guest.answers("delete", freed_clusters=9, header_leaked_clusters=1)
+    guest.answers("snapshot_delete", freed_clusters=9, header_leaked_clusters=1)
     assert operations.delete_snapshot(image, Selector.by_name(b"x"))[:3] == (9, 1, guest.report)
-    assert call_of(guest, "delete").snapshot.kind == 1
+    assert call_of(guest, "snapshot_delete").snapshot.kind == 1
 
 
 def test_a_name_that_is_too_long_is_not_found_once_the_image_was_read(guest: Guest, image: Image) -> None:
-    guest.answers("list")
+    guest.answers("snapshot_list")
     with pytest.raises(errors.SnapshotNotFoundError) as caught:
         operations.delete_snapshot(image, Selector.by_name(b"n" * 256))
     assert (
         said(caught.value, cli_qemu_words.snapshot("delete"))
         == f"Could not delete snapshot '{'n' * 256}': snapshot not found"
     )
-    guest.answers("list", header_code=20)
+    guest.answers("snapshot_list", header_code=20)
     with pytest.raises(errors.NotQcow2Error):
         operations.apply_snapshot(image, Selector.by_id_or_name(b"n" * 256), allow_resize=True)
 
 
 def test_a_refusal_is_raised(guest: Guest, image: Image, path: str) -> None:
-    guest.answers("create", header_code=80, header_arguments=[3, 65536, 1, 0, 131072, 2], header_leaked_clusters=4)
+    guest.answers(
+        "snapshot_create", header_code=80, header_arguments=[3, 65536, 1, 0, 131072, 2], header_leaked_clusters=4
+    )
     with pytest.raises(errors.InconsistentImageError) as caught:
         operations.create_snapshot(image, b"x", (0, 0))
     assert caught.value.code == "refcount_too_low"
@@ -268,7 +270,7 @@ class Changer:
         if self.runs == self.fail_at:
             raise errors.GuestCrashError("crash")
         guest = Guest()
-        guest.answers("create", id=b"1", id_length=1)
+        guest.answers("snapshot_create", id=b"1", id_length=1)
         return guest.run(load, _call, targets, None, None)
 
 

@@ -234,7 +234,7 @@ def test_answers_that_cannot_be(home: pathlib.Path, fields: dict[str, int], monk
     stand_in = Guest()
     stand_in.family = "chain"
     sound = {"version": 1, "grain_size": 65536, "virtual_size": 512, "descriptor_sectors": 20}
-    stand_in.answers("vmdk", **{**sound, **fields})
+    stand_in.answers("vmdk_info", **{**sound, **fields})
     monkeypatch.setattr(machine, "run", stand_in.run)
     with Image.open(str(home / "top.vmdk")) as image, pytest.raises(errors.GuestProtocolError):
         vmdk.vmdk_info(image)

@@ -18,13 +18,13 @@
 #undef operation_run
 
 _Noreturn void operation_run(u32 operation) {
-    if (operation == CALL_BITMAPS || operation == CALL_CHANGE_BITMAP) {
+    if (operation == CALL_BITMAP_LIST || operation == CALL_BITMAP_CHANGE) {
         run_bitmaps(operation);
     }
     if (operation == CALL_REBASE) {
         run_compressing(operation);
     }
-    if (operation >= CALL_COMMIT && operation <= CALL_VMDK) {
+    if (operation >= CALL_COMMIT && operation <= CALL_VMDK_INFO) {
         run_chains(operation);
     }
     run_snapshots(operation);
