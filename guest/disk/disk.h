@@ -11,6 +11,8 @@
 
 #include "start/guest.h"
 
+#define SECTOR 512ull /* bytes: what a disk writes as a whole */
+
 struct disk {
     u32 index;
     u64 size; /* bytes: the file's length as it is now */

@@ -12,7 +12,6 @@
 #include "qcow2/preparation.h"
 #include "qcow2/extension.h"
 
-#define SECTOR 512
 #define ENTRY_CHANGES 16 /* bytes of a directory entry: table, its size, flags */
 
 struct change {

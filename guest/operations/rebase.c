@@ -97,7 +97,7 @@ static void read_backing(struct chain *chain, u32 first, u64 offset, u64 length,
 }
 
 /* compare_buffers(): how many bytes from `at` on are all equal or all different, in units. */
-static u64 alike(const struct rebase *r, u64 at, u64 length, bool *differ) {
+static u64 same_answer(const struct rebase *r, u64 at, u64 length, bool *differ) {
     u64 done = 0;
     while (at + done < length) {
         u64 part = min64(r->unit, length - at - done);
@@ -153,7 +153,7 @@ static void compare_and_pull(struct rebase *r, u64 offset, u64 length) {
     read_backing(&r->new_chain, 0, offset, length, r->new_bytes);
     for (u64 at = 0; at < length;) {
         bool differ = false;
-        u64 part = alike(r, at, length, &differ);
+        u64 part = same_answer(r, at, length, &differ);
         if (differ) {
             pull_up(r, offset + at, part, r->old_bytes + at, offset + at >= old_size);
         }

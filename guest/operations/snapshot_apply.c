@@ -13,7 +13,6 @@
 #include "qcow2/bitmaps.h"
 #include "qcow2/resize.h"
 
-#define SECTOR 512
 #define COPY_DISTANCE_MAX (8 * KIB * MIB) /* hosts bound what a run may add to a file */
 
 struct application {

@@ -10,11 +10,9 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#define WINDOW_BITS 12 /* raw deflate, as qemu writes it */
-
 static bool inflate_deflate(u8 *to, u64 room, const u8 *from, u64 length) {
     z_stream stream = {.next_in = from, .avail_in = (uInt)length, .next_out = to, .avail_out = (uInt)room};
-    if (inflateInit2(&stream, -WINDOW_BITS) != Z_OK) {
+    if (inflateInit2(&stream, -DEFLATE_WINDOW_BITS) != Z_OK) {
         return false;
     }
     int result = inflate(&stream, Z_FINISH);

@@ -10,7 +10,6 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#define WINDOW_BITS 12 /* raw deflate */
 #define MEMORY_LEVEL 9
 
 static u64 compress_deflate(struct compressor *compressor, const u8 *cluster, u8 *to) {
@@ -39,7 +38,7 @@ void compressor_open(struct compressor *compressor, const struct qcow2 *image) {
     if (image->compression_type == 0) {
         compressor->state = heap_take_zeroed(sizeof(z_stream));
         compressor->compress = compress_deflate;
-        deflateInit2(compressor->state, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -WINDOW_BITS, MEMORY_LEVEL,
+        deflateInit2(compressor->state, Z_DEFAULT_COMPRESSION, Z_DEFLATED, -DEFLATE_WINDOW_BITS, MEMORY_LEVEL,
                      Z_DEFAULT_STRATEGY);
     } else {
         compressor->state = ZSTD_createCCtx();

@@ -7,7 +7,7 @@
 #include "qcow2/clusters.h"
 #include "qcow2/mapping.h"
 
-#define WINDOW_BYTES (1 * MIB)
+#define DISCARD_WINDOW (1 * MIB)
 
 /* get_cluster_table(): an L2 table that is shared, or missing, is replaced by one of the disk's own. */
 static void own_l2(struct qcow2 *image, struct refcounts *refcounts, u64 index, u8 *table) {
@@ -73,7 +73,7 @@ static void empty_table(struct qcow2 *image, struct refcounts *refcounts, struct
 /* The tables from 0 to `end`, many at a time: those behind are in clusters that are counted still, so that nothing
  * is written there meanwhile. */
 static void empty_tables(struct qcow2 *image, struct refcounts *refcounts, struct disk *data, u64 end) {
-    const u64 room = min64(max64(WINDOW_BYTES / image->cluster_size, 1), DOORBELL_BATCH);
+    const u64 room = min64(max64(DISCARD_WINDOW / image->cluster_size, 1), DOORBELL_BATCH);
     u8 *tables = heap_take(room * image->cluster_size);
     for (u64 first = 0; first < end; first += room) {
         const u64 count = min64(room, end - first);

@@ -33,6 +33,8 @@
 #define L2_RESERVED 0x3f000000000001feull
 #define REFCOUNT_TABLE_RESERVED 0x1ffull
 
+#define DEFLATE_WINDOW_BITS 12 /* of a compressed cluster: raw deflate, as qemu writes it */
+
 /* Limits of QEMU (block/qcow2.h). */
 #define L1_BYTES_MAX (32 * MIB)
 #define REFCOUNT_TABLE_BYTES_MAX (8 * MIB)

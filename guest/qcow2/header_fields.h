@@ -39,6 +39,5 @@ enum extension_type {
 
 #define EXTENSION_HEAD 8 /* bytes: type and length */
 #define FEATURE_NAME_BYTES 48
-#define SECTOR 512 /* what a disk writes as a whole */
 
 #endif

@@ -8,8 +8,8 @@
 #include "qcow2/runs.h"
 
 /* Flags of a counter while the references of one mapping are counted. */
-#define TABLE (1u << 31)      /* an L2 table */
-#define COMPRESSED (1u << 30) /* compressed clusters share it: more than one reference is in order */
+#define MAPPED_TABLE (1u << 31)      /* an L2 table */
+#define MAPPED_COMPRESSED (1u << 30) /* compressed clusters share it: more than one reference is in order */
 
 /* After the refcount blocks are done a counter holds its cluster's refcount, cut to MANY; or this: */
 #define MANY 2
@@ -39,7 +39,7 @@ static void count_one(struct walk *walk, u64 cluster, u32 flag, const struct tab
         return;
     }
     u32 counter = counter_get(&walk->counters, cluster);
-    bool twice = counter != 0 && (flag != COMPRESSED || (counter & COMPRESSED) == 0);
+    bool twice = counter != 0 && (flag != MAPPED_COMPRESSED || (counter & MAPPED_COMPRESSED) == 0);
     if (twice && walk->change == CHECK_UNIQUE) {
         refuse(REFUSAL_SHARED_CLUSTER, TABLE_L2, item->offset, index, entry, cluster << walk->image->cluster_bits,
                counter & COUNT_MASK);
@@ -53,7 +53,7 @@ static void count_compressed(struct walk *walk, const struct table_item *item, u
     compressed_range(walk->image, entry, &offset, &length);
     u64 last = (offset + length - 1) >> walk->image->cluster_bits;
     for (u64 cluster = offset >> walk->image->cluster_bits; cluster <= last; cluster++) {
-        count_one(walk, cluster, COMPRESSED, item, index, entry);
+        count_one(walk, cluster, MAPPED_COMPRESSED, item, index, entry);
     }
 }
 
@@ -104,7 +104,7 @@ static void count_mapping(struct walk *walk, const struct mapping *mapping, cons
         u64 offset = mapping->l1[i] & ENTRY_OFFSET;
         const struct table_item item = {.offset = mapping->offset, .index = i};
         if (offset != 0 && !mapping_same_table(mapping, unlike, i)) {
-            count_one(walk, offset >> walk->image->cluster_bits, TABLE, &item, i, mapping->l1[i]);
+            count_one(walk, offset >> walk->image->cluster_bits, MAPPED_TABLE, &item, i, mapping->l1[i]);
         }
     }
     mapping_visit(walk->image, mapping, unlike, 0, count_l2, walk); /* a freed one has clusters in other windows */
@@ -208,7 +208,7 @@ static bool change_block(void *context, const struct table_item *item, u8 *block
         }
         if (walk->change == DROP) {
             walk->freed += becomes_free;
-            bool punch = becomes_free && (counter & TABLE) == 0; /* tables are still read: punch_tables() */
+            bool punch = becomes_free && (counter & MAPPED_TABLE) == 0; /* tables are still read: punch_tables() */
             counter_set(&walk->counters, cluster, punch ? FREED : (u32)min64(refcount, MANY));
         }
     }

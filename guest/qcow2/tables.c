@@ -4,14 +4,14 @@
  */
 #include "qcow2/tables.h"
 
-#define WINDOW_BYTES (4 * MIB)
+#define TABLES_WINDOW (4 * MIB)
 
 void tables_open(struct table_batch *batch, struct qcow2 *image, table_visit *visit, void *context) {
     batch->image = image;
     batch->visit = visit;
     batch->context = context;
     batch->count = 0;
-    batch->room = (u32)min64(WINDOW_BYTES / image->cluster_size, DOORBELL_BATCH);
+    batch->room = (u32)min64(TABLES_WINDOW / image->cluster_size, DOORBELL_BATCH);
     batch->memory = heap_take(batch->room * image->cluster_size);
 }
 

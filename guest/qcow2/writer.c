@@ -137,7 +137,7 @@ static bool needs_new(const struct qcow2 *image, u64 entry) {
 }
 
 /* count_single_write_clusters(): how many of `most` clusters from the first on can be done in one step. */
-static u64 alike(const struct writer *w, u8 *table, u64 first, u64 most, bool fresh) {
+static u64 same_step(const struct writer *w, u8 *table, u64 first, u64 most, bool fresh) {
     struct qcow2 *image = image_of(w);
     u64 expected = load64(entry_at(w, table, first)) & ENTRY_OFFSET;
     for (u64 i = 0; i < most; i++) {
@@ -164,11 +164,11 @@ static struct step next_step(struct writer *w, u64 offset, u64 end, u64 host) {
         step.in_place = true;
         step.host =
             has_data_file(image) ? first << image->cluster_bits : load64(entry_at(w, table, first)) & ENTRY_OFFSET;
-        step.count = host == NOWHERE || host == step.host ? alike(w, table, first, most, false) : 0;
+        step.count = host == NOWHERE || host == step.host ? same_step(w, table, first, most, false) : 0;
         return step;
     }
     table = own_table(w, first);
-    step.count = alike(w, table, first, most, true);
+    step.count = same_step(w, table, first, most, true);
     if (has_data_file(image)) {
         step.host = first << image->cluster_bits;
     } else {

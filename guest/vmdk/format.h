@@ -12,7 +12,6 @@
 
 #include "disk/disk.h"
 
-#define SECTOR 512ull
 #define DESCRIPTOR_OFFSET SECTOR      /* where QEMU looks for it, whatever the header says */
 #define DESCRIPTOR_MAX (20 * SECTOR)  /* as much of it as QEMU looks at */
 #define GRAIN_SECTORS_MAX 0x200000ull /* 1 GiB */

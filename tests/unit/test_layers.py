@@ -128,6 +128,14 @@ def test_every_room_of_the_guest_has_its_floor() -> None:
     assert rooms == {"families"}.union(*FLOORS)
 
 
+def test_a_macro_of_the_guest_has_one_meaning() -> None:
+    found: dict[str, list[str]] = {}
+    for path in sorted((TOP / "guest").rglob("*.[ch]")):
+        for name in re.findall(r"^#define (\w+)(?:\(| +\S)", path.read_text(), re.MULTILINE):
+            found.setdefault(name, []).append(str(path.relative_to(TOP)))
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
 def test_no_operation_of_the_guest_touches_the_doorbell() -> None:
     for path in (TOP / "guest/operations").iterdir():
         assert "doorbell" not in path.read_text().lower(), path.name
