@@ -9,8 +9,8 @@
 #include "bitmaps/content.h"
 #include "bitmaps/records.h"
 #include "operations/operations.h"
-#include "qcow2/preparation.h"
 #include "qcow2/extension.h"
+#include "qcow2/preparation.h"
 
 #define ENTRY_CHANGES 16 /* bytes of a directory entry: table, its size, flags */
 

@@ -9,8 +9,8 @@
 #include "bitmaps/plan.h"
 #include "bitmaps/records.h"
 #include "operations/operations.h"
-#include "qcow2/preparation.h"
 #include "qcow2/extension.h"
+#include "qcow2/preparation.h"
 
 struct removal {
     struct qcow2 image;

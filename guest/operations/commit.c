@@ -6,12 +6,12 @@
  * flight, in the order of the disk. Until the base is complete the layers above stay as they are, so what the
  * top shows is the same whenever a crash comes.
  */
+#include "bitmaps/recording.h"
 #include "chain/content_ids.h"
 #include "operations/operations.h"
-#include "qcow2/preparation.h"
-#include "bitmaps/recording.h"
 #include "qcow2/bits.h"
 #include "qcow2/emptying.h"
+#include "qcow2/preparation.h"
 #include "qcow2/resize.h"
 #include "qcow2/writer.h"
 #include "vmdk/descriptor.h"

@@ -7,11 +7,11 @@
  * compressed: whole clusters then, one after the other, where qemu-img compresses several at a time and lets chance
  * decide which of them comes first in the file.
  */
+#include "bitmaps/recording.h"
 #include "chain/content_ids.h"
 #include "operations/operations.h"
-#include "qcow2/preparation.h"
-#include "bitmaps/recording.h"
 #include "qcow2/compressor.h"
+#include "qcow2/preparation.h"
 #include "qcow2/writer.h"
 
 #define STEP (2 * MIB) /* looked at together */

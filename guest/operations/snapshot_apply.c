@@ -9,8 +9,8 @@
  * place, the header is switched back, and the copy is gone.
  */
 #include "operations/operations.h"
-#include "qcow2/preparation.h"
 #include "qcow2/bitmaps.h"
+#include "qcow2/preparation.h"
 #include "qcow2/resize.h"
 
 #define COPY_DISTANCE_MAX (8 * KIB * MIB) /* hosts bound what a run may add to a file */

@@ -4,9 +4,9 @@
  */
 #include <string.h>
 
-#include "qcow2/preparation.h"
 #include "qcow2/bits.h"
 #include "qcow2/counters.h"
+#include "qcow2/preparation.h"
 
 #include "entry.h"
 #include "host.h"
