@@ -10,7 +10,7 @@
 #define GRANULARITY_DEFAULT_MAX 16
 
 static _Noreturn void refuse_target(const struct bitmap_plan *plan, enum refusal code, u64 a, u64 b, u32 action) {
-    refuse_about(code, plan->name, plan->name_length, a, b, action);
+    refuse(code, .text = plan->name, .length = plan->name_length, .a = a, .b = b, .f = action);
 }
 
 static const struct bitmap *original(const struct bitmap_plan *plan) {
@@ -112,14 +112,16 @@ static struct payload find_source(struct bitmap_plan *plan, struct qcow2 *image,
     bitmaps_read(image);
     u32 found = bitmaps_find(&image->bitmaps, name, length, &index);
     if (found != 1) {
-        refuse_about(found == 0 ? REFUSAL_BITMAP_NOT_FOUND : REFUSAL_BITMAP_AMBIGUOUS, name, length, found, 0, action);
+        refuse(found == 0 ? REFUSAL_BITMAP_NOT_FOUND : REFUSAL_BITMAP_AMBIGUOUS, .text = name, .length = length,
+               .a = found, .f = action);
     }
     const struct bitmap *bitmap = &image->bitmaps.bitmaps[index];
     if (is_inconsistent(bitmap)) {
-        refuse_about(REFUSAL_BITMAP_INCONSISTENT, name, length, 0, 0, action);
+        refuse(REFUSAL_BITMAP_INCONSISTENT, .text = name, .length = length, .f = action);
     }
     if (image->virtual_size != plan->image->virtual_size) {
-        refuse_about(REFUSAL_BITMAP_SIZES, name, length, plan->image->virtual_size, image->virtual_size, action);
+        refuse(REFUSAL_BITMAP_SIZES, .text = name, .length = length, .a = plan->image->virtual_size,
+               .b = image->virtual_size, .f = action);
     }
     return payload_of(image, bitmap);
 }
@@ -130,7 +132,7 @@ static void merge(struct bitmap_plan *plan, const struct call_bitmap_change *cal
     need_existing(plan, action);
     if ((u32)wanted->source_at + wanted->source_length > sizeof(call->text) ||
         wanted->source_disk >= call->header.disk_count) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     bool itself = wanted->source_disk == 0 && wanted->source_length == plan->name_length &&
                   memcmp(name, plan->name, plan->name_length) == 0;
@@ -174,7 +176,7 @@ static void carry_out(struct bitmap_plan *plan, const struct call_bitmap_change 
         merge(plan, call, action);
         return;
     default:
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
 }
 

@@ -30,8 +30,8 @@ static void check_growth(const struct qcow2 *image, u64 size) {
         const struct bitmap *bitmap = &image->bitmaps.bitmaps[i];
         u64 bytes = divide_up(bitmap_bits(size, bitmap->granularity_bits), 8);
         if (is_usable(bitmap) && bytes > BITMAP_PAYLOAD_MAX) {
-            refuse_about(REFUSAL_BITMAP_TOO_LARGE, bitmap->name, bitmap->name_length, 1ull << bitmap->granularity_bits,
-                         bytes, 0);
+            refuse(REFUSAL_BITMAP_TOO_LARGE, .text = bitmap->name, .length = bitmap->name_length,
+                   .a = 1ull << bitmap->granularity_bits, .b = bytes);
         }
     }
 }

@@ -26,7 +26,7 @@ static void open_qcow2(struct qcow2 *image, u32 disk, bool writable) {
 static void open_layer(struct layer *layer, const struct chain_layer *given, bool writable, u64 bytes) {
     const struct call_header *call = call_memory();
     if (given->disk >= call->disk_count || given->data_disk >= call->disk_count) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     *layer = (struct layer){.format = given->format};
     switch (given->format) {
@@ -36,10 +36,10 @@ static void open_layer(struct layer *layer, const struct chain_layer *given, boo
         layer->disk = layer->image->disk;
         layer->size = layer->image->virtual_size;
         if (has_data_file(layer->image) != (given->data_disk != 0)) {
-            refuse_plain(REFUSAL_BAD_CALL);
+            refuse(REFUSAL_BAD_CALL);
         }
         if (layer->image->encryption != 0) {
-            refuse_plain(REFUSAL_ENCRYPTED);
+            refuse(REFUSAL_ENCRYPTED);
         }
         lookup_open(&layer->lookup, layer->image, given->data_disk != 0 ? given->data_disk : given->disk, bytes,
                     writable);
@@ -56,13 +56,13 @@ static void open_layer(struct layer *layer, const struct chain_layer *given, boo
         layer->size = round_up(layer->disk.size, 512);
         return;
     default:
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
 }
 
 void chain_open(struct chain *chain, const struct chain_layer *layers, u32 count, u64 writable) {
     if (count == 0 || count > DISKS_MAX) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     *chain = (struct chain){.count = count, .inflated_layer = UINT32_MAX};
     chain->layers = heap_take(count * sizeof(struct layer));

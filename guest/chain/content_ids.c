@@ -63,14 +63,14 @@ void content_ids_check(const struct chain *chain, u32 base) {
             continue;
         }
         if (!is_vmdk(&chain->layers[i + 1])) {
-            refuse_plain(REFUSAL_BAD_CALL);
+            refuse(REFUSAL_BAD_CALL);
         }
         u32 recorded = chain->layers[i].vmdk->parent_id.value;
         u32 found = chain->layers[i + 1].vmdk->id.value;
         if (recorded != found && !(i + 1 == base && was_committed(chain, base))) {
             result_disk(chain->layers[i].disk.index);
-            refuse(REFUSAL_VMDK_PARENT_CHANGED, recorded, found, chain->layers[i].vmdk->descriptor_size / SECTOR, 0, 0,
-                   0);
+            refuse(REFUSAL_VMDK_PARENT_CHANGED, .a = recorded, .b = found,
+                   .c = chain->layers[i].vmdk->descriptor_size / SECTOR);
         }
     }
 }

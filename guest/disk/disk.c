@@ -16,14 +16,14 @@ static struct doorbell_request latest_progress; /* goes with the next of them; i
 static _Noreturn void give_up(struct disk *disk, const struct doorbell_request *request, u64 error) {
     result_disk(request->disk);
     if (request->operation == DOORBELL_READ) {
-        refuse(REFUSAL_READ_FAILED, error, request->offset, request->length, 0, 0, 0);
+        refuse(REFUSAL_READ_FAILED, .a = error, .b = request->offset, .c = request->length);
     }
     if (request->operation == DOORBELL_RESERVE && (error == ENOSPC || error == EDQUOT)) {
         const struct doorbell_request failed = *request;
         disk_resize(disk, disk->size); /* lets go of blocks reserved behind the end */
-        refuse(REFUSAL_NO_SPACE, error, failed.offset, failed.length, 0, 0, 0);
+        refuse(REFUSAL_NO_SPACE, .a = error, .b = failed.offset, .c = failed.length);
     }
-    refuse(REFUSAL_WRITE_FAILED, error, request->offset, request->length, 0, 0, 0);
+    refuse(REFUSAL_WRITE_FAILED, .a = error, .b = request->offset, .c = request->length);
 }
 
 static bool modifies(const struct doorbell_request *request, const struct disk *disk) {

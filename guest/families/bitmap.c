@@ -13,6 +13,6 @@ _Noreturn void operation_run(u32 operation) {
     case CALL_BITMAP_CHANGE:
         operation_bitmap_change();
     default:
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
 }

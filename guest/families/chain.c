@@ -19,6 +19,6 @@ _Noreturn void operation_run(u32 operation) {
     case CALL_VMDK_INFO:
         operation_vmdk_info();
     default:
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
 }

@@ -11,6 +11,6 @@ _Noreturn void operation_run(u32 operation) {
     case CALL_REBASE:
         operation_rebase(compressor_open);
     default:
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
 }

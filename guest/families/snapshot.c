@@ -21,6 +21,6 @@ _Noreturn void operation_run(u32 operation) {
     case CALL_SNAPSHOT_DELETE:
         operation_snapshot_delete();
     default:
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
 }

@@ -32,7 +32,7 @@ static void open_change(struct change *c) {
     const struct call_bitmap_change *call = c->call;
     struct qcow2 *image = &c->image;
     if (call->action_count > BITMAP_ACTIONS_MAX || call->name_length > sizeof(call->name)) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     qcow2_open(image, 0, true);
     bitmaps_read_with_room(image, bitmap_entry_size(call->name_length));

@@ -22,12 +22,12 @@ static const struct bitmap *find(const struct qcow2 *image, const struct call_bi
     u32 index = 0;
     u32 count = bitmaps_find(&image->bitmaps, call->name, call->name_length, &index);
     if (count != 1) {
-        refuse_text(count == 0 ? REFUSAL_BITMAP_NOT_FOUND : REFUSAL_BITMAP_AMBIGUOUS, call->name, call->name_length,
-                    count, 0);
+        refuse(count == 0 ? REFUSAL_BITMAP_NOT_FOUND : REFUSAL_BITMAP_AMBIGUOUS, .text = call->name,
+               .length = call->name_length, .a = count);
     }
     const struct bitmap *found = &image->bitmaps.bitmaps[index];
     if ((found->flags & BITMAP_FLAG_IN_USE) != 0) {
-        refuse_text(REFUSAL_BITMAP_INCONSISTENT, call->name, call->name_length, 0, 0);
+        refuse(REFUSAL_BITMAP_INCONSISTENT, .text = call->name, .length = call->name_length);
     }
     return found;
 }
@@ -74,7 +74,7 @@ static void tell_extents(struct telling *t) {
         u64 count = min64(t->payload.bits - first, window);
         bool any = payload_read(&t->payload, first / 8, divide_up(count, 64) * 8, words);
         if (t->payload.clusters_read > t->clusters_left) {
-            refuse(REFUSAL_BITMAPS_OVERLAP, t->payload.clusters_read, t->clusters_left, 0, 0, 0, 0);
+            refuse(REFUSAL_BITMAPS_OVERLAP, .a = t->payload.clusters_read, .b = t->clusters_left);
         }
         if (any && !tell_window(t, words, first, count)) {
             return;
@@ -89,7 +89,7 @@ _Noreturn void operation_bitmap_list(void) {
     struct bitmap_records records = {0};
     struct bitmaps_damage damage;
     if (call->extents_limit > EXTENTS_MAX || call->name_length > sizeof(call->name)) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     qcow2_open(&image, 0, false);
     bitmaps_read_sound(&image, &damage);

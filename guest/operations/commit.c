@@ -65,7 +65,7 @@ static void keep_of_base(void *context, u64 offset, u64 length, struct disk *to,
 static void open_commit(struct commit *c) {
     const struct call_commit *call = c->call;
     if (call->base == 0 || call->base >= call->layer_count || call->layer_count > DISKS_MAX) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     const u64 records_id = call->records_id != 0;
     u64 writable = 1ull << call->base | records_id << (call->base - 1) | (call->empties != 0);
@@ -74,7 +74,7 @@ static void open_commit(struct commit *c) {
     c->base = &c->chain.layers[call->base];
     c->above = &c->chain.layers[call->base - 1];
     if (call->records_id != 0 && !is_vmdk(c->above)) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     c->size = c->chain.layers[0].size;
     c->chunk = min64(max64(cluster_of(c->base), CHUNK_MIN), CHUNK_MAX);
@@ -85,16 +85,16 @@ static void open_commit(struct commit *c) {
     }
     result_disk(c->base->disk.index);
     if (is_vmdk(c->base)) {
-        refuse(REFUSAL_BASE_VMDK_RESIZE, c->base->size, c->size, 0, 0, 0, 0);
+        refuse(REFUSAL_BASE_VMDK_RESIZE, .a = c->base->size, .b = c->size);
     }
     if (call->resize_allowed == 0) {
-        refuse(REFUSAL_BASE_RESIZE, c->base->size, c->size, 0, 0, 0, 0);
+        refuse(REFUSAL_BASE_RESIZE, .a = c->base->size, .b = c->size);
     }
     if (is_qcow2(c->base) && c->base->image->version < 3 && c->base->image->snapshot_count > 0) {
-        refuse(REFUSAL_BASE_RESIZE_V2, c->base->size, c->size, 0, 0, 0, 0);
+        refuse(REFUSAL_BASE_RESIZE_V2, .a = c->base->size, .b = c->size);
     }
     if (is_qcow2(c->base) && l1_entries_for(c->base->image, c->size) > L1_BYTES_MAX / 8) {
-        refuse_plain(REFUSAL_L1_LARGE);
+        refuse(REFUSAL_L1_LARGE);
     }
     result_disk(0);
 }
@@ -371,7 +371,7 @@ _Noreturn void operation_empty(void) {
     struct qcow2 *top = c->chain.layers[0].image;
     c->size = c->chain.layers[0].size;
     if (top == NULL) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     prepare(top, &c->refcounts, &c->verification);
     result->cleared_clusters = clusters_of_top(c);

@@ -12,7 +12,7 @@ _Noreturn void guest_main(void) {
     result->abi_version = ABI_VERSION;
     heap_open((void *)HEAP_ADDRESS, MEMORY_SIZE - HEAP_ADDRESS);
     if (call->abi_version != ABI_VERSION || call->disk_count == 0 || call->disk_count > DISKS_MAX) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     operation_run(call->operation);
 }

@@ -15,16 +15,16 @@ _Noreturn void operation_overlay_create(void) {
     struct qcow2 image;
     if (call->cluster_bits < 9 || call->cluster_bits > 21 || call->virtual_size % 512 != 0 ||
         call->backing_length > BACKING_NAME_MAX || call->format_length > 15) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     header_begin(&image, 0, call->cluster_bits);
     if (image.disk.size != 0) {
-        refuse(REFUSAL_FILE_NOT_EMPTY, image.disk.size, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_FILE_NOT_EMPTY, .a = image.disk.size);
     }
     u64 entries = l1_entries_for(&image, call->virtual_size);
     u64 clusters = CLUSTERS_IN_FRONT + clusters_of(&image, 8 * entries);
     if (call->virtual_size > INT64_MAX || entries > L1_BYTES_MAX / 8 || clusters > image.cluster_size / 2) {
-        refuse(REFUSAL_VIRTUAL_SIZE, call->virtual_size, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VIRTUAL_SIZE, .a = call->virtual_size);
     }
     image.virtual_size = call->virtual_size;
     image.l1_entries = (u32)entries;

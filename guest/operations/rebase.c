@@ -51,7 +51,7 @@ static void keep_of_image(void *context, u64 offset, u64 length, struct disk *to
 static void open_rebase(struct rebase *r) {
     const struct call_rebase *call = r->call;
     if (call->backing_length > BACKING_NAME_MAX || call->format_length > 15 || call->shared >= call->layer_count) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     if (call->relinks != 0) { /* nothing but the header is looked at */
         r->image = heap_take(sizeof(*r->image));
@@ -62,7 +62,7 @@ static void open_rebase(struct rebase *r) {
         r->image = r->chain.layers[0].image;
     }
     if (r->image == NULL) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     r->size = r->image->virtual_size;
     r->unit = subcluster_size(r->image);
@@ -235,10 +235,10 @@ static void pull_all(struct rebase *r) {
 
 static void check_compression(const struct rebase *r, compressor_opener *open) {
     if ((open == NULL && r->call->dry_run == 0) || r->call->relinks != 0) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     if (has_data_file(r->image)) {
-        refuse_plain(REFUSAL_COMPRESS_DATA_FILE);
+        refuse(REFUSAL_COMPRESS_DATA_FILE);
     }
 }
 
@@ -251,7 +251,7 @@ _Noreturn void operation_rebase(compressor_opener *open) {
         check_compression(r, open);
     }
     if (r->call->backing_length != 0 && (r->image->autoclear & AUTOCLEAR_RAW_DATA) != 0) {
-        refuse_plain(REFUSAL_BACKING_RAW_DATA); /* as qcow2_co_change_backing_file() */
+        refuse(REFUSAL_BACKING_RAW_DATA); /* as qcow2_co_change_backing_file() */
     }
     r->result->virtual_size = r->size;
     const bool writes = r->call->dry_run == 0;

@@ -33,7 +33,7 @@ struct application {
 static _Noreturn void refuse_bitmaps(struct qcow2 *image) {
     bitmaps_read(image);
     const struct bitmap *first = &image->bitmaps.bitmaps[0];
-    refuse_text(REFUSAL_HAS_BITMAPS, first->name, first->name_length, image->bitmaps.count, 0);
+    refuse(REFUSAL_HAS_BITMAPS, .text = first->name, .length = first->name_length, .a = image->bitmaps.count);
 }
 
 static void check_resize(const struct qcow2 *image, const struct snapshot *snapshot, bool allowed) {
@@ -41,16 +41,16 @@ static void check_resize(const struct qcow2 *image, const struct snapshot *snaps
         return;
     }
     if (image->version < 3) {
-        refuse(REFUSAL_RESIZE_V2, image->virtual_size, snapshot->disk_size, 0, 0, 0, 0);
+        refuse(REFUSAL_RESIZE_V2, .a = image->virtual_size, .b = snapshot->disk_size);
     }
     if (!allowed) {
-        refuse(REFUSAL_RESIZE_NOT_ALLOWED, image->virtual_size, snapshot->disk_size, 0, 0, 0, 0);
+        refuse(REFUSAL_RESIZE_NOT_ALLOWED, .a = image->virtual_size, .b = snapshot->disk_size);
     }
     if (snapshot->disk_size % 512 != 0 || snapshot->disk_size > INT64_MAX) {
-        refuse(REFUSAL_VIRTUAL_SIZE, snapshot->disk_size, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VIRTUAL_SIZE, .a = snapshot->disk_size);
     }
     if (max64(l1_entries_for(image, snapshot->disk_size), snapshot->l1_entries) > L1_BYTES_MAX / 8) {
-        refuse_plain(REFUSAL_SNAPSHOT_L1_LARGE);
+        refuse(REFUSAL_SNAPSHOT_L1_LARGE);
     }
 }
 
@@ -58,14 +58,14 @@ static void open_application(struct application *a, const struct call_snapshot_a
     struct qcow2 *image = &a->image;
     qcow2_open(image, 0, true);
     if (has_data_file(image)) {
-        refuse_plain(REFUSAL_DATA_FILE);
+        refuse(REFUSAL_DATA_FILE);
     }
     if (bitmaps_present(image)) {
         refuse_bitmaps(image);
     }
     int64_t index = snapshots_find(image, &call->snapshot);
     if (index < 0) {
-        refuse_plain(REFUSAL_SNAPSHOT_NOT_FOUND);
+        refuse(REFUSAL_SNAPSHOT_NOT_FOUND);
     }
     a->snapshot = &image->snapshots[index];
     snapshot_check_l1(image, a->snapshot);

@@ -13,11 +13,11 @@ _Noreturn void operation_snapshot_compare(void) {
     struct qcow2 image;
     qcow2_open(&image, 0, false);
     if (has_data_file(&image)) {
-        refuse_plain(REFUSAL_DATA_FILE);
+        refuse(REFUSAL_DATA_FILE);
     }
     int64_t index = snapshots_find(&image, &call->snapshot);
     if (index < 0) {
-        refuse_plain(REFUSAL_SNAPSHOT_NOT_FOUND);
+        refuse(REFUSAL_SNAPSHOT_NOT_FOUND);
     }
     const struct snapshot *snapshot = &image.snapshots[index];
     snapshot_check_l1(&image, snapshot);

@@ -35,18 +35,18 @@ _Noreturn void operation_snapshot_create(void) {
     struct verification verification;
     qcow2_open(&image, 0, true);
     if (image.snapshot_count >= SNAPSHOTS_MAX) {
-        refuse_plain(REFUSAL_TOO_MANY_SNAPSHOTS);
+        refuse(REFUSAL_TOO_MANY_SNAPSHOTS);
     }
     if (has_data_file(&image)) {
-        refuse_plain(REFUSAL_DATA_FILE);
+        refuse(REFUSAL_DATA_FILE);
     }
     if (call->name_length > SNAPSHOT_NAME_MAX) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     struct snapshot *created = new_entry(&image, call, result);
     u64 table_size = snapshots_table_size(image.snapshots, image.snapshot_count + 1);
     if (table_size > SNAPSHOT_TABLE_BYTES_MAX) {
-        refuse_plain(REFUSAL_SNAPSHOT_TABLE_FULL);
+        refuse(REFUSAL_SNAPSHOT_TABLE_FULL);
     }
     prepare(&image, &refcounts, &verification);
     struct mapping active = {image.l1, image.l1_entries, image.l1_offset};

@@ -8,8 +8,8 @@
 #define TYPE_DIRTY 1
 
 _Noreturn void bitmaps_refuse(enum bitmaps_fault fault, const struct bitmap *bitmap, u64 value) {
-    refuse_text(REFUSAL_BITMAPS_EXTENSION, bitmap != NULL ? bitmap->name : NULL,
-                bitmap != NULL ? bitmap->name_length : 0, fault, value);
+    refuse(REFUSAL_BITMAPS_EXTENSION, .text = bitmap != NULL ? bitmap->name : NULL,
+           .length = bitmap != NULL ? bitmap->name_length : 0, .a = fault, .b = value);
 }
 
 static void note_fault(struct qcow2 *image, enum bitmaps_fault fault, u64 value) {
@@ -213,7 +213,7 @@ void bitmaps_read_with_room(struct qcow2 *image, u64 room) {
         bitmaps_refuse(BITMAPS_EMPTY_DIRECTORY, NULL, 0);
     }
     if (!inside_file(image, set)) {
-        refuse(REFUSAL_TRUNCATED, TABLE_BITMAP_DIRECTORY, set->directory_offset, image->disk.size, 0, 0, 0);
+        refuse(REFUSAL_TRUNCATED, .a = TABLE_BITMAP_DIRECTORY, .b = set->directory_offset, .c = image->disk.size);
     }
     set->bitmaps = heap_take((set->count + 1) * sizeof(struct bitmap));
     set->directory = heap_take(set->directory_size + room);

@@ -41,7 +41,7 @@ void inflate_entry(struct qcow2 *image, u64 entry, u8 *cluster, u8 *scratch) {
     u64 length;
     compressed_range(image, entry, &offset, &length);
     if (offset >= image->disk.size) {
-        refuse(REFUSAL_COMPRESSED_CLUSTER, entry, offset, 0, 0, 0, 0);
+        refuse(REFUSAL_COMPRESSED_CLUSTER, .a = entry, .b = offset);
     }
     disk_read(&image->disk, offset, scratch, length);
     void *mark = heap_mark();
@@ -49,6 +49,6 @@ void inflate_entry(struct qcow2 *image, u64 entry, u8 *cluster, u8 *scratch) {
                                               : inflate_zstd(cluster, image->cluster_size, scratch, length);
     heap_release(mark);
     if (!whole) {
-        refuse(REFUSAL_COMPRESSED_CLUSTER, entry, offset, 0, 0, 0, 0);
+        refuse(REFUSAL_COMPRESSED_CLUSTER, .a = entry, .b = offset);
     }
 }

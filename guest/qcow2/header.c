@@ -20,10 +20,10 @@ void header_load(struct qcow2 *image, u64 length) {
 static void check_table(const struct qcow2 *image, u64 offset, u64 entries, u64 entry_size, u64 bytes_max,
                         enum refusal too_large, enum refusal bad_offset) {
     if (entries > bytes_max / entry_size) {
-        refuse_plain(too_large);
+        refuse(too_large);
     }
     if (offset > INT64_MAX - entries * entry_size || offset_in_cluster(image, offset) != 0) {
-        refuse_plain(bad_offset);
+        refuse(bad_offset);
     }
 }
 
@@ -31,14 +31,14 @@ static void read_version(struct qcow2 *image) {
     const u8 *header = image->header;
     image->version = load32(header + AT_VERSION);
     if (load32(header) != QCOW2_MAGIC) {
-        refuse_plain(REFUSAL_NOT_QCOW2);
+        refuse(REFUSAL_NOT_QCOW2);
     }
     if (image->version != 2 && image->version != 3) {
-        refuse(REFUSAL_VERSION, image->version, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VERSION, .a = image->version);
     }
     image->cluster_bits = load32(header + AT_CLUSTER_BITS);
     if (image->cluster_bits < 9 || image->cluster_bits > 21) {
-        refuse(REFUSAL_CLUSTER_SIZE, image->cluster_bits, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_CLUSTER_SIZE, .a = image->cluster_bits);
     }
     image->cluster_size = 1ull << image->cluster_bits;
     image->refcount_order = 4;
@@ -50,15 +50,15 @@ static void read_version(struct qcow2 *image) {
         image->refcount_order = load32(header + AT_REFCOUNT_ORDER);
         image->header_length = load32(header + AT_HEADER_LENGTH);
         if (image->header_length < 104) {
-            refuse(REFUSAL_HEADER_SHORT, image->header_length, 0, 0, 0, 0, 0);
+            refuse(REFUSAL_HEADER_SHORT, .a = image->header_length);
         }
     }
     if (image->header_length > image->cluster_size) {
-        refuse(REFUSAL_HEADER_LONG, image->header_length, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_HEADER_LONG, .a = image->header_length);
     }
     image->backing_offset = load64(header + AT_BACKING_OFFSET);
     if (image->backing_offset > image->cluster_size) {
-        refuse_plain(REFUSAL_BACKING_OFFSET);
+        refuse(REFUSAL_BACKING_OFFSET);
     }
 }
 
@@ -83,7 +83,8 @@ static _Noreturn void refuse_features(struct qcow2 *image, u64 unknown, const u8
             text[used++] = name[i];
         }
     }
-    refuse_text(REFUSAL_INCOMPATIBLE_FEATURES, text, used, unknown, image->incompatible & ~INCOMPATIBLE_KNOWN);
+    refuse(REFUSAL_INCOMPATIBLE_FEATURES, .text = text, .length = used, .a = unknown,
+           .b = image->incompatible & ~INCOMPATIBLE_KNOWN);
 }
 
 u64 header_extensions_limit(const struct qcow2 *image) {
@@ -99,13 +100,13 @@ static bool next_extension(struct qcow2 *image, u64 *at, struct extension *found
     }
     header_load(image, min64(*at + 8, image->cluster_size));
     if (*at + 8 > end) {
-        refuse_plain(REFUSAL_EXTENSION_LARGE);
+        refuse(REFUSAL_EXTENSION_LARGE);
     }
     found->type = load32(image->header + *at);
     found->length = load32(image->header + *at + 4);
     *at += 8;
     if (found->length > end - *at) {
-        refuse_plain(REFUSAL_EXTENSION_LARGE);
+        refuse(REFUSAL_EXTENSION_LARGE);
     }
     header_load(image, *at + found->length);
     found->data = image->header + *at;
@@ -117,13 +118,13 @@ static void check_features(struct qcow2 *image) {
     bool bit = (image->incompatible & INCOMPATIBLE_COMPRESSION) != 0;
     image->compression_type = image->header_length > AT_COMPRESSION_TYPE ? image->header[AT_COMPRESSION_TYPE] : 0;
     if (image->compression_type > 1) {
-        refuse(REFUSAL_COMPRESSION_TYPE, image->compression_type, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_COMPRESSION_TYPE, .a = image->compression_type);
     }
     if (image->compression_type == 0 && bit) {
-        refuse_plain(REFUSAL_COMPRESSION_BIT_SET);
+        refuse(REFUSAL_COMPRESSION_BIT_SET);
     }
     if (image->compression_type == 1 && !bit) {
-        refuse_plain(REFUSAL_COMPRESSION_BIT_CLEAR);
+        refuse(REFUSAL_COMPRESSION_BIT_CLEAR);
     }
     u64 unknown = image->incompatible & ~INCOMPATIBLE_KNOWN;
     if (unknown != 0) {
@@ -136,10 +137,10 @@ static void check_features(struct qcow2 *image) {
         refuse_features(image, unknown, NULL, 0);
     }
     if (has_extended_l2(image) && image->cluster_bits < 14) {
-        refuse(REFUSAL_EXTENDED_L2_CLUSTER, image->cluster_bits, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_EXTENDED_L2_CLUSTER, .a = image->cluster_bits);
     }
     if (image->refcount_order > 6) {
-        refuse(REFUSAL_REFCOUNT_WIDTH, image->refcount_order, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_REFCOUNT_WIDTH, .a = image->refcount_order);
     }
 }
 
@@ -154,10 +155,10 @@ static void read_tables(struct qcow2 *image) {
     image->l1_entries = load32(header + AT_L1_ENTRIES);
     image->l1_offset = load64(header + AT_L1_OFFSET);
     if (image->encryption > 2) {
-        refuse(REFUSAL_ENCRYPTION_METHOD, image->encryption, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_ENCRYPTION_METHOD, .a = image->encryption);
     }
     if (image->refcount_table_clusters == 0) {
-        refuse_plain(REFUSAL_NO_REFCOUNT_TABLE);
+        refuse(REFUSAL_NO_REFCOUNT_TABLE);
     }
     check_table(image, image->refcount_table_offset, image->refcount_table_clusters, image->cluster_size,
                 REFCOUNT_TABLE_BYTES_MAX, REFUSAL_REFCOUNT_TABLE_LARGE, REFUSAL_REFCOUNT_TABLE_OFFSET);
@@ -165,21 +166,21 @@ static void read_tables(struct qcow2 *image) {
                 REFUSAL_SNAPSHOT_TABLE_LARGE, REFUSAL_SNAPSHOT_TABLE_OFFSET);
     check_table(image, image->l1_offset, image->l1_entries, 8, L1_BYTES_MAX, REFUSAL_L1_LARGE, REFUSAL_L1_OFFSET);
     if (image->virtual_size > INT64_MAX || l1_entries_for(image, image->virtual_size) > INT32_MAX) {
-        refuse(REFUSAL_VIRTUAL_SIZE, image->virtual_size, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VIRTUAL_SIZE, .a = image->virtual_size);
     }
     if (image->l1_entries < l1_entries_for(image, image->virtual_size)) {
-        refuse_plain(REFUSAL_L1_SMALL);
+        refuse(REFUSAL_L1_SMALL);
     }
 }
 
 static void read_crypto(struct qcow2 *image, const struct extension *extension) {
     if (image->encryption != 2 || extension->length != 16) {
-        refuse_plain(REFUSAL_NO_CRYPTO_HEADER);
+        refuse(REFUSAL_NO_CRYPTO_HEADER);
     }
     image->crypto_offset = load64(extension->data);
     image->crypto_length = load64(extension->data + 8);
     if (offset_in_cluster(image, image->crypto_offset) != 0 || image->crypto_length == 0) {
-        refuse_plain(REFUSAL_NO_CRYPTO_HEADER);
+        refuse(REFUSAL_NO_CRYPTO_HEADER);
     }
 }
 
@@ -191,7 +192,7 @@ static void read_extensions(struct qcow2 *image) {
         switch (extension.type) {
         case (u32)EXTENSION_BACKING_FORMAT:
             if (extension.length > 15) {
-                refuse_plain(REFUSAL_EXTENSION_LARGE);
+                refuse(REFUSAL_EXTENSION_LARGE);
             }
             image->backing_format = extension.data;
             image->backing_format_length = extension.length;
@@ -213,13 +214,13 @@ static void read_extensions(struct qcow2 *image) {
         }
     }
     if (has_data_file(image) && image->data_file == NULL) {
-        refuse_plain(REFUSAL_DATA_FILE_MISSING);
+        refuse(REFUSAL_DATA_FILE_MISSING);
     }
     if (!has_data_file(image) && (image->autoclear & AUTOCLEAR_RAW_DATA) != 0) {
-        refuse_plain(REFUSAL_RAW_WITHOUT_DATA_FILE);
+        refuse(REFUSAL_RAW_WITHOUT_DATA_FILE);
     }
     if (image->encryption == 2 && image->crypto_length == 0) {
-        refuse_plain(REFUSAL_NO_CRYPTO_HEADER);
+        refuse(REFUSAL_NO_CRYPTO_HEADER);
     }
 }
 
@@ -229,7 +230,7 @@ static void read_backing_name(struct qcow2 *image) {
     }
     image->backing_length = load32(image->header + AT_BACKING_LENGTH);
     if (image->backing_length > min64(BACKING_NAME_MAX, image->cluster_size - image->backing_offset)) {
-        refuse_plain(REFUSAL_BACKING_NAME_LONG);
+        refuse(REFUSAL_BACKING_NAME_LONG);
     }
     header_load(image, image->backing_offset + image->backing_length);
     image->backing_name = image->header + image->backing_offset;
@@ -255,14 +256,14 @@ static void open_image(struct qcow2 *image, u32 disk, bool writing) {
     }
     check_features(image);
     if (writing && (image->incompatible & INCOMPATIBLE_CORRUPT) != 0) {
-        refuse_plain(REFUSAL_CORRUPT);
+        refuse(REFUSAL_CORRUPT);
     }
     read_tables(image);
     read_extensions(image);
     read_backing_name(image);
     snapshots_read(image);
     if (writing && (image->incompatible & INCOMPATIBLE_DIRTY) != 0) {
-        refuse_plain(REFUSAL_DIRTY);
+        refuse(REFUSAL_DIRTY);
     }
 }
 

@@ -32,7 +32,7 @@ struct header_writer {
 
 static u8 *header_add(struct header_writer *writer, u64 length) {
     if (length > writer->size - writer->used) {
-        refuse_plain(writer->when_full);
+        refuse(writer->when_full);
     }
     u8 *at = writer->start + writer->used;
     writer->used += length;

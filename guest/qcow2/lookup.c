@@ -25,7 +25,7 @@ static u64 slice_entries(const struct lookup *lookup) { return lookup->slice / l
 static _Noreturn void refuse_entry(const struct qcow2 *image, enum refusal code, enum table table, u64 at, u64 index,
                                    u64 entry) {
     result_disk(image->disk.index);
-    refuse(code, table, at, index, entry, entry & ENTRY_OFFSET, 0);
+    refuse(code, .a = table, .b = at, .c = index, .d = entry, .e = entry & ENTRY_OFFSET);
 }
 
 static void load_window(struct lookup *lookup, u64 index) {

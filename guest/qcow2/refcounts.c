@@ -212,7 +212,7 @@ static u64 find_free(struct refcounts *refcounts, u64 count) {
     }
     u64 first = refcounts->cursor - count;
     if (count > 0 && refcounts->cursor - 1 > HOST_OFFSET_MAX >> refcounts->image->cluster_bits) {
-        refuse_plain(REFUSAL_FILE_TOO_BIG);
+        refuse(REFUSAL_FILE_TOO_BIG);
     }
     make_free(refcounts, first, count);
     /* What is taken will be written in full: it must not be punched later. */
@@ -237,7 +237,7 @@ static void grow_table(struct refcounts *refcounts, u64 cluster, u64 block_index
     u64 blocks = refcount_blocks_for(image->cluster_size, block_size(refcounts), start);
     u64 entries = round_up(blocks + divide_up(blocks, 2), image->cluster_size / 8);
     if (entries > REFCOUNT_TABLE_BYTES_MAX / 8) {
-        refuse_plain(REFUSAL_FILE_TOO_BIG);
+        refuse(REFUSAL_FILE_TOO_BIG);
     }
     u64 old_offset = image->refcount_table_offset;
     u64 old_bytes = 8ull * refcounts->table_entries;
@@ -366,7 +366,7 @@ u64 refcounts_allocate_bytes(struct refcounts *refcounts, u64 bytes) {
             offset = continues ? offset : fresh;
             room = continues ? room + cluster : cluster;
             if (fresh + cluster - 1 > compressed_offset_max(refcounts->image)) {
-                refuse_plain(REFUSAL_FILE_TOO_BIG);
+                refuse(REFUSAL_FILE_TOO_BIG);
             }
         }
         u64 first = offset / cluster;
@@ -395,7 +395,7 @@ void refcounts_free(struct refcounts *refcounts, u64 offset, u64 bytes, bool pun
     for (u64 i = offset >> image->cluster_bits; i <= last; i++) {
         u64 refcount = refcounts_get(refcounts, i);
         if (refcount == 0) {
-            refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, 0, i << image->cluster_bits, 1);
+            refuse(REFUSAL_REFCOUNT_TOO_LOW, .a = TABLE_DATA, .e = i << image->cluster_bits, .f = 1);
         }
         hold(refcounts, i);
         set_refcount(refcounts, i, refcount - 1);

@@ -41,8 +41,8 @@ static void count_one(struct walk *walk, u64 cluster, u32 flag, const struct tab
     u32 counter = counter_get(&walk->counters, cluster);
     bool twice = counter != 0 && (flag != MAPPED_COMPRESSED || (counter & MAPPED_COMPRESSED) == 0);
     if (twice && walk->change == CHECK_UNIQUE) {
-        refuse(REFUSAL_SHARED_CLUSTER, TABLE_L2, item->offset, index, entry, cluster << walk->image->cluster_bits,
-               counter & COUNT_MASK);
+        refuse(REFUSAL_SHARED_CLUSTER, .a = TABLE_L2, .b = item->offset, .c = index, .d = entry,
+               .e = cluster << walk->image->cluster_bits, .f = counter & COUNT_MASK);
     }
     counter_set(&walk->counters, cluster, (counter + 1) | flag);
 }
@@ -115,14 +115,14 @@ static u64 change_one(struct walk *walk, u64 cluster, u64 refcount, u32 counter)
     u64 references = counter & COUNT_MASK;
     if (walk->change == DROP) {
         if (refcount < references) {
-            refuse(REFUSAL_REFCOUNT_TOO_LOW, TABLE_DATA, 0, 0, refcount, cluster << walk->image->cluster_bits,
-                   references);
+            refuse(REFUSAL_REFCOUNT_TOO_LOW, .a = TABLE_DATA, .d = refcount, .e = cluster << walk->image->cluster_bits,
+                   .f = references);
         }
         return refcount - references;
     }
     if (references > walk->refcounts->max - refcount) {
-        refuse(REFUSAL_REFCOUNT_OVERFLOW, 1u << walk->image->refcount_order, cluster << walk->image->cluster_bits, 0, 0,
-               0, 0);
+        refuse(REFUSAL_REFCOUNT_OVERFLOW, .a = 1u << walk->image->refcount_order,
+               .b = cluster << walk->image->cluster_bits);
     }
     return refcount + references;
 }
@@ -151,7 +151,7 @@ static bool add_quickly(const struct walk *walk, u64 first, u64 end, u8 *block) 
         }
         u32 sum = load16(block + 2 * i) + (cells[i] & NARROW_COUNT);
         if (sum > UINT16_MAX) {
-            refuse(REFUSAL_REFCOUNT_OVERFLOW, 16, (first + i) << walk->image->cluster_bits, 0, 0, 0, 0);
+            refuse(REFUSAL_REFCOUNT_OVERFLOW, .a = 16, .b = (first + i) << walk->image->cluster_bits);
         }
         changed |= cells[i] != 0;
         store16(block + 2 * i, (u16)sum);

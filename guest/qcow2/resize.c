@@ -13,7 +13,7 @@ void resize_l1(struct qcow2 *image, struct refcounts *refcounts, u64 entries) {
         return;
     }
     if (entries > L1_BYTES_MAX / 8) {
-        refuse_plain(REFUSAL_SNAPSHOT_L1_LARGE);
+        refuse(REFUSAL_SNAPSHOT_L1_LARGE);
     }
     u64 *l1 = heap_take_zeroed(8 * entries);
     memcpy(l1, image->l1, 8ull * image->l1_entries);

@@ -19,7 +19,7 @@ static const u8 *need(struct reader *reader, u64 at, u64 length) {
     struct qcow2 *image = reader->image;
     if (at + length > SNAPSHOT_TABLE_BYTES_MAX + TABLE_CHUNK ||
         image->snapshots_offset + at + length > image->disk.size) {
-        refuse(REFUSAL_TRUNCATED, TABLE_SNAPSHOT_TABLE, image->snapshots_offset, image->disk.size, 0, 0, 0);
+        refuse(REFUSAL_TRUNCATED, .a = TABLE_SNAPSHOT_TABLE, .b = image->snapshots_offset, .c = image->disk.size);
     }
     while (at + length > reader->loaded) {
         u64 chunk = min64(TABLE_CHUNK, round_up(image->disk.size - image->snapshots_offset - reader->loaded, 64));
@@ -65,7 +65,7 @@ static u64 read_entry(struct reader *reader, u32 index, u64 at) {
         .extra_size = load32(fixed + 36),
     };
     if (snapshot->extra_size > SNAPSHOT_EXTRA_MAX) {
-        refuse(REFUSAL_SNAPSHOT_EXTRA, index, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_SNAPSHOT_EXTRA, .a = index);
     }
     at = read_extra(reader, snapshot, at + ENTRY_FIXED);
     snapshot->id = need(reader, at, (u64)id_length + name_length);
@@ -74,7 +74,7 @@ static u64 read_entry(struct reader *reader, u32 index, u64 at) {
     snapshot->name_length = length_to_nul(snapshot->name, name_length);
     at += (u64)id_length + name_length;
     if (at > SNAPSHOT_TABLE_BYTES_MAX) {
-        refuse(REFUSAL_SNAPSHOT_TABLE_BIG, image->snapshot_count - index, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_SNAPSHOT_TABLE_BIG, .a = image->snapshot_count - index);
     }
     return at;
 }
@@ -85,7 +85,7 @@ void snapshots_read(struct qcow2 *image) {
     }
     if (image->snapshots_offset > image->disk.size ||
         (u64)image->snapshot_count * ENTRY_FIXED > image->disk.size - image->snapshots_offset) {
-        refuse(REFUSAL_TRUNCATED, TABLE_SNAPSHOT_TABLE, image->snapshots_offset, image->disk.size, 0, 0, 0);
+        refuse(REFUSAL_TRUNCATED, .a = TABLE_SNAPSHOT_TABLE, .b = image->snapshots_offset, .c = image->disk.size);
     }
     image->snapshots = heap_take((image->snapshot_count + 1ull) * sizeof(struct snapshot)); /* room for a new one */
     struct reader reader = {.image = image, .start = heap_mark()};
@@ -118,7 +118,7 @@ static int64_t find_listed_name(const struct qcow2 *image, const struct selector
         if (same_text(snapshot->name, min64(snapshot->name_length, SNAPSHOT_NAME_MAX), selector->name,
                       selector->name_length)) {
             if (snapshot->name_length > SNAPSHOT_NAME_MAX || snapshot->id_length > SNAPSHOT_ID_MAX) {
-                refuse_plain(REFUSAL_NAME_NOT_DELETABLE);
+                refuse(REFUSAL_NAME_NOT_DELETABLE);
             }
             return i;
         }
@@ -128,7 +128,7 @@ static int64_t find_listed_name(const struct qcow2 *image, const struct selector
 
 int64_t snapshots_find(const struct qcow2 *image, const struct selector *selector) {
     if (selector->id_length > sizeof(selector->id) || selector->name_length > sizeof(selector->name)) {
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
     switch (selector->kind) {
     case SELECT_BY_NAME:
@@ -143,7 +143,7 @@ int64_t snapshots_find(const struct qcow2 *image, const struct selector *selecto
         return found >= 0 ? found : find(image, selector, false, true);
     }
     default:
-        refuse_plain(REFUSAL_BAD_CALL);
+        refuse(REFUSAL_BAD_CALL);
     }
 }
 
@@ -245,10 +245,10 @@ void snapshots_write(struct qcow2 *image, u64 offset, const struct snapshot *sna
 void snapshot_check_l1(const struct qcow2 *image, const struct snapshot *snapshot) {
     u64 bytes = 8ull * snapshot->l1_entries;
     if (bytes > L1_BYTES_MAX) {
-        refuse_plain(REFUSAL_SNAPSHOT_L1_LARGE);
+        refuse(REFUSAL_SNAPSHOT_L1_LARGE);
     }
     if (snapshot->l1_offset > INT64_MAX - bytes || offset_in_cluster(image, snapshot->l1_offset) != 0) {
-        refuse_plain(REFUSAL_SNAPSHOT_L1_OFFSET);
+        refuse(REFUSAL_SNAPSHOT_L1_OFFSET);
     }
 }
 

@@ -7,7 +7,8 @@
 #include "qcow2/runs.h"
 
 _Noreturn void blame(const struct origin *origin, enum refusal code, u64 cluster_offset, u64 value) {
-    refuse(code, origin->table, origin->offset, origin->index, origin->entry, cluster_offset, value);
+    refuse(code, .a = origin->table, .b = origin->offset, .c = origin->index, .d = origin->entry, .e = cluster_offset,
+           .f = value);
 }
 
 static u64 byte_offset(const struct verifier *v, u64 cluster) { return cluster << v->image->cluster_bits; }

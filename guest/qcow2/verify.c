@@ -265,7 +265,7 @@ static _Noreturn void hunt(struct verifier *v, u64 cluster, enum refusal code, u
     v->hunted_references = references;
     counters_window(&v->counters, v->counters.first, v->counted);
     count_references(v);
-    refuse(code, TABLE_DATA, 0, 0, refcount, cluster << v->image->cluster_bits, references);
+    refuse(code, .a = TABLE_DATA, .d = refcount, .e = cluster << v->image->cluster_bits, .f = references);
 }
 
 static void compare_one(struct verifier *v, u64 cluster, u64 refcount) {

@@ -86,12 +86,25 @@ struct doorbell *doorbell_memory(void);
 /* Rings the doorbell: the host runs the batch before this returns. */
 void doorbell_ring(void);
 
-/* Ends the run. refuse() fills the result header; neither returns. */
+/* Ends the run. */
 _Noreturn void finish(const void *payload, u64 length);
-_Noreturn void refuse(enum refusal code, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f);
-_Noreturn void refuse_text(enum refusal code, const void *text, u64 length, u64 a, u64 b);
-_Noreturn void refuse_about(enum refusal code, const void *text, u64 length, u64 a, u64 b, u64 f);
-_Noreturn void refuse_plain(enum refusal code);
+
+/* What a message says besides its code: abi/refusals.h tells of each code what it has. */
+struct refusal_arguments {
+    u64 a;
+    u64 b;
+    u64 c;
+    u64 d;
+    u64 e;
+    u64 f;
+    const void *text; /* out of the image; what is over MESSAGE_TEXT_MAX is cut off */
+    u64 length;       /* bytes of it */
+};
+
+/* Gives up: fills the result header and ends the run. What is not named is 0:
+ * refuse(REFUSAL_HAS_BITMAPS, .a = count, .text = name, .length = name_length). */
+#define refuse(code, ...) refuse_with(code, &(const struct refusal_arguments){__VA_ARGS__})
+_Noreturn void refuse_with(enum refusal code, const struct refusal_arguments *arguments);
 
 /* Says which disk a refusal from here on is about. */
 void result_disk(u32 index);

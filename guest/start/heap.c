@@ -21,7 +21,7 @@ u64 heap_left(void) { return (u64)(heap_end - heap_top); }
 void *heap_take(u64 size) {
     size = round_up(min64(size, UINT64_MAX - 64), 64);
     if (size > heap_left()) {
-        refuse(REFUSAL_NO_MEMORY, size, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_NO_MEMORY, .a = size);
     }
     void *taken = heap_top;
     heap_top += size;

@@ -28,7 +28,8 @@ static bool is_text(struct span span, const char *text) {
 }
 
 static _Noreturn void refuse_line(enum vmdk_line line, struct span text) {
-    refuse_text(REFUSAL_VMDK_DESCRIPTOR, text.at != NULL ? text.at : (const u8 *)"", text.length, line, 0);
+    refuse(REFUSAL_VMDK_DESCRIPTOR, .text = text.at != NULL ? text.at : (const u8 *)"", .length = text.length,
+           .a = line);
 }
 
 /* The first line of `rest`, without its end, which may be that of Windows; `rest` becomes what is behind it. */
@@ -183,7 +184,7 @@ static _Noreturn void refuse_subformat(enum vmdk_subformat what, struct span typ
     u64 rest = min64(file.length, sizeof(told) - length);
     memcpy(told, type.at, length);
     memcpy(told + length, file.at, rest);
-    refuse_text(REFUSAL_VMDK_SUBFORMAT, told, length + rest, what, length);
+    refuse(REFUSAL_VMDK_SUBFORMAT, .text = told, .length = length + rest, .a = what, .b = length);
 }
 
 /* The name must be one that this file can have, or be left out, as mkimg of FreeBSD does it: nothing is opened for it,
@@ -194,7 +195,7 @@ static void check_extent_name(const struct vmdk *image, struct span name) {
         leads |= name.at[i] == '/' || name.at[i] == '\\';
     }
     if (leads) {
-        refuse_text(REFUSAL_VMDK_EXTENT, name.at, name.length, 0, image->descriptor_size / SECTOR);
+        refuse(REFUSAL_VMDK_EXTENT, .text = name.at, .length = name.length, .b = image->descriptor_size / SECTOR);
     }
 }
 
@@ -213,7 +214,7 @@ static void check_extent(const struct vmdk *image, struct span text, struct span
     }
     check_extent_name(image, quoted(rest, VMDK_LINE_EXTENT));
     if (sectors != image->virtual_size / SECTOR) {
-        refuse(REFUSAL_VMDK_EXTENT_SIZE, image->virtual_size / SECTOR, sectors, 0, 0, 0, 0);
+        refuse(REFUSAL_VMDK_EXTENT_SIZE, .a = image->virtual_size / SECTOR, .b = sectors);
     }
 }
 
@@ -252,7 +253,7 @@ static void read_parent(struct vmdk *image, struct span text) {
     }
     struct span name = quoted(value, VMDK_LINE_PARENT);
     if (name.length > BACKING_NAME_MAX) {
-        refuse_plain(REFUSAL_BACKING_NAME_LONG);
+        refuse(REFUSAL_BACKING_NAME_LONG);
     }
     image->backing_name = name.length > 0 ? name.at : NULL;
     image->backing_length = (u32)name.length;
@@ -274,7 +275,7 @@ void descriptor_read(struct vmdk *image) {
         refuse_line(VMDK_LINE_END, (struct span){text.at, 0});
     }
     if (text.length == 0) { /* room for one, as in the slices of a disk */
-        refuse(REFUSAL_VMDK_SUBFORMAT, VMDK_NO_DESCRIPTOR, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VMDK_SUBFORMAT, .a = VMDK_NO_DESCRIPTOR);
     }
     check_type(text);
     check_extents(image, text);

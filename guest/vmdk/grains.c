@@ -18,7 +18,8 @@ void directory_read(struct vmdk *image, u64 offset, u64 index, u32 count, u32 *e
 void directory_check(const struct vmdk *image, u64 offset, u64 index, u32 entry) {
     if (entry * SECTOR + table_bytes(image) > image->disk.size) {
         result_disk(image->disk.index);
-        refuse(REFUSAL_VMDK_OUTSIDE, TABLE_GRAIN_DIRECTORY, offset, index, entry, entry * SECTOR, 0);
+        refuse(REFUSAL_VMDK_OUTSIDE, .a = TABLE_GRAIN_DIRECTORY, .b = offset, .c = index, .d = entry,
+               .e = entry * SECTOR);
     }
 }
 
@@ -65,7 +66,7 @@ static struct extent one(const struct grains *grains, const u8 *table, u64 offse
     if (entry * SECTOR < image->data_offset || entry * SECTOR >= max64(image->disk.size, image->end)) {
         u64 at = grains->directory[offset / table_covers(image) - grains->first] * SECTOR;
         result_disk(image->disk.index);
-        refuse(REFUSAL_VMDK_OUTSIDE, TABLE_GRAIN_TABLE, at, index, entry, entry * SECTOR, 0);
+        refuse(REFUSAL_VMDK_OUTSIDE, .a = TABLE_GRAIN_TABLE, .b = at, .c = index, .d = entry, .e = entry * SECTOR);
     }
     found.kind = EXTENT_DATA;
     found.host = entry * SECTOR + inside;

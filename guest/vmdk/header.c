@@ -34,28 +34,28 @@ static bool starts_with(const u8 *bytes, const char *text) { return memcmp(bytes
 /* No header of this kind. What it is instead decides what is said of it. */
 static _Noreturn void refuse_magic(struct vmdk *image, const u8 *sector) {
     if (starts_with(sector, "COWD")) {
-        refuse(REFUSAL_VMDK_SUBFORMAT, VMDK_COWD, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VMDK_SUBFORMAT, .a = VMDK_COWD);
     }
     u8 *text = heap_take(DESCRIPTOR_MAX);
     disk_read(&image->disk, 0, text, DESCRIPTOR_MAX);
     descriptor_refuse_alone(text, DESCRIPTOR_MAX);
-    refuse_plain(REFUSAL_NOT_VMDK);
+    refuse(REFUSAL_NOT_VMDK);
 }
 
 static _Noreturn void refuse_field(enum vmdk_fault fault, u64 value) {
-    refuse(REFUSAL_VMDK_HEADER, fault, value, 0, 0, 0, 0);
+    refuse(REFUSAL_VMDK_HEADER, .a = fault, .b = value);
 }
 
 static void check_subformat(const u8 *sector) {
     u32 flags = little32(sector + AT_FLAGS);
     if ((flags & (FLAG_COMPRESSED | FLAG_MARKERS)) != 0 || little16(sector + AT_COMPRESSION) != 0) {
-        refuse(REFUSAL_VMDK_SUBFORMAT, VMDK_COMPRESSED, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VMDK_SUBFORMAT, .a = VMDK_COMPRESSED);
     }
     if (little64(sector + AT_DIRECTORY) == DIRECTORY_AT_END) {
-        refuse(REFUSAL_VMDK_SUBFORMAT, VMDK_DIRECTORY_AT_END, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VMDK_SUBFORMAT, .a = VMDK_DIRECTORY_AT_END);
     }
     if (little64(sector + AT_DESCRIPTOR) == 0) {
-        refuse(REFUSAL_VMDK_SUBFORMAT, VMDK_NO_DESCRIPTOR, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VMDK_SUBFORMAT, .a = VMDK_NO_DESCRIPTOR);
     }
     if ((flags & FLAG_NEWLINES) != 0 && !starts_with(sector + AT_NEWLINES, "\n \r\n")) {
         refuse_field(VMDK_NEWLINES, little32(sector + AT_NEWLINES));
@@ -124,11 +124,11 @@ void vmdk_open(struct vmdk *image, u32 index, bool writable) {
     }
     image->version = little32(sector + AT_VERSION);
     if (image->version == 0 || image->version > VERSION_MAX) {
-        refuse(REFUSAL_VMDK_VERSION, image->version, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_VMDK_VERSION, .a = image->version);
     }
     check_subformat(sector);
     if (writable && image->version == VERSION_READ_ONLY) {
-        refuse_plain(REFUSAL_VMDK_READ_ONLY);
+        refuse(REFUSAL_VMDK_READ_ONLY);
     }
     image->has_zeroed_grains = (little32(sector + AT_FLAGS) & FLAG_ZEROED_GRAINS) != 0;
     read_sizes(image, sector);

@@ -45,7 +45,7 @@ static enum mark mark(struct used *used, u64 offset, u64 length) {
 static void require(enum mark found, enum table table, u64 at, u64 index, u64 sector) {
     if (found != MARKED) {
         enum refusal code = found == MARK_OUTSIDE ? REFUSAL_VMDK_OUTSIDE : REFUSAL_VMDK_OVERLAP;
-        refuse(code, table, at, index, sector, sector * SECTOR, 0);
+        refuse(code, .a = table, .b = at, .c = index, .d = sector, .e = sector * SECTOR);
     }
 }
 
@@ -64,7 +64,7 @@ static void verify_directory(struct vmdk *image, struct used *used, u64 offset, 
                 continue;
             }
             if (entries[i] == 0) {
-                refuse(REFUSAL_VMDK_NO_TABLE, TABLE_GRAIN_DIRECTORY, offset, index + i, 0, 0, 0);
+                refuse(REFUSAL_VMDK_NO_TABLE, .a = TABLE_GRAIN_DIRECTORY, .b = offset, .c = index + i);
             }
             directory_check(image, offset, index + i, entries[i]);
             if (offset != image->directory_offset && entries[i] == first[i]) {

@@ -71,7 +71,7 @@ static u64 allocate(struct vmdk_writer *w, u64 offset, u64 end) {
     u64 bytes = round_up(end, image->grain_size) - offset / image->grain_size * image->grain_size;
     if (host / SECTOR >= FILE_SECTORS_MAX || bytes > FILE_SECTORS_MAX * SECTOR - host) {
         result_disk(image->disk.index);
-        refuse(REFUSAL_VMDK_FULL, host, bytes, 0, 0, 0, 0);
+        refuse(REFUSAL_VMDK_FULL, .a = host, .b = bytes);
     }
     image->end += bytes;
     w->waiting += bytes;

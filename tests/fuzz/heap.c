@@ -34,7 +34,7 @@ u64 heap_left(void) { return (u64)(heap_end - heap_top); }
 static void *take(u64 size) {
     u64 whole = round_up(min64(size, UINT64_MAX - ZONE), ZONE);
     if (whole > heap_left()) {
-        refuse(REFUSAL_NO_MEMORY, whole, 0, 0, 0, 0, 0);
+        refuse(REFUSAL_NO_MEMORY, .a = whole);
     }
     void *taken = heap_top;
     heap_top += whole;
