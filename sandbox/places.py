@@ -173,7 +173,7 @@ class Place:
 
     def has_one_name(self) -> bool:
         """Whether this is known to be the only name of the file. Raises OSError where there was none."""
-        return _has_one_name(self.name, self.directory.descriptor, self.status)
+        return has_one_name(self.name, self.directory.descriptor, self.status)
 
     def remove(self) -> None:
         """Removes the name, if it still stands for the file that was found. Raises ImageOpenError, and ArgumentError
@@ -261,12 +261,12 @@ def _open_there(name: bytes, directory: int) -> int:
 
 def _vouches(owner: int, mode: int, owner_of_file: int) -> bool:
     """Whether a file in a directory cannot be there by a hard link that a stranger has made to another's. owner, mode:
-    of the directory. In one that others may write nothing tells who has made it."""
-    return owner_of_file == owner if owner not in (0, os.geteuid()) else not mode & _OTHERS_WRITE
+    of the directory. In one that others may write nothing tells who has made it, whoever owns it."""
+    return not mode & _OTHERS_WRITE and owner in (0, os.geteuid(), owner_of_file)
 
 
-def _has_one_name(name: bytes, directory: int, held: os.stat_result) -> bool:
-    """Whether that is known to be the only name of the file that is held.
+def has_one_name(name: bytes, directory: int, held: os.stat_result) -> bool:
+    """Whether that is known to be the only name of the file, or symbolic link, that is held. Raises nothing.
 
     Of two names, who has made the second could remove his before the names are counted, so that the other's is left
     alone. So the file is counted by this name. Between the two steps of that one call it may still go; who makes and
@@ -427,7 +427,7 @@ class _Walk:
         if self._turns > TURNS_MAX:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if not self._follow_links:
-            self._note_maker(status.st_uid)
+            self._note_maker(name, status)
         if status.st_dev == _device_of_proc():
             if self._untrusted:
                 # Behind it may be what that stranger has mounted where nobody else sees it: anybody's files, in his
@@ -442,20 +442,24 @@ class _Walk:
             self._check_owner(self._here.owner)  # where the text has no parts, it leads here
         return -1
 
-    def _note_maker(self, owner: int) -> None:
-        """owner: the link's. Whoever may write to a directory may put there any link that he can make, and exchange it
-        for another; it stands for the owner of the directory where that is a stranger, else for its own."""
-        trusted = (0, os.geteuid())
-        if self._here.owner not in trusted:
-            self._untrusted.append(_Untrusted(self._here.owner, len(self._ahead)))
-        elif self._here.mode & _OTHERS_WRITE and owner not in trusted:
-            self._untrusted.append(_Untrusted(owner, len(self._ahead)))
+    def _note_maker(self, name: bytes, status: os.stat_result) -> None:
+        """Of a symbolic link. Whoever may write to a directory may put there any link that he can make, and exchange it
+        for another; it stands for the owner of the directory where that is a stranger, and where others may write for
+        its own as well, if nobody can have made it by a hard link to another's. Raises UnsafeLinkError."""
+        here, trusted, left = self._here, (0, os.geteuid()), len(self._ahead)
+        if here.owner not in trusted:
+            self._untrusted.append(_Untrusted(here.owner, left))
+        if here.mode & _OTHERS_WRITE:
+            if not has_one_name(name, here.descriptor, status):
+                raise UnsafeLinkError
+            if status.st_uid not in (*trusted, here.owner):
+                self._untrusted.append(_Untrusted(status.st_uid, left))
 
     def _check_names(self, name: bytes, status: os.stat_result) -> None:
         """A hard link is a link, too. Raises UnsafeLinkError for one that a stranger may have made."""
         here = self._here
         safe = self._follow_links or stat.S_ISDIR(status.st_mode) or _vouches(here.owner, here.mode, status.st_uid)
-        if not safe and not _has_one_name(name, here.descriptor, status):
+        if not safe and not has_one_name(name, here.descriptor, status):
             raise UnsafeLinkError
 
     def _check_owner(self, *owners: int) -> None:

@@ -250,6 +250,41 @@ def test_a_directory_that_others_may_write(mode: int, tree: pathlib.Path) -> Non
 
 
 @needs_root
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o1777])
+def test_a_strangers_directory_that_others_may_write(mode: int, tree: pathlib.Path) -> None:
+    """As a pool of images that belongs to who runs the machines: a link there can be of a third one, who has no right
+    to what its owner has elsewhere, and the owner none to his."""
+    pool = tree / "victim"
+    pool.chmod(mode)
+    (tree / "own/sub/disk").unlink()
+    (tree / "own/sub/disk").write_text("the victim's")
+    for path in (tree / "own/sub", tree / "own/sub/disk"):
+        os.chown(path, VICTIM, VICTIM)
+    for name, target in (("x", tree / "own/sub/disk"), ("y", "disk"), ("z", tree / "tenant/disk")):
+        assert code_of(link(pool / name, target, TENANT)) == "unsafe_link"
+    assert code_of(link(pool / "on-the-way", tree / "own/sub", TENANT) / "disk") == "unsafe_link"
+    find_place(str(link(pool / "its-owners", tree / "own/sub/disk", VICTIM))).close()
+    find_place(str(link(pool / "the-callers", tree / "own/sub/disk", 0))).close()
+    os.link(tree / "own/sub/disk", pool / "hard")
+    assert code_of(pool / "hard") == "unsafe_link"
+
+
+@needs_root
+@pytest.mark.parametrize("home", ["own", "tenant"])
+@pytest.mark.parametrize("owner", [0, TENANT, VICTIM])
+def test_a_hard_link_to_a_symbolic_link(owner: int, home: str, tree: pathlib.Path) -> None:
+    """As where fs.protected_hardlinks is 0. It is its owner's, and who has put it there is not known."""
+    target = {0: "own/sub/disk", TENANT: "tenant/vm/disk", VICTIM: "victim/disk"}[owner]
+    (tree / "links").mkdir()
+    link(tree / "links/current", tree / target, owner)
+    (tree / home).chmod(0o1777)
+    os.link(tree / "links/current", tree / home / "x", follow_symlinks=False)
+    assert code_of(tree / home / "x") == "unsafe_link"
+    find_place(str(tree / home / "x"), follow_links=True).close()
+    find_place(str(tree / "links/current")).close()
+
+
+@needs_root
 def test_a_strangers_link_to_a_strangers_link(tree: pathlib.Path) -> None:
     """The last of them decides, and each has to hold."""
     link(tree / "tenant/vm/one", "two", TENANT)
