@@ -14,7 +14,8 @@ description:
     P(airlock.images.pre_upgrade_snapshot#role).
   - A file, and each directory above it, must belong to root or to the user that runs the module, and nobody else may
     be allowed to write there. Otherwise the task fails with RV(error_code=untrusted), and changes nothing.
-  - Directories in which everybody may make files, such as C(/tmp), may be above it when they have the sticky bit.
+  - Directories in which everybody may make files, such as C(/tmp), may be above it when they have the sticky bit, and
+    what is below them on the way is there, or is made by O(state=present).
     Symbolic links on the way are followed as long as the same holds for them and for what they lead to. The file itself
     must not be one.
   - The files of a task are written all, or none. None of them is ever half-written.

@@ -51,6 +51,9 @@ def _files(home: pathlib.Path) -> dict[str, tuple[int, str]]:
 def test_the_directories_are_nobody_elses(tmp_path: pathlib.Path) -> None:
     """One play, since each start of ansible-playbook takes seconds."""
     tenants, roots = tmp_path / "tenants", tmp_path / "roots"
+    everybodys = tmp_path / "everybodys"  # as /tmp: what is not there yet, a tenant could make as a link
+    everybodys.mkdir()
+    everybodys.chmod(0o1777)
     (tenants / "etc").mkdir(parents=True)
     roots.mkdir(mode=0o700)
     for directory in (tenants / "etc", roots):
@@ -67,6 +70,11 @@ def test_the_directories_are_nobody_elses(tmp_path: pathlib.Path) -> None:
         _schedule(tmp_path, True, state=state, **{kind: str(tenants / where)})
         for kind in KINDS
         for state, where in [("present", "etc"), ("present", "new"), ("present", "link"), ("absent", "link")]
+    ]
+    tasks += [
+        _schedule(tmp_path, True, state=state, **{kind: str(everybodys / "new")})
+        for kind in KINDS
+        for state in ("present", "absent")
     ]
     tasks.append(_schedule(tmp_path, False))
     (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
@@ -90,5 +98,6 @@ def test_the_directories_are_nobody_elses(tmp_path: pathlib.Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     assert (_files(tenants), _files(roots)) == before
+    assert not os.listdir(everybodys)
     made = sorted(str(path.relative_to(tmp_path / "own")) for path in (tmp_path / "own").rglob("*") if path.is_file())
     assert made == ["cron_directory/rotation", "directory/rotation.json", "directory/rotation.yml"]

@@ -21,6 +21,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_bytes
 
 from ..sandbox import errors
+from ..sandbox.places import has_one_name
 
 SIZE_LIMIT = 4 << 20  # bytes; a manifest of ten thousand disks has one
 _LINKS_MAX = 40  # as the kernel follows
@@ -101,12 +102,15 @@ class Walk:
                 _check(here, place.path, last=not any(left))
                 if not left:
                     break
-                step = self._step(here, left.pop())
+                name = left.pop()
+                step = self._step(here, name, place.path)
                 if step is None:
                     return None
                 if stat.S_ISLNK(os.fstat(step).st_mode):
                     links += 1
                     _check(step, place.path, last=False)
+                    if not has_one_name(name, here, os.fstat(step)):
+                        _check(here, place.path, last=True)  # by a hard link to one of root's
                     target = os.readlink(b"", dir_fd=step)
                     left += target.split(b"/")[::-1]
                     os.close(step)
@@ -122,13 +126,17 @@ class Walk:
             self._known[place.parent] = here
         return self._known[place.parent]
 
-    def _step(self, here: int, name: bytes) -> int | None:
+    def _step(self, here: int, name: bytes, path: str) -> int | None:
+        """One part of the way to a path; None where it is not there, and is not to be made."""
         try:
             return os.open(name or b".", _STEP, dir_fd=here)
         except FileNotFoundError:
             if not self._make:
                 if self._write:
                     _may_write(here)
+                else:
+                    # What others make there later is theirs, and by then it has been said that nobody else's is there.
+                    _check(here, path, last=True, missing=True)
                 return None
         with contextlib.suppress(FileExistsError):  # another run was faster
             os.mkdir(name, 0o700, dir_fd=here)
@@ -169,10 +177,10 @@ def _spelled(descriptor: int) -> str:
     return errors.quote(os.readlink(f"/proc/self/fd/{descriptor}"))
 
 
-def _check(descriptor: int, path: str, last: bool) -> None:
+def _check(descriptor: int, path: str, last: bool, missing: bool = False) -> None:
     """Raises ArgumentError when somebody else owns what is open, or may write to it. last: whether it is what the file
     lies in, or the file: above, a directory in which everybody may make files of his own, as /tmp, does no harm, for
-    what belongs to root there stays where it is."""
+    what belongs to root there stays where it is. missing: what the path leads to there is not there."""
     status = os.fstat(descriptor)
     trusted = sorted({0, os.geteuid()})
     sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
@@ -182,6 +190,8 @@ def _check(descriptor: int, path: str, last: bool) -> None:
         return
     else:
         reason = f"has the mode {stat.S_IMODE(status.st_mode):04o}, so that others may write to it"
+    if missing:
+        reason += ", and what comes next is not there, so that they could make it. Make it first, as a directory"
     owners = "root" if trusted == [0] else f"root and the user with the id {trusted[-1]}"
     raise errors.ArgumentError(
         f"{errors.quote(path)} is not to be trusted, for {_spelled(descriptor)} {reason}. Nobody but {owners} may "

@@ -152,7 +152,19 @@ def the_link_to_it_belongs_to_a_tenant(home: pathlib.Path) -> None:
     os.chown(home, TENANT, -1, follow_symlinks=False)
 
 
+def a_link_of_several_names_leads_to_it_from_a_directory_of_everybody(home: pathlib.Path) -> None:
+    """As where fs.protected_hardlinks is 0: the link is root's, and a tenant has made its second name."""
+    top = home.parent
+    home.rename(top / "aside")
+    (top / "link").symlink_to(top / "aside")
+    (top / "everybody").mkdir()
+    (top / "everybody").chmod(0o1777)
+    os.link(top / "link", top / "everybody" / "link", follow_symlinks=False)
+    home.symlink_to("everybody/link")
+
+
 UNTRUSTED: list[t.Any] = [
+    a_link_of_several_names_leads_to_it_from_a_directory_of_everybody,
     others_may_write_the_file,
     others_may_write_the_directory,
     everybody_may_make_files_beside_it,
@@ -180,9 +192,27 @@ def test_what_others_could_have_written_is_refused(
         assert everything(home.parent) == before
 
 
+def test_what_others_could_make_is_not_said_to_be_missing(task: Run, home: pathlib.Path) -> None:
+    """Who goes by that works on what a tenant has put there meanwhile. To make it is no such thing."""
+    (home / "shared").mkdir()
+    (home / "shared").chmod(0o1777)
+    before = everything(home)
+    for state in ("read", "absent"):
+        for check in (True, False):
+            answer = task(state, home / "shared/new/deep/file", check=check)
+            assert answer["error_code"] == "untrusted"
+            assert "Make it first" in answer["msg"]
+    assert task("present", home / "shared/new/deep/file", content="x", check=True)["changed"]
+    assert everything(home) == before
+    assert task("present", home / "shared/new/deep/file", content="x")["changed"]
+    assert task("read", home / "shared/new/deep/file")["files"][0]["content"] == "x"
+    assert not task("read", home / "shared/new/none/file")["files"][0]["exists"]
+
+
 def test_a_link_in_directories_of_ours_is_followed(task: Run, home: pathlib.Path) -> None:
     (home.parent / "link").symlink_to(f"{home}/")
     (home.parent / "chain").symlink_to("../" + home.parent.name + "/link")
+    os.link(home.parent / "chain", home.parent / "another name of it", follow_symlinks=False)
     assert task("read", home.parent / "chain" / "file")["files"][0]["content"] == "ours"
 
 
