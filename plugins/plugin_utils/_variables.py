@@ -162,10 +162,11 @@ def _split(text: str) -> list[t.Any]:
             return list(yaml.safe_load(bare))
         except yaml.YAMLError:
             raise _Fault("is a text in brackets that is no list. Write it as JSON.") from None
-    parts = [part.strip() for part in bare.split(",")]
-    if len(parts) > 1 and bare[0] == "/":  # who chooses the name of a file would choose another one with it
-        raise _Fault('is a text with a comma that may belong to a name. Write a list: ["PATH", "PATH"].')
-    return parts
+    if "/" in text:  # a path, of which whoever chooses the name of a file would make another one
+        if "," in text:
+            raise _Fault('is a text with a comma that may belong to a name. Write a list: ["PATH", "PATH"].')
+        return [text]
+    return [part.strip() for part in bare.split(",")]
 
 
 def _dict(name: str, value: t.Any, options: Options, faults: list[str]) -> dict[str, t.Any]:

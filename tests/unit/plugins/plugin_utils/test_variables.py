@@ -35,7 +35,10 @@ TAKEN: list[tuple[dict[str, t.Any], t.Any, t.Any]] = [
     ({"type": "str", "default": ""}, "", ""),
     ({"type": "str"}, None, None),
     ({"type": "list"}, "/a", ["/a"]),
+    ({"type": "list"}, "/a ", ["/a "]),
+    ({"type": "list"}, " a/b\n", [" a/b\n"]),
     ({"type": "list"}, "one,two", ["one", "two"]),
+    ({"type": "list"}, " one, two ", ["one", "two"]),
     ({"type": "list"}, '["/a", "/b,c"]', ["/a", "/b,c"]),
     ({"type": "list"}, ["/a,b.qcow2", 1], ["/a,b.qcow2", "1"]),
     ({"type": "list", "default": []}, [], []),
@@ -52,6 +55,8 @@ def test_taken(variables: types.ModuleType, option: dict[str, t.Any], given: t.A
 
 REFUSED: list[tuple[dict[str, t.Any], t.Any, str]] = [
     ({"type": "list"}, "/a,/b", "x is a text with a comma that may belong to a name"),
+    ({"type": "list"}, "a,/b", "x is a text with a comma that may belong to a name"),
+    ({"type": "list"}, "./a,b", "x is a text with a comma that may belong to a name"),
     ({"type": "bool"}, "perhaps", "x is 'perhaps'. It has to be a truth value"),
     ({"type": "bool"}, 2, "x is the number 2"),
     ({"type": "int"}, True, "x is a truth value"),
