@@ -14,6 +14,8 @@ import contextlib
 import errno
 import typing as t
 
+from . import descriptors
+
 # Fields in them: {image}, its path for a shell; {file}, another one's; {edit}, of vmdk_refusals.py.
 WAYS: dict[str, str | tuple[str, str]] = {
     "restore": "No tool can repair this in place: restore the image from a backup.",
@@ -92,8 +94,6 @@ WAYS: dict[str, str | tuple[str, str]] = {
 
 _NO_ADVICE = "Look into the kernel's log for the disk below."
 _OF_ERRORS = {
-    errno.EMFILE: 'This process has as many open files as it may. Raise its limit ("ulimit -n", LimitNOFILE of a '
-    "systemd unit), or name fewer images at once.",
     errno.ENFILE: "The system has as many open files as it may. End what holds many of them, or raise fs.file-max.",
     errno.ENOMEM: "The system is out of memory. End what takes much of it, then run it again.",
     errno.EAGAIN: "The system is out of processes or locked memory. Look at the limits (ulimit -a), then run it again.",
@@ -135,4 +135,4 @@ def say(name: str, fields: t.Mapping[str, t.Any] | None = None) -> str:
 
 def of_errno(number: int, otherwise: str = _NO_ADVICE) -> str:
     """What to do about a system call that failed."""
-    return _OF_ERRORS.get(number, otherwise)
+    return descriptors.way() if number == errno.EMFILE else _OF_ERRORS.get(number, otherwise)

@@ -16,9 +16,9 @@ import os
 import time
 import typing as t
 
-from . import disks, errors, info, locks
+from . import descriptors, disks, errors, info, locks
 from .images import Image, Limits, Report
-from .places import Key, Place
+from .places import Directory, Key, Place
 from .reference_rules import Reference, RuleError
 from .references import Policy, shown_path
 
@@ -159,7 +159,8 @@ def open_chain(
     top_format: one of FORMATS; "raw" only for an image that is open. taken: files that no name may lead to, for they
     are to stand on this chain.
 
-    Raises ChainError for what docs/chain.md says, ArgumentError, ImageOpenError, ImageInUseError, RefusalError.
+    Raises ChainError for what docs/chain.md says, ArgumentError, ImageOpenError, ImageInUseError, RefusalError,
+    HostError for more files than this process may open.
     """
     if backing_format is not None and backing_format not in FORMATS:
         raise errors.ArgumentError(
@@ -233,9 +234,12 @@ class _Opener:
         self._limits = limits
         self._deadline = time.monotonic() + limits.seconds
         self._seen: set[Key | None] = {image.key for image in taken}
+        self._top = ""
+        self._files = 1
 
     def layers(self, top: Image, top_format: str, backing_format: str | None, depth_limit: int) -> list[Layer]:
         """From the top to the base."""
+        self._top = top.path
         self._seen.add(top.key)
         layers = [self._layer(top, top_format, 0)]
         while layers[-1].backing_name:
@@ -250,7 +254,7 @@ class _Opener:
             self._policy.check(reference, home)
             format_name = _format(above, reference, backing_format)
             with _as_backing_file(top.path, shown_path(reference.name, home), above.depth + 1):
-                found = self._policy.find(reference, home)
+                found = self._find(reference, home)
                 writable = above.depth + 1 in self._writable_layers
                 image = self._open(reference, found, writable, format_name)
                 layers.append(self._layer(image, format_name, above.depth + 1))
@@ -266,9 +270,17 @@ class _Opener:
         data_file = None
         if header.has_data_file:
             reference = Reference(header.data_file, "data_file", image.path)
-            found = self._policy.find(reference, image.place.directory)
+            found = self._find(reference, image.place.directory)
             data_file = self._open(reference, found, image.disk.writable, "data file")
         return Layer(image, format_name, depth, header, data_file)
+
+    def _find(self, reference: Reference, home: Directory) -> Place:
+        """As Policy.find(). Raises HostError as well, while there is room for what is to be done with the chain."""
+        count = f"{self._files} file" + ("s" if self._files > 1 else "")
+        what = f"{errors.clean(self._top, errors.PATH_LIMIT)} has a chain of which {count} could be opened."
+        descriptors.need_more(descriptors.OF_A_LAYER + descriptors.OF_A_GUEST, what)
+        self._files += 1
+        return self._policy.find(reference, home)
 
     def _open(self, reference: Reference, found: Place, writable: bool, use: str) -> Image:
         """Opens and locks what a name was found to lead to, unless the chain has it already. Takes over the place."""

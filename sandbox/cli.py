@@ -68,7 +68,8 @@ def main(arguments: t.Sequence[bytes] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        complain(encoded(errors.clean(str(error))))
+        way = advice.of_errno(error.errno or 0, "")
+        complain(encoded(f"{errors.clean(str(error))}{'. ' if way else ''}{way}"))
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # the one place for what nobody thought of: a line, and not a page of ours

@@ -9,6 +9,7 @@ Fields of the texts are the facts of the exception, see refused._fields() for th
 from __future__ import annotations
 
 import contextlib
+import errno
 import typing as t
 
 from . import ending, errors
@@ -239,6 +240,8 @@ def _of_opening(error: errors.AirlockError) -> str:
         return _of_lock(facts)
     if isinstance(error, errors.ForceShareError) and facts:
         return "force-share=on can only be used with read-only images"
+    if facts.get("number") == errno.EMFILE:
+        return ""  # qemu-img's words leave a person alone with it
     for fact, text in (
         ("reason", "Could not open '{file}': {reason}"),
         ("kind", "'file' driver requires '{file}' to be a regular file"),

@@ -259,6 +259,7 @@ def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
         code,
         file=path,
         reason=reason,
+        number=number,
     )
 
 

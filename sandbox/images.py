@@ -112,9 +112,11 @@ def run_guest(
     try:
         answer = machine.run(guest, call, files, limits, journal, progress=progress, read_only=read_only)
     except OSError as error:
+        from . import advice  # it is hardly ever wanted
+
+        way = advice.of_errno(error.errno or 0, "Look at its limits of processes and memory (ulimit -a).")
         raise errors.HostError(
-            f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. Look at its limits of "
-            "processes, descriptors and memory (ulimit -a)."
+            f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. {way}"
         ) from error
     result = calls.result(operation, answer.result)
     header = result.header

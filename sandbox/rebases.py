@@ -18,7 +18,7 @@ import functools
 import os
 import typing as t
 
-from . import commits, errors, images, kvm
+from . import commits, descriptors, errors, images, kvm
 from .chain import FORMATS, check_hard_links, open_chain
 from .images import Image, Limits, Report
 from .places import Directory, Key, Place, find_place, look_up
@@ -112,6 +112,8 @@ def open_backing(
     home = top.image.place
     path = os.path.join(home.directory.shown, os.fsdecode(name))
     own = [top.image, *([top.data_file] if top.data_file else [])]
+    count = descriptors.OF_A_LAYER + 2 + descriptors.OF_A_GUEST  # where it is, is held twice
+    descriptors.need_more(count, f"A chain of {len(chain.layers)} layers is open, and its new backing file is not.")
     with contextlib.ExitStack() as stack, _as_new_backing(path, name):
         found = place.again() if place else find_place(name, home.follow_links, home.directory)
         found.path = path

@@ -11,7 +11,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import chain_facts, commits, errors, overlays, rebases
+from ..sandbox import chain_facts, commits, descriptors, errors, overlays, rebases
 from ..sandbox.chain import Chain, Layer, draw, open_chain
 from ..sandbox.images import Image, Limits
 from ..sandbox.places import Key, Place
@@ -159,6 +159,8 @@ def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
         task = Task(plan)
         done = task.changed and not module.check_mode
         if done:
+            count = descriptors.OF_A_TASK + descriptors.OF_A_LAYER * len(task.created)
+            descriptors.need_more(count, f"A chain of {len(chain.layers)} layers is open.")
             task.carry_out()
             stack.close()
         layers = _read(wanted, clock) if done else _foreseen(task)

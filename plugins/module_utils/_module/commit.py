@@ -10,7 +10,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import chain_facts, commits, errors
+from ..sandbox import chain_facts, commits, descriptors, errors
 from ..sandbox.chain import Chain, Layer, drawing, open_chain
 from ..sandbox.images import Limits
 from . import commit_bitmaps
@@ -111,6 +111,7 @@ def commit_flow(module: AnsibleModule) -> dict[str, t.Any]:
             wanted.check_removable(chain.top)
         task = Task(chain, wanted, clock)
         if task.changed and not module.check_mode:
+            descriptors.need_more(descriptors.OF_A_TASK, f"A chain of {len(chain.layers)} layers is open.")
             task.carry_out()
         return _result(module, task)
 

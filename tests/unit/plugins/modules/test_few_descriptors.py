@@ -1,0 +1,72 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tasks on chains with fewer descriptors than they need: they say so before they change anything."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import typing as t
+
+import pytest
+
+from tests.unit.plugins.chains import overlay
+from tests.unit.plugins.running import CHECKOUT
+
+TASKS: dict[str, dict[str, t.Any]] = {
+    "qcow2_commit": {"path": "top", "progress_file": "progress"},
+    "qcow2_chain": {"layers": ["base", "top", "new", "newer"], "method": "commit", "drop": True},
+}
+
+
+def task(module: str, directory: pathlib.Path, limit: int, arguments: dict[str, t.Any]) -> dict[str, t.Any]:
+    """The answer of a module in a process of its own, with so many descriptors."""
+    script = f"""if True:
+        import pathlib, resource, sys
+        sys.path.insert(0, {str(CHECKOUT)!r})
+        from tests.unit.plugins import running
+        running.make_tree(pathlib.Path(sys.argv[1]))
+        import importlib
+        from ansible.module_utils.testing import patch_module_args
+        main = importlib.import_module(f"{{running.PLUGINS}}.modules.{module}").main
+        with patch_module_args({arguments!r}):
+            resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
+            main()
+    """
+    tree = directory.parent / f"tree-{module}-{limit}"
+    tree.mkdir()
+    command = [sys.executable, "-c", script, tree]
+    done = subprocess.run(command, cwd=directory, capture_output=True, check=False, encoding="utf-8")
+    assert done.stdout, done.stderr
+    answer: dict[str, t.Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("module", TASKS)
+def test_a_task_says_how_many_it_needs(module: str, tmp_path: pathlib.Path) -> None:
+    """What the message says is done until the task is; and then, to its end."""
+    home = tmp_path / "home"
+    home.mkdir()
+    overlay(home, "base", None, "write -P 1 0 700k")
+    overlay(home, "middle", "base", "write -P 2 512k 64k")
+    overlay(home, "top", "base" if module == "qcow2_commit" else "middle", "write -P 4 1M 900k")
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    limit, messages = 20, []
+    while True:
+        answer = task(module, home, limit, TASKS[module])
+        if not answer.get("failed"):
+            break
+        assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+        assert answer["error_code"] == "host", answer
+        found = re.search(rf"may have {limit}\. Nothing was changed\. .* to at least (\d+);", answer["msg"])
+        assert found, answer
+        assert int(found.group(1)) > limit
+        limit = int(found.group(1))
+        messages.append(answer["msg"])
+    assert "layers is open" in messages[-1], "the last one counts what the whole task takes"
+    assert answer["changed"]
+    assert (home / "top").read_bytes() != before["top"]
