@@ -16,6 +16,7 @@ import typing as t
 from . import errors
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_FOR_GOOD = 1 << 20  # more than any program holds at a time
 
 children: set[int] = (
     set()
@@ -82,7 +83,12 @@ def held() -> t.Iterator[None]:
 
 def hold() -> None:
     """Nothing is interrupted from here on: what was asked for is done, and only to be told."""
-    _State.held += 1 << 20
+    _State.held += _FOR_GOOD
+
+
+def is_done() -> bool:
+    """Whether it has come to that."""
+    return _State.held >= _FOR_GOOD
 
 
 def _end(number: int, _frame: object) -> None:

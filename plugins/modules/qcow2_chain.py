@@ -371,6 +371,7 @@ error_code:
       V(overlay_replaced), V(too_many_files), and those of the policy for names, such as V(backing_outside),
       V(backing_protocol), V(backing_not_found), V(chain_too_deep)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
+    - This collection (V(internal_error)).
     - The files (V(not_found), V(exists), V(is_directory), V(not_regular), V(permission_denied), V(read_only),
       V(in_use), V(open_failed), V(no_space), V(read_failed), V(write_failed)).
     - The images (V(not_qcow2), V(not_vmdk), V(truncated), V(incompatible_features), V(dirty), V(corrupt),

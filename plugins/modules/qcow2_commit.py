@@ -309,6 +309,7 @@ error_code:
     - The options (V(base_not_found), V(no_backing_file), V(bad_rate_limit), V(bad_progress_file), V(bad_timeout),
       V(bad_allowed_root), V(drop_block_device), V(drop_loses), V(overlay_replaced)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
+    - This collection (V(internal_error)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
       V(open_failed), V(no_space), V(read_failed), V(write_failed)).
     - The chain (V(backing_absolute), V(backing_outside), V(backing_symlink), V(backing_not_found), V(backing_protocol),

@@ -493,6 +493,7 @@ error_code:
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
       V(bad_extents), V(bad_limit)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
+    - This collection (V(internal_error)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(in_use), V(open_failed),
       V(read_failed)).
     - The image (V(not_qcow2), V(truncated), V(incompatible_features), V(not_vmdk), V(vmdk_subformat), and more of that

@@ -369,6 +369,7 @@ error_code:
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
       V(control_character), V(snapshot_id_with_present), V(bad_retention), V(bad_limit), V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
+    - This collection (V(internal_error)). What was done to a group of images is undone then as on any failure.
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
       V(open_failed), V(no_space), V(no_journal), V(read_failed), V(write_failed), V(transaction),
       V(terminated)).

@@ -47,7 +47,9 @@ def change_all(plans: t.Sequence[AnyPlan], carry_out: t.Callable[[AnyPlan], None
             ending.check()
             for_each(noted, todo)
             group.keep()
-    except errors.AirlockError as error:
+    except Exception as error:  # whatever it was, the transaction has undone what was done
+        from .unexpected import told
+
         undone = UNKNOWN if isinstance(error, errors.TransactionError) else UNDONE
         outcomes = [(plan.path, undone if plan in written else UNTOUCHED) for plan in plans]
-        raise GroupError(error, outcomes) from error
+        raise GroupError(told(error), outcomes) from error

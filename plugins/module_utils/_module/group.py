@@ -9,7 +9,7 @@ import contextlib
 import time
 import typing as t
 
-from ..sandbox import descriptors, errors, images
+from ..sandbox import descriptors, ending, errors, images
 from ..sandbox.places import Key, Place, find_place
 from .outcome import UNTOUCHED, GroupError
 
@@ -116,6 +116,14 @@ def open_images(
             )
         except errors.AirlockError as error:
             raise GroupError(error, [(path, UNTOUCHED) for path in paths], writable) from error
+        except GroupError:
+            raise
+        except Exception as error:
+            if ending.is_done():
+                raise
+            from .unexpected import told
+
+            raise GroupError(told(error), [(path, UNTOUCHED) for path in paths], writable) from error
 
 
 def check_arguments(paths: t.Sequence[str], timeout: int) -> None:

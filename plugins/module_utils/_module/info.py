@@ -45,6 +45,10 @@ def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
             raise  # of the task, not of the image
         except errors.AirlockError as error:
             return error
+        except Exception as error:  # the others shall be read all the same
+            from .unexpected import told
+
+            return told(error)
 
     with contextlib.ExitStack() as stack:
         places = [_find(stack, path, params) for path in paths]

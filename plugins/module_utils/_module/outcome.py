@@ -72,7 +72,7 @@ class GroupError(Exception):
         undone, untouched = self._paths(UNDONE), self._paths(UNTOUCHED)
         sentences = [self.cause.message]
         if self._paths(UNKNOWN):  # a TransactionError, which names those; what led to it comes first
-            sentences.insert(0, str(self.cause.__context__ or ""))
+            sentences.insert(0, _message(self.cause.__context__))
         elif undone:
             sentences.append(f"What was done has been undone, each image is as it was before. Restored: {undone}.")
             if untouched:
@@ -87,30 +87,51 @@ class GroupError(Exception):
         return ", ".join(paths[:PATHS_SHOWN] + more)
 
 
+def _message(error: BaseException | None) -> str:
+    if error is None or isinstance(error, errors.AirlockError):
+        return str(error or "")
+    from .unexpected import told
+
+    return told(error).message
+
+
 def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]], guest: bool = True) -> t.NoReturn:
     """Runs the flow and ends the process with its result, or with a message and a stable error_code. guest: whether
     the flow runs one.
 
-    Told to end by SIGTERM or SIGHUP, it fails, with what it did to a group undone.
+    Told to end by SIGTERM or SIGHUP, it fails, with what it did to a group undone; and so it does on an exception that
+    nobody thought of.
     """
     if guest:
         need_backend(module)
     descriptors.raise_limit()
     try:
+        with ending.by_signals():
+            result = _result(module, flow)
+    except GroupError as error:
+        outcomes = [{"path": path, "outcome": outcome} for path, outcome in error.outcomes]
+        module.fail_json(msg=error.message, error_code=error.cause.code, outcomes=outcomes, **_details(error.cause))
+    except PartError as error:
+        first = error.causes[0]
+        module.fail_json(msg=error.message, error_code=first.code, **_details(first), **error.result)
+    except errors.AirlockError as error:
+        module.fail_json(msg=error.message, error_code=error.code, **_details(error))
+    end(lambda: module.exit_json(**result))
+
+
+def _result(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> dict[str, t.Any]:
+    """The flow's. Raises GroupError, PartError, AirlockError and nothing else."""
+    try:
         if module.fault:
             raise module.fault
         settle_paths(module.params)
-        with ending.by_signals():
-            result = _wait(module, flow)
-    except GroupError as error:
-        outcomes = [{"path": path, "outcome": outcome} for path, outcome in error.outcomes]
-        module.fail_json(msg=error.message, error_code=error.cause.code, outcomes=outcomes, **holders(error.cause))
-    except PartError as error:
-        first = error.causes[0]
-        module.fail_json(msg=error.message, error_code=first.code, **holders(first), **error.result)
-    except errors.AirlockError as error:
-        module.fail_json(msg=error.message, error_code=error.code, **holders(error))
-    end(lambda: module.exit_json(**result))
+        return _wait(module, flow)
+    except (GroupError, PartError, errors.AirlockError):
+        raise
+    except Exception as error:
+        from .unexpected import told
+
+        raise told(error, ending.is_done()) from error
 
 
 def _wait(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> dict[str, t.Any]:
@@ -159,6 +180,12 @@ def _respawn() -> None:
         interpreter = respawn.probe_interpreters_for_module(INTERPRETERS, BACKEND)
         if interpreter is not None:
             respawn.respawn_module(interpreter)
+
+
+def _details(error: Exception) -> dict[str, t.Any]:
+    """What a failure has beside its message: who holds the image, or where the fault of ours is, which -vvv shows."""
+    shown = getattr(error, "traceback", "")
+    return {**holders(error), **({"exception": shown} if shown else {})}
 
 
 def holders(error: Exception) -> dict[str, t.Any]:

@@ -1,0 +1,186 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Faults of ours: a module fails as it always does, and leaves the images as they were."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import pathlib
+import typing as t
+
+import pytest
+from ansible.module_utils._internal import _traceback
+
+from tests.unit.plugins.chains import overlay
+from tests.unit.plugins.running import PLUGINS
+
+Run = t.Callable[..., dict[str, t.Any]]
+FLOW = f"{PLUGINS}.module_utils._module"
+
+
+class OurFault(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with ANSIBLE_DISPLAY_TRACEBACK=error."""
+    monkeypatch.setattr(_traceback, "_is_traceback_enabled", lambda *_arguments: True)
+
+
+@pytest.fixture
+def images(tmp_path: pathlib.Path) -> list[str]:
+    for name in "abc":
+        overlay(tmp_path, name, None, "write -P 1 0 700k")
+    return [str(tmp_path / name) for name in "abc"]
+
+
+def contents(paths: list[str]) -> list[bytes]:
+    return [pathlib.Path(path).read_bytes() for path in paths]
+
+
+def broken(function: t.Callable[..., t.Any], path: str, seen: list[bytes] | None = None) -> t.Callable[..., t.Any]:
+    """The function, which fails when it has done what it is for, with the image of that path. seen: gets what the image
+    is then."""
+
+    def wrapper(subject: t.Any, *arguments: t.Any, **options: t.Any) -> t.Any:
+        answer = function(subject, *arguments, **options)
+        if subject.path == path:
+            if seen is not None:
+                seen.extend(contents([path]))
+            raise OurFault("no\x1b luck")
+        return answer
+
+    return wrapper
+
+
+def is_told(answer: dict[str, t.Any]) -> bool:
+    assert (answer["rc"], answer["error_code"]) == (1, "internal_error"), answer
+    assert answer["msg"].startswith("A fault of airlock.images itself: OurFault: no")
+    assert "-vvv" in answer["msg"]
+    assert "\x1b" not in answer["msg"]
+    return "in wrapper" in answer["exception"] and "OurFault" in answer["exception"]
+
+
+@pytest.mark.parametrize("module", ["qcow2_snapshot", "qcow2_bitmap"])
+def test_a_group_is_undone(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str], module: str) -> None:
+    before = contents(images)
+    written: list[bytes] = []
+    if module == "qcow2_snapshot":
+        change = importlib.import_module(f"{FLOW}.change")
+        monkeypatch.setattr(change, "carry_out", broken(change.carry_out, images[2], written))
+    else:
+        plan = importlib.import_module(f"{FLOW}.bitmap").Plan
+        monkeypatch.setattr(plan, "carry_out", broken(plan.carry_out, images[2], written))
+    answer = run_module(module, path=images, name="new")
+    assert is_told(answer)
+    assert {each["path"]: each["outcome"] for each in answer["outcomes"]}[images[2]] == "undone"
+    assert {each["outcome"] for each in answer["outcomes"]} <= {"undone", "untouched"}
+    assert "What was done has been undone" in answer["msg"]
+    assert contents(images) == before
+    assert len(written) == 1
+    assert written[0] != before[2], "it had been written to"
+
+
+def test_before_anything_is_written(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str]) -> None:
+    before = contents(images)
+    snapshot = importlib.import_module(f"{FLOW}.snapshot")
+    plan = snapshot.Plan
+    monkeypatch.setattr(snapshot, "Plan", broken(plan, images[1]))
+    answer = run_module("qcow2_snapshot", path=images, name="new")
+    assert is_told(answer)
+    assert [each["outcome"] for each in answer["outcomes"]] == ["untouched"] * 3
+    assert "No image was changed" in answer["msg"]
+    assert contents(images) == before
+
+
+def test_when_all_is_done(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str]) -> None:
+    """What is kept is not said to be as it was."""
+    snapshot = importlib.import_module(f"{FLOW}.snapshot")
+
+    def wrapper(*_arguments: object) -> t.NoReturn:
+        raise OurFault("no\x1b luck")
+
+    monkeypatch.setattr(snapshot, "_image_record", wrapper)
+    answer = run_module("qcow2_snapshot", path=images, name="new")
+    assert is_told(answer)
+    assert "All images were changed as the task says" in answer["msg"]
+    assert "outcomes" not in answer
+    monkeypatch.undo()
+    assert run_module("qcow2_snapshot", path=images, name="new")["changed"] is False
+    # And of one that found nothing to do it is not said.
+    monkeypatch.setattr(snapshot, "_image_record", wrapper)
+    assert "were changed" not in run_module("qcow2_snapshot", path=images, name="new")["msg"]
+
+
+def test_what_cannot_be_undone(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str]) -> None:
+    change = importlib.import_module(f"{FLOW}.change")
+    journal = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.journal")
+    monkeypatch.setattr(change, "carry_out", broken(change.carry_out, images[0]))
+
+    def fail(_journal: object) -> t.NoReturn:
+        raise OSError(errno.EIO, "no disk")
+
+    monkeypatch.setattr(journal.UndoJournal, "undo", fail)
+    answer = run_module("qcow2_snapshot", path=images[0], name="new")
+    assert (answer["rc"], answer["error_code"]) == (1, "transaction")
+    assert answer["outcomes"] == [{"path": images[0], "outcome": "unknown"}]
+    assert answer["msg"].startswith("A fault of airlock.images itself: OurFault: no")
+
+
+def test_a_list_is_read_all_the_same(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str]) -> None:
+    info = importlib.import_module(f"{FLOW}.info")
+    monkeypatch.setattr(info, "_image_record", broken(info._image_record, images[1]))
+    assert is_told(run_module("qcow2_info", path=images))
+    answer = run_module("qcow2_info", path=images, fail_on="none")
+    assert [each.get("error_code") for each in answer["images"]] == [None, "internal_error", None]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "place", "name"),
+    [
+        ("qcow2_commit", {"path": "top"}, "commit", "Task"),
+        ("qcow2_chain", {"layers": ["base", "top"]}, "chain", "Task"),
+        ("trusted_file", {"files": [{"path": "x", "content": "y"}]}, "trusted_file", "os"),
+    ],
+)
+def test_each_module_tells(
+    run_module: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    module: str,
+    arguments: dict[str, t.Any],
+    place: str,
+    name: str,
+) -> None:
+    overlay(tmp_path, "base", None)
+    overlay(tmp_path, "top", "base", "write -P 4 1M 900k")
+    monkeypatch.chdir(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(importlib.import_module(f"{FLOW}.{place}"), name, None)
+    answer = run_module(module, **arguments)
+    assert (answer["rc"], answer["error_code"]) == (1, "internal_error"), answer
+    assert "Traceback" in answer["exception"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EMFILE, "too many"), "LimitNOFILE"),
+        (OSError(errno.ENOSPC, "full"), "Free some space"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_what_the_system_refuses_is_no_fault_of_ours(
+    run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str], error: Exception, words: str
+) -> None:
+    def fail(*_arguments: object) -> t.NoReturn:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module(f"{FLOW}.snapshot"), "Plan", fail)
+    answer = run_module("qcow2_snapshot", path=images[0], name="new")
+    assert (answer["error_code"], words in answer["msg"]) == ("host", True), answer
+    assert "fault" not in answer["msg"]
