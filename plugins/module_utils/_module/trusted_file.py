@@ -65,7 +65,7 @@ class TrustedPath:
                 file.flush()
                 os.fsync(file.fileno())
                 os.replace(_DRAFT, self.name, src_dir_fd=directory, dst_dir_fd=directory)
-            except OSError:
+            except Exception:
                 with contextlib.suppress(OSError):
                     os.unlink(_DRAFT, dir_fd=directory)
                 raise
@@ -249,7 +249,7 @@ def trusted_file_flow(module: AnsibleModule) -> dict[str, t.Any]:
     except OSError as error:
         walk.take_back()
         raise _refused(place, error) from error
-    except errors.AirlockError:
+    except Exception:  # a signal's as well
         walk.take_back()
         raise
     kept = [place.old if state == "read" else content for place, content in zip(places, wanted)]
@@ -309,11 +309,13 @@ def _carry_out(changed: t.Sequence[tuple[TrustedPath, bytes | None]]) -> None:
     for number, (place, content) in enumerate(changed):
         try:
             place.replace(content)
-        except OSError as error:
+        except Exception as error:  # a signal's as well
             for done, _content in reversed(changed[: number + 1]):
                 with contextlib.suppress(OSError):
                     done.replace(done.old)
-            raise _refused(place, error) from error
+            if isinstance(error, OSError):
+                raise _refused(place, error) from error
+            raise
 
 
 def _refused(place: TrustedPath, error: OSError) -> errors.ArgumentError:

@@ -184,3 +184,29 @@ def test_what_the_system_refuses_is_no_fault_of_ours(
     answer = run_module("qcow2_snapshot", path=images[0], name="new")
     assert (answer["error_code"], words in answer["msg"]) == ("host", True), answer
     assert "fault" not in answer["msg"]
+
+
+@pytest.mark.parametrize("code", ["internal_error", "terminated"])
+def test_files_are_written_all_or_none(
+    run_module: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, code: str
+) -> None:
+    """A signal, which is no OSError either, comes between two files."""
+    flow = importlib.import_module(f"{FLOW}.trusted_file")
+    ending = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.ending")
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("old")
+    replace = flow.TrustedPath.replace
+    seen: list[str] = []
+
+    def wrapper(place: t.Any, content: bytes) -> None:
+        replace(place, content)
+        if place.path.endswith("b") and not seen:
+            seen.append((tmp_path / "a").read_text())
+            raise OurFault if code == "internal_error" else ending.EndedError(15)
+
+    monkeypatch.setattr(flow.TrustedPath, "replace", wrapper)
+    paths = [str(tmp_path / name) for name in ("new/a", "a", "b")]
+    answer = run_module("trusted_file", state="present", files=[{"path": path, "content": "new"} for path in paths])
+    assert (answer["rc"], answer["error_code"]) == (1, code), answer
+    assert seen == ["new"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old", "b": "old"}
