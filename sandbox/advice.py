@@ -64,7 +64,15 @@ WAYS: dict[str, str | tuple[str, str]] = {
     ),
     "resize_allowed": ("Allow the resize (allow_resize: true)", "Allow the resize (leave out --no-resize)"),
     "not_compressed": ("Run it without compressed: true.", "Run it without -c."),
-    "state_format": ("State it with backing_format", "State it with --backing-format"),
+    "state_format": (
+        "State it with backing_format",
+        "State it with --backing-format (airlock rebase: --unrecorded-format)",
+    ),
+    "roots": ("allowed_roots", "--allowed-root"),
+    "more_time": (
+        "Allow more time (timeout), or look into what keeps the storage busy.",
+        "Look into what keeps the storage busy, then run it again.",
+    ),
     "follow_links": ("set follow_links to true", "run it with --follow-links"),
     "no_force_share": ("Leave force_share out", "Leave -U out"),
     "wait": (
@@ -77,8 +85,12 @@ WAYS: dict[str, str | tuple[str, str]] = {
     "relink": 'If you know the image, name another file: "airlock rebase -u -b FILE -F FORMAT {image}".',
     "relink_vmdk": "If you know the image, name another file in parentFileNameHint of its descriptor: {edit}",
     "restore_both": "If you know the image, restore it together with its data file.",
-    "shorten": 'Shorten it from below: "airlock rebase -b FILE -F FORMAT IMAGE", for an image of its lower part and '
-    "one that is further down.",
+    "shorten": (
+        "Shorten it from below: have module airlock.images.qcow2_chain bring an image of its lower part onto one that "
+        "is further down.",
+        'Shorten it from below: "airlock rebase -b FILE -F FORMAT IMAGE", for an image of its lower part and one that '
+        "is further down.",
+    ),
     "temporary": (
         "Have TMPDIR name a directory that may be written to (keyword environment of the task).",
         "Have TMPDIR name a directory that may be written to.",
@@ -86,6 +98,10 @@ WAYS: dict[str, str | tuple[str, str]] = {
     "leaks": 'That is harmless. If you trust the image, "qemu-img check -f qcow2 -r leaks {image}" gives the space '
     "back; on an image with bitmaps it loses all snapshots, so work on a copy there.",
     "state_kept": "It holds what it held, or what was asked for, and at worst some clusters are leaked.",
+    "build": 'Install the collection anew, or, in a checkout, run "make build".',
+    "again": "Run it again. Where it stays so, please report this message, with the kernel's version (uname -r).",
+    "killed": "Somebody has killed it, or the system ran out of memory, as the kernel's log (dmesg) says then. Run it "
+    "again.",
     "report": "The image is damaged or hostile, or this is a fault of ours: please report it.",
     # Of a guest that can have written anything.
     "look_at_copy": 'Unless that was undone, restore it from a backup, or, if you trust it, run "qemu-img check -f '

@@ -164,7 +164,9 @@ def open_chain(
     """
     if backing_format is not None and backing_format not in FORMATS:
         raise errors.ArgumentError(
-            f"backing_format is '{errors.clean(backing_format, 32)}'. It can be qcow2, raw or vmdk.", "unknown_format"
+            f"The format of backing files is stated as '{errors.clean(backing_format, 32)}'. It can be qcow2, raw or "
+            "vmdk.",
+            "unknown_format",
         )
     with contextlib.ExitStack() as stack:
         if not isinstance(top, Image):

@@ -55,8 +55,8 @@ def _failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockErr
         return errors.GuestProtocolError(f"The sandbox process sent an answer without a result. {report}{written}")
     what = errors.clean(text, answers.TEXT_LIMIT)
     if not message.layers & 1:
-        return errors.KvmError(f"The guest could not be started: {what}.")
-    return errors.JailError(f"The sandbox could not be put up, or failed: {what}.{written}")
+        return errors.KvmError(f"The guest could not be started: {what}. {advice.say('again')}")
+    return errors.JailError(f"The sandbox could not be put up, or failed: {what}. {advice.say('again')}{written}")
 
 
 def crash(exit_reason: int, address: int, written: str) -> errors.GuestCrashError:
@@ -74,8 +74,8 @@ def crash(exit_reason: int, address: int, written: str) -> errors.GuestCrashErro
 
 def time_over(limits: Limits, written: str = "") -> errors.TimeLimitError:
     return errors.TimeLimitError(
-        f"The guest did not finish within {limits.seconds:g} seconds and was stopped. Allow more time, or look into "
-        "what keeps the storage busy." + written
+        f"The guest did not finish within {limits.seconds:g} seconds and was stopped. {advice.say('more_time')}"
+        + written
     )
 
 
@@ -84,6 +84,9 @@ def vanished(wait_status: int) -> errors.AirlockError:
     if wait_status >= 0 and os.WIFSIGNALED(wait_status):
         number = os.WTERMSIG(wait_status)
         if number == signal.SIGSYS:
-            return errors.JailError("The sandbox process made a forbidden system call and was killed.")
-        return errors.JailError(f"The sandbox process was killed by signal {number}.")
-    return errors.JailError("The sandbox process ended without an answer.")
+            return errors.JailError(
+                f"The sandbox process made a forbidden system call and was killed. {advice.say('report')}"
+            )
+        way = advice.say("killed" if number == signal.SIGKILL else "again")
+        return errors.JailError(f"The sandbox process was killed by signal {number}. {way}")
+    return errors.JailError(f"The sandbox process ended without an answer. {advice.say('again')}")

@@ -46,7 +46,9 @@ def bindings() -> tuple[t.Any, t.Any]:
         try:
             from . import _abi
         except ImportError as error:
-            raise errors.NotBuiltError('sandbox/_abi.py is missing. Run "make build".') from error
+            from . import advice  # words, and it is there as a rule
+
+            raise errors.NotBuiltError(f"sandbox/_abi.py is missing. {advice.say('build')}") from error
         try:
             ffi = _abi.load()
         except ImportError as error:

@@ -48,7 +48,9 @@ def _load(guest: Loader) -> Program:
     try:
         return Program(*guest())
     except ImportError as error:
-        raise errors.NotBuiltError(f'A generated file is missing ({error}). Run "make build".') from error
+        from . import advice  # words, and it is there as a rule
+
+        raise errors.NotBuiltError(f"A generated file is missing ({error}). {advice.say('build')}") from error
 
 
 def run(

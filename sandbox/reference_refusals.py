@@ -25,11 +25,11 @@ WORDINGS = {
     "protocol": "What stands in front of the colon is a protocol to QEMU. Protocols, URLs and json: are never opened. "
     "{relink} One with a colon is written with ./ in front.",
     "name_long": f"The name has more than {NAME_MAX} bytes, or a part of it more than 255. {{relink}}",
-    "absolute": "An absolute name must lead into the directory of the image, or into one of allowed_roots. If you "
+    "absolute": "An absolute name must lead into the directory of the image, or into one of {roots}. If you "
     "trust the image, and know that file or device, {allow}.",
-    "outside": "The name leads out of the directory of the image, and into none of allowed_roots. If you trust the "
+    "outside": "The name leads out of the directory of the image, and into none of {roots}. If you trust the "
     "image, and know that file or device, {allow}.",
-    "symlink": "A symbolic link on the way leads out of the directory of the image and of allowed_roots. If you trust "
+    "symlink": "A symbolic link on the way leads out of the directory of the image and of {roots}. If you trust "
     "the link, and know the file or device that it leads to, {allow}.",
     "symlink_loop": "There are more than 40 symbolic links on the way. Name the file itself.",
     "not_found": "There is no such file. Put it there. {relink}",

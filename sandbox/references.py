@@ -116,19 +116,22 @@ class Policy:
                 return
         except (OSError, ValueError) as error:
             reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it has a NUL in it"
-            if isinstance(error, UnsafeLinkError):
-                from . import advice  # as above
+            from . import advice  # as above
 
+            if isinstance(error, UnsafeLinkError):
                 way = advice.say("follow_links")
                 reason = f"a link of one user leads to what another one owns. If you trust both, {way}"
             raise errors.ArgumentError(
-                f"'{errors.clean(name)}' in allowed_roots cannot be opened: {reason}. Name a directory, a file or "
-                "a device.",
+                f"'{errors.clean(name)}' in {advice.say('roots')} cannot be opened: {reason}. Name a directory, a file "
+                "or a device.",
                 "bad_allowed_root",
             ) from error
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            from . import advice  # as above
+
             raise errors.ArgumentError(
-                f"'{errors.clean(name)}' in allowed_roots is no directory, no regular file and no block device.",
+                f"'{errors.clean(name)}' in {advice.say('roots')} is no directory, no regular file and no block "
+                "device. Name one of these.",
                 "bad_allowed_root",
             )
         self._named.add(place.key)

@@ -34,7 +34,7 @@ def _bitmap(message: str, kind: str = "BitmapError") -> Wording:
 WORDINGS: dict[str, Wording] = {
     "bad_call": Wording(
         "GuestProtocolError",
-        "The guest does not know this call. Run 'make build', so that both sides match.",
+        "The guest does not know this call, so that both sides do not match. {build}",
     ),
     "no_memory": Wording(
         "GuestMemoryError",

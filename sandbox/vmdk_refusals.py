@@ -65,7 +65,7 @@ VMDK_WORDINGS: dict[str, Wording] = {
         "CommitError",
         "The base has a disk of {a} bytes, the top one of {b}, and a vmdk image does not grow. "
         "Commit to another base, or, if you trust all images of the chain, make one of them: "
-        '"qemu-img convert -O qcow2".',
+        '"qemu-img convert -f FORMAT -O qcow2 TOP NEW", with the format that the top has.',
     ),
 }
 
