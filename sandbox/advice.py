@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import resource
 import typing as t
-
-from . import descriptors
 
 # Fields in them: {image}, its path for a shell; {file}, another one's; {edit}, of vmdk_refusals.py.
 WAYS: dict[str, str | tuple[str, str]] = {
@@ -36,6 +35,7 @@ WAYS: dict[str, str | tuple[str, str]] = {
     "without a sandbox.",
     "convert_extents": '"qemu-img convert" reads every file that the descriptor names, whatever it is, into its '
     "result. Look at all names in it; if you trust the image, convert it with that.",
+    "descriptors": 'Raise the hard limit of open files ("ulimit -Hn", LimitNOFILE of a systemd unit) to {number}',
     "list_snapshots": (
         "Module airlock.images.qcow2_info lists what there is.",
         '"airlock snapshot -l {image}" lists what there is.',
@@ -151,4 +151,10 @@ def say(name: str, fields: t.Mapping[str, t.Any] | None = None) -> str:
 
 def of_errno(number: int, otherwise: str = _NO_ADVICE) -> str:
     """What to do about a system call that failed."""
-    return descriptors.way() if number == errno.EMFILE else _OF_ERRORS.get(number, otherwise)
+    return _too_many_open() if number == errno.EMFILE else _OF_ERRORS.get(number, otherwise)
+
+
+def _too_many_open() -> str:
+    limit = max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0])  # -1: any number
+    way = say("descriptors", {"number": max(1024, 2 * limit)})
+    return f"This process may have {limit}. {way}, or name fewer images, if there are several."

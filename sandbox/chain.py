@@ -16,7 +16,7 @@ import os
 import time
 import typing as t
 
-from . import descriptors, disks, errors, info, locks
+from . import descriptors, disks, errors, info, locks, opening
 from .images import Image, Limits, Report
 from .places import Directory, Key, Place
 from .reference_rules import Reference, RuleError
@@ -121,7 +121,7 @@ class Chain:
         Raises ImageInUseError, ImageOpenError, ForceShareError; the file in question stays as it was then.
         """
         if self._force_share:
-            raise errors.force_share_error(layer.path)
+            raise opening.force_share_error(layer.path)
         if layer.data_file:
             _make_writable(layer.data_file, "data file")
         _make_writable(layer.image, layer.format)

@@ -18,8 +18,6 @@ OF_A_GUEST = 4  # /dev/kvm, both ends of a pipe, and one for the processor or fo
 OF_A_TASK = 12  # a guest, a progress file, a new overlay
 ENOUGH = 1024  # for a chain on its way to another one, both of 64 layers with a data file each
 
-_RAISE = 'Raise the hard limit of open files ("ulimit -Hn", LimitNOFILE of a systemd unit) to {number}'
-
 
 def raise_limit() -> None:
     """The soft limit becomes the hard one. It is low for the sake of select(2), which nobody here calls."""
@@ -35,9 +33,11 @@ def need(images: int) -> None:
     limit = _limit()
     if limit is not None and limit < wanted:
         what, or_less = (f"{images} images at once take", ", or name fewer") if images > 1 else ("An image takes", "")
+        from . import advice  # words, and as a rule there are enough
+
         raise errors.HostError(
             f"{what} up to {wanted} descriptors, and this process may have {limit}. "
-            f"{_RAISE.format(number=wanted)}{or_less}."
+            f"{advice.say('descriptors', {'number': wanted})}{or_less}."
         )
 
 
@@ -52,17 +52,13 @@ def need_more(count: int, what: str) -> None:
         return
     wanted = _open_below(limit) + count
     if wanted > limit:
+        from . import advice
+
+        more = advice.say("descriptors", {"number": f"at least {wanted}"})
         raise errors.HostError(
             f"{what} This process needs {wanted} descriptors to go on, and may have {limit}. Nothing was changed. "
-            f"{_RAISE.format(number=f'at least {wanted}')}; {ENOUGH} are enough for a chain of any length."
+            f"{more}; {ENOUGH} are enough for a chain of any length."
         )
-
-
-def way() -> str:
-    """What to do when the system says that there are too many open files."""
-    limit = _limit() or 0
-    number = max(ENOUGH, 2 * limit)
-    return f"This process may have {limit}. {_RAISE.format(number=number)}, or name fewer images, if there are several."
 
 
 def _limit() -> int | None:

@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 
-from . import errors
+from . import opening
 from .places import Place, find_place
 
 FALLOCATE_RESERVE = 0x01  # keep size
@@ -83,16 +83,16 @@ def disk_of_place(place: Place, writable: bool) -> Disk:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         for matches, what, code in _KINDS:
             if matches(place.status.st_mode):
-                raise errors.not_regular(path, what, code, writable)
+                raise opening.not_regular(path, what, code, writable)
         descriptor = _reopen(place, writable)
     except OSError as error:
-        raise errors.open_error(path, error, writable) from error
+        raise opening.open_error(path, error, writable) from error
     try:
         disk = Disk(path, descriptor, writable)
         _unused = disk.size
     except OSError as error:
         os.close(descriptor)
-        raise errors.open_error(path, error, writable) from error
+        raise opening.open_error(path, error, writable) from error
     return disk
 
 

@@ -12,7 +12,7 @@ import secrets
 import stat
 import typing as t
 
-from . import errors
+from . import errors, opening
 from .disks import beyond_standard
 from .places import Place
 
@@ -96,7 +96,7 @@ class Draft:
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 descriptor = os.open(self._name, flags, 0o600, dir_fd=self._directory)
         except OSError as error:
-            raise errors.open_error(place.path, error, writable=True) from error
+            raise opening.open_error(place.path, error, writable=True) from error
         self.descriptor = beyond_standard(descriptor)
 
     def __enter__(self) -> Draft:
@@ -130,7 +130,7 @@ class Draft:
                 f"{errors.clean(path, errors.PATH_LIMIT)} is there already, and is not replaced.", "exists"
             ) from error
         except OSError as error:
-            raise errors.open_error(path, error, writable=True) from error
+            raise opening.open_error(path, error, writable=True) from error
 
     def _link(self, name: str, directory: int, follow: bool) -> None:
         place = self._place.name

@@ -8,8 +8,6 @@ Text out of an image is cleaned and cut; `message` never exceeds MESSAGE_LIMIT b
 
 from __future__ import annotations
 
-import errno as errno_codes
-import os
 import typing as t
 
 MESSAGE_LIMIT = 4096
@@ -225,65 +223,6 @@ def quote(path: str) -> str:
     text = clean(path, PATH_LIMIT)
     plain = text and all(c.isalnum() or c in "-_./+,:@%" for c in text)
     return text if plain else "'" + text.replace("'", "'\"'\"'") + "'"
-
-
-def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
-    """The exception for an open(2), fstat(2) or size query of `path` that failed with `error`."""
-    if not path:
-        return ImageOpenError(
-            "The path is empty. Name an image file.",
-            "not_found",
-            file=path,
-            empty=True,
-        )
-    number = error.errno or 0
-    reason = os.strerror(number)
-    code, advice = {
-        errno_codes.ENOENT: ("not_found", "Check the path."),
-        errno_codes.ENOTDIR: ("not_found", "Check the path."),
-        errno_codes.EISDIR: ("is_directory", "Name the image file in it."),
-        errno_codes.ELOOP: ("symlink_loop", "Name the image file itself."),
-        errno_codes.ENAMETOOLONG: ("name_too_long", "Check the path."),
-        errno_codes.EROFS: ("read_only", "Remount the file system writable, or work on a copy."),
-        errno_codes.ETXTBSY: ("busy", "Stop whoever uses the file."),
-        errno_codes.EACCES: ("permission_denied", "Run it as a user who may, or change the file's permissions."),
-        errno_codes.EPERM: ("permission_denied", "Run it as a user who may, or change the file's attributes."),
-    }.get(number, ("open_failed", ""))
-    if not advice:
-        from . import advice as ways
-
-        advice = ways.of_errno(number)
-    access = "for writing" if writable else "for reading"
-    return ImageOpenError(
-        f"{clean(path, PATH_LIMIT)} cannot be opened {access}: {reason}. {advice}",
-        code,
-        file=path,
-        reason=reason,
-        number=number,
-    )
-
-
-def not_regular(path: str, what: str, code: str = "not_regular", writable: bool = False) -> ImageOpenError:
-    """The exception for a path that is neither a regular file nor a block device. what: "a FIFO", "a directory"."""
-    reason = {"reason": os.strerror(errno_codes.EISDIR)} if writable and code == "is_directory" else {}
-    return ImageOpenError(
-        f"{clean(path, PATH_LIMIT)} is {what}. Name a regular file or a block device.",
-        code,
-        file=path,
-        kind=what,
-        **reason,
-    )
-
-
-def force_share_error(path: str) -> ForceShareError:
-    """The exception for force_share on an image that is to be written."""
-    from . import advice
-
-    return ForceShareError(
-        f"{clean(path, PATH_LIMIT)} is in use, or said to be: it is only read then, and not changed. "
-        f"{advice.say('no_force_share')}, and stop whoever uses the image.",
-        file=path,
-    )
 
 
 def _cut(text: str, limit: int) -> str:

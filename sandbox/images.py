@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import typing as t
 
-from . import calls, disks, errors, locks, machine
+from . import calls, disks, errors, locks, machine, opening
 from .machine import Limits, Report
 from .places import Key, Place, file_key, find_place
 
@@ -51,7 +51,7 @@ class Image:
         place = path if isinstance(path, Place) else find_place(path, writable=writable)
         try:
             if writable and force_share:
-                raise errors.force_share_error(place.path)
+                raise opening.force_share_error(place.path)
             image = cls(place, disks.disk_of_place(place, writable), locks.Lock(()))
         except BaseException:
             place.close()

@@ -20,7 +20,7 @@ import os
 import struct
 import typing as t
 
-from . import errors
+from . import errors, opening
 
 # struct flock of a 64-bit Linux: l_type, l_whence, padding, l_start, l_len, l_pid, padding
 _FLOCK = struct.Struct("=hh4xqqi4x")
@@ -74,7 +74,7 @@ def lock_image(descriptor: int, path: str, writable: bool, force_share: bool = F
     errors.ForceShareError for a force_share that writes.
     """
     if writable and force_share:
-        raise errors.force_share_error(path)
+        raise opening.force_share_error(path)
     kind = _FORCE_SHARE if force_share else _KINDS[use, writable]
     try:
         for byte in kind.takes:
@@ -86,7 +86,7 @@ def lock_image(descriptor: int, path: str, writable: bool, force_share: bool = F
     except OSError as error:
         unlock_image(descriptor)
         if error.errno not in _NO_LOCKS:
-            raise errors.open_error(path, error, writable) from error
+            raise opening.open_error(path, error, writable) from error
         return Lock((), False, f"no locks here: {os.strerror(error.errno)}")
     return Lock(kind.takes)
 
@@ -124,7 +124,7 @@ def keep_readers_out(descriptor: int, path: str, lock: Lock) -> Lock:
         if _is_held(descriptor, _READER):
             raise _in_use(descriptor, path, _READER, taking=False)
     except OSError as error:
-        raise errors.open_error(path, error, writable=False) from error
+        raise opening.open_error(path, error, writable=False) from error
     return Lock((*lock.held, _NO_READERS))
 
 

@@ -9,7 +9,7 @@ import functools
 import os
 import typing as t
 
-from . import disks, drafts, errors, images, locks
+from . import disks, drafts, errors, images, locks, opening
 from .images import Image, Limits, Report
 from .places import Place, find_place
 from .rebases import check_name
@@ -48,7 +48,7 @@ def create_overlay(
         try:
             disk = disks.Disk(place.path, os.dup(draft.descriptor), writable=True)
         except OSError as error:
-            raise errors.open_error(place.path, error, writable=True) from error
+            raise opening.open_error(place.path, error, writable=True) from error
         with Image(place.again(), disk, locks.Lock(())) as image:
             image.lock = locks.lock_image(image.disk.descriptor, place.path, writable=True)
             report = _fill(image, virtual_size, backing_name, backing_format, cluster_size, limits)

@@ -20,7 +20,7 @@ import os
 import stat
 import typing as t
 
-from . import errors
+from . import errors, opening
 
 TURNS_MAX = 40  # symbolic links on the way to one file, as in Linux
 
@@ -187,7 +187,7 @@ class Place:
                 )
             os.unlink(self.name, dir_fd=self.directory.descriptor)
         except OSError as error:
-            raise errors.open_error(self.path, error, writable=True) from error
+            raise opening.open_error(self.path, error, writable=True) from error
 
     def close(self) -> None:
         """Once is enough, twice does no harm."""
@@ -225,9 +225,9 @@ def find_place(
             "unsafe_link",
         ) from error
     except ValueError as error:  # a NUL in the path: no such file can exist
-        raise errors.open_error(shown, FileNotFoundError(errno.ENOENT, "a NUL"), writable) from error
+        raise opening.open_error(shown, FileNotFoundError(errno.ENOENT, "a NUL"), writable) from error
     except OSError as error:
-        raise errors.open_error(shown, error, writable) from error
+        raise opening.open_error(shown, error, writable) from error
 
 
 def look_up(path: str | bytes, follow_links: bool = False, start: Directory | None = None) -> Place:

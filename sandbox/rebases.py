@@ -18,7 +18,7 @@ import functools
 import os
 import typing as t
 
-from . import commits, descriptors, errors, images, kvm
+from . import commits, descriptors, errors, images, kvm, opening
 from .chain import FORMATS, check_hard_links, open_chain
 from .images import Image, Limits, Report
 from .places import Directory, Key, Place, find_place, look_up
@@ -119,7 +119,7 @@ def open_backing(
         found.path = path
         opened = stack.enter_context(found)
         if not opened.there:
-            raise errors.open_error(path, FileNotFoundError(errno.ENOENT, ""), writable=False)
+            raise opening.open_error(path, FileNotFoundError(errno.ENOENT, ""), writable=False)
         check_name(name, format_name)
         if format_name not in FORMATS:
             raise errors.ArgumentError(

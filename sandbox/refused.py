@@ -9,7 +9,7 @@ import errno
 import os
 import typing as t
 
-from . import advice, errors, kvm, refusals, vmdk_refusals
+from . import _abi, advice, errors, refusals, vmdk_refusals
 from .errors import PATH_LIMIT, AirlockError, clean, quote
 from .wording import Wording, names_of
 
@@ -84,8 +84,7 @@ def _table(number: int) -> str:
 
 def _header_of(refusal: str) -> ResultHeader:
     """A result's header with this refusal, as if a guest had looked."""
-    ffi, _library = kvm.bindings()
-    return ResultHeader(ffi.integer_const(f"REFUSAL_{refusal.upper()}"))
+    return ResultHeader(_abi.load().integer_const(f"REFUSAL_{refusal.upper()}"))
 
 
 def snapshot_not_found(path: str, name: str) -> AirlockError:

@@ -9,7 +9,7 @@ import os
 import stat
 import typing as t
 
-from . import errors
+from . import errors, opening
 from .places import Directory, Key, Place, file_key
 
 DEPTH_MAX = 64  # directories in one another: each is held open while those in it are looked at
@@ -60,7 +60,7 @@ class Tree:
         try:
             descriptor = os.open(name or b".", _HANDLE | os.O_DIRECTORY, dir_fd=directory.descriptor)
         except OSError as error:
-            self._note(errors.open_error(shown, error, writable=False))
+            self._note(opening.open_error(shown, error, writable=False))
             return None
         parts = (name,) if name else ()
         entered = Directory(descriptor, tuple(path + parts for path in directory.paths), shown)
@@ -80,7 +80,7 @@ class Tree:
             finally:
                 os.close(listed)
         except OSError as error:
-            self._note(errors.open_error(directory.shown, error, writable=False))
+            self._note(opening.open_error(directory.shown, error, writable=False))
             return
         for name in names:
             shown = _shown(directory, name)
@@ -94,7 +94,7 @@ class Tree:
                 if stat.S_ISDIR(mode):
                     below.append(name)
             except OSError as error:
-                self._note(errors.open_error(shown, error, writable=False))
+                self._note(opening.open_error(shown, error, writable=False))
 
 
 def _shown(directory: Directory, name: bytes) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import typing as t
 
-from . import kvm
+from . import _abi
 
 # What many messages advise; all there is stands in advice.py.
 RESTORE = "{restore}"
@@ -37,5 +37,5 @@ class Wording(t.NamedTuple):
 @functools.cache
 def names_of(enum: str, prefix: str) -> dict[int, str]:
     """The names in an enum of guest/abi by their numbers, in lower case and without the prefix."""
-    ffi, _library = kvm.bindings()
-    return {number: name[len(prefix) :].lower() for number, name in ffi.typeof(f"enum {enum}").elements.items()}
+    elements = _abi.load().typeof(f"enum {enum}").elements
+    return {number: name[len(prefix) :].lower() for number, name in elements.items()}

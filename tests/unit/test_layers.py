@@ -42,6 +42,7 @@ FACE = {
     "images",
     "info",
     "listing",
+    "opening",
     "overlays",
     "places",
     "rebases",

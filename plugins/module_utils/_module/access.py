@@ -10,7 +10,7 @@ import pwd
 import re
 import typing as t
 
-from ..sandbox import errors
+from ..sandbox import errors, opening
 from ..sandbox.drafts import Access
 from ..sandbox.images import Image
 
@@ -32,7 +32,7 @@ class WantedAccess:
         try:
             access = Access.of(image.disk.descriptor)
         except OSError as error:
-            raise errors.open_error(image.path, error, writable=False) from error
+            raise opening.open_error(image.path, error, writable=False) from error
         if self.mode is not None:  # an ACL would have another say in it
             access = access._replace(mode=self.mode, attributes=access.without_acl())
         if self.owner is not None:

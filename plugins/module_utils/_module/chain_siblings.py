@@ -11,7 +11,7 @@ import itertools
 import stat
 import typing as t
 
-from ..sandbox import errors, info, rebases, vmdk
+from ..sandbox import errors, info, opening, rebases, vmdk
 from ..sandbox.chain import open_chain
 from ..sandbox.images import Image, Limits
 from ..sandbox.places import Directory, Key, Place, directory_at, find_place
@@ -82,7 +82,7 @@ def _scan_all(
     files = []
     for place in named:
         if not place.there:  # gone since the chain was opened
-            found.closed.append(errors.open_error(place.path, FileNotFoundError(errno.ENOENT, ""), writable=False))
+            found.closed.append(opening.open_error(place.path, FileNotFoundError(errno.ENOENT, ""), writable=False))
         elif stat.S_ISDIR(place.status.st_mode):
             directories.append(directory_at(place))
         elif stat.S_ISREG(place.status.st_mode):

@@ -30,6 +30,7 @@ from sandbox import (
     errors,
     faults,
     holders,
+    opening,
     overlays,
     rebases,
     reference_refusals,
@@ -665,12 +666,12 @@ def test_no_room_is_asked_for_when_it_is_something_else(number: int) -> None:
     from sandbox import transaction
 
     reading = refused.from_refusal(refused.ResultHeader(CODES["read_failed"], arguments=(number, 0, 512, 0, 0, 0)), "d")
-    for error in (reading, errors.open_error("d", OSError(number, ""), False), transaction._no_journal("d", number)):
+    for error in (reading, opening.open_error("d", OSError(number, ""), False), transaction._no_journal("d", number)):
         assert not re.search("Make room|kernel's log|Free some space", error.message), error.message
         assert advice.of_errno(number) in error.message
     assert "Make room" in transaction._no_journal("d", errno.ENOSPC).message
     assert "TMPDIR" in transaction._no_journal("d", errno.ENOENT).message
-    assert "kernel's log" in errors.open_error("d", OSError(errno.EIO, ""), False).message
+    assert "kernel's log" in opening.open_error("d", OSError(errno.EIO, ""), False).message
 
 
 @pytest.mark.parametrize(

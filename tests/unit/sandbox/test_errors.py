@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import advice, cli_qemu_words, errors, refusals, refused, vmdk_refusals
+from sandbox import advice, cli_qemu_words, errors, opening, refusals, refused, vmdk_refusals
 
 from .saying import said
 
@@ -221,7 +221,7 @@ def test_quote(path: str, quoted: str) -> None:
     ],
 )
 def test_open_errors_have_codes_and_advice(number: int, code: str) -> None:
-    error = errors.open_error("F", OSError(number, "x"), writable=True)
+    error = opening.open_error("F", OSError(number, "x"), writable=True)
     assert error.code == code
     assert said(error).startswith("Could not open 'F': Could not open 'F': ")
     assert error.message.count(". ") == 1

@@ -146,13 +146,14 @@ def test_files_that_cannot_be_opened(
     function: str,
     run_module: Run,
     home: pathlib.Path,
-    errors: t.Any,
+    collection_tree: None,
     failing: t.Callable[[str, Exception], None],
 ) -> None:
     """They may stand on the base: it stays as it is, unless they have vanished. What changes no base is done."""
     path, reason = str(home / "sibling"), OSError(number, "It failed")
     reason.filename = path
-    failing(function, reason if function == "os.open" else errors.open_error(path, reason, writable=False))
+    opening = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.opening")
+    failing(function, reason if function == "os.open" else opening.open_error(path, reason, writable=False))
     layers = [str(home / "base"), str(home / "top")]
     found = run_module("qcow2_chain", layers=layers, method="commit", scan=True, check=True)
     gone = number == errno.ENOENT
