@@ -25,9 +25,9 @@ COPY := build/copy/$(COLLECTION)
 
 include guest/build.mk
 
-GUESTS := $(FAMILIES:%=sandbox/_guest_%.py)
-GENERATED := sandbox/_abi.py $(GUESTS)
-SANDBOX_SOURCES := $(shell find sandbox -name '*.py' -not -name '_abi.py' -not -name '_guest_*.py')
+GUESTS := $(FAMILIES:%=sandbox/guests/_guest_%.py)
+GENERATED := sandbox/guests/_abi.py $(GUESTS)
+SANDBOX_SOURCES := $(shell find sandbox -name '*.py' -not -path 'sandbox/guests/_*.py')
 C_SOURCES := $(shell find guest tests -name '*.[ch]')
 WORKERS := 2
 JOBS := 4
@@ -61,10 +61,10 @@ $(OLDEST_ENVIRONMENT): tools/make_venv.sh tools/requirements/oldest.txt
 
 build: $(GENERATED) tree ## generate the ABI and the guest, and lay out the collection tree
 
-sandbox/_abi.py: tools/build_abi.py tools/generated.py tools/host_abi.h $(wildcard guest/abi/*.h) $(RUN_ENVIRONMENT)
+sandbox/guests/_abi.py: tools/build_abi.py tools/generated.py tools/host_abi.h $(wildcard guest/abi/*.h) $(RUN_ENVIRONMENT)
 	@$(PYTHON) tools/build_abi.py
 
-$(GUESTS): sandbox/_guest_%.py: build/guest/%.elf tools/pack_guest.py tools/generated.py sandbox/_abi.py $(RUN_ENVIRONMENT)
+$(GUESTS): sandbox/guests/_guest_%.py: build/guest/%.elf tools/pack_guest.py tools/generated.py sandbox/guests/_abi.py $(RUN_ENVIRONMENT)
 	@$(PYTHON) tools/pack_guest.py $< $@
 
 # Each object waits for the compiler.

@@ -20,8 +20,8 @@ import typing as t
 from benchmarks import measure
 from benchmarks.large_image import AIRLOCK
 from sandbox import operations
-from sandbox.chain import open_chain
-from sandbox.commits import commit, open_base
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import commit, open_base
 
 CLUSTER = 64 << 10
 PROGRAMS = {"qemu-img": "qemu-img", "airlock": AIRLOCK}

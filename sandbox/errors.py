@@ -125,7 +125,9 @@ class ImageInUseError(AirlockError):
 
     code = "in_use"
 
-    pids: tuple[int, ...] = ()
+    def __init__(self, message: str, pids: t.Sequence[int] = (), **facts: t.Any) -> None:
+        super().__init__(message, **facts)
+        self.pids = tuple(pids)
 
 
 class ForceShareError(AirlockError):

@@ -14,14 +14,14 @@ All of it in one place, for programs. The command line and the Ansible modules t
 
 from __future__ import annotations
 
-from .bitmaps import Action, Bitmap, BitmapChange, BitmapList, Extent, change_bitmap, list_bitmaps
-from .chain import Chain, Layer, open_chain
-from .images import Image, Limits, Report
-from .info import ImageInfo, image_info
-from .listing import format_listing
-from .snapshot_changes import Applied, Created, Deleted, apply_snapshot, create_snapshot, delete_snapshot
-from .snapshots import Comparison, Selector, Snapshot, SnapshotList, compare_snapshot, list_snapshots
-from .transaction import Transaction
+from .facts.listing import format_listing
+from .images.bitmaps import Action, Bitmap, BitmapChange, BitmapList, Extent, change_bitmap, list_bitmaps
+from .images.chain import Chain, Layer, open_chain
+from .images.image import Image, Limits, Report
+from .images.info import ImageInfo, image_info
+from .images.snapshot_changes import Applied, Created, Deleted, apply_snapshot, create_snapshot, delete_snapshot
+from .images.snapshots import Comparison, Selector, Snapshot, SnapshotList, compare_snapshot, list_snapshots
+from .images.transaction import Transaction
 
 __all__ = [
     "Action",

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Write sandbox/_abi.py: guest/abi/*.h and tools/host_abi.h as cffi's out-of-line ABI module.
+"""Write sandbox/guests/_abi.py: guest/abi/*.h and tools/host_abi.h as cffi's out-of-line ABI module.
 
 cffi's own output is one unbroken line a table and imports the backend at once. Here the same tables are
 caught from it, laid out to pass the linters, and handed to the backend by load().
@@ -147,7 +147,7 @@ def module(arguments: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the cffi module of the guest's and the kernel's structs.")
-    parser.add_argument("output", nargs="?", type=Path, default=TOP / "sandbox" / "_abi.py")
+    parser.add_argument("output", nargs="?", type=Path, default=TOP / "sandbox" / "guests" / "_abi.py")
     write_if_changed(parser.parse_args().output, module(tables(declarations())))
 
 

@@ -27,7 +27,7 @@ from generated import TOP
 SHEBANG = b"""#!/bin/sh
 exec python3 -I "$0" "$@"
 """
-START = "import sys\n\nfrom sandbox.cli import main\n\nsys.exit(main())\n"
+START = "import sys\n\nfrom sandbox.cli.main import main\n\nsys.exit(main())\n"
 OLDEST = (1980, 1, 1, 0, 0, 0)  # the first date that a zip archive knows
 
 
@@ -44,8 +44,8 @@ def compiled(source: bytes, name: str) -> bytes:
 def archive() -> bytes:
     """The whole file."""
     files = {"__main__.py": START.encode()}
-    for path in sorted((TOP / "sandbox").glob("*.py")):
-        files[f"sandbox/{path.name}"] = path.read_bytes()
+    for path in sorted((TOP / "sandbox").rglob("*.py")):
+        files[str(path.relative_to(TOP))] = path.read_bytes()
     output = io.BytesIO()
     output.write(SHEBANG)
     with zipfile.ZipFile(output, "w", zipfile.ZIP_STORED) as target:

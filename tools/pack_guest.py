@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Pack a linked guest, build/guest/FAMILY.elf, as sandbox/_guest_FAMILY.py."""
+"""Pack a linked guest, build/guest/FAMILY.elf, as sandbox/guests/_guest_FAMILY.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from generated import HEAD, write_if_changed
 
-from sandbox import _abi
+from sandbox.guests import _abi
 
 TEXT_ADDRESS = _abi.load().integer_const("TEXT_ADDRESS")
 DATA_ADDRESS = _abi.load().integer_const("DATA_ADDRESS")

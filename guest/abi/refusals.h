@@ -1,5 +1,5 @@
 /* Why an operation was refused, of the disk that the result names. The comment after a code says what arguments[] and
- * text hold; a, b, c are arguments 0, 1, 2. The host words the message: sandbox/errors.py. Codes are stable: new ones
+ * text hold; a, b, c are arguments 0, 1, 2. The host words the message: sandbox/words/refusals.py. Codes are stable: new ones
  * go to the end of their group.
  */
 #ifndef AIRLOCK_ABI_REFUSALS_H

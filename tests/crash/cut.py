@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from sandbox import machine
-from sandbox.disks import Disk
-from sandbox.journal import Recorder
+from sandbox.host.disks import Disk
+from sandbox.vmm import machine
+from sandbox.vmm.journal import Recorder
 from tests.crash import judge, replay
 from tests.differential.harness import qemu
 from tests.differential.harness.drivers import Result
@@ -46,7 +46,7 @@ def record(log_path: str, operate: Callable[[], object], monkeypatch: pytest.Mon
 
     machine_run = machine.run
     with monkeypatch.context() as patch:
-        patch.setattr("sandbox.machine.run", run)
+        patch.setattr("sandbox.vmm.machine.run", run)
         operate()
     return log
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from sandbox import changes
+from sandbox.vmm import doorbell_writes
 
 
 def _children() -> list[int]:
@@ -74,13 +74,13 @@ class Killer:
 
 @contextmanager
 def killing(
-    at: int, monkeypatch: pytest.MonkeyPatch, changes: Any = changes, number: int = signal.SIGKILL
+    at: int, monkeypatch: pytest.MonkeyPatch, changes: Any = doorbell_writes, number: int = signal.SIGKILL
 ) -> Iterator[Killer]:
     """Within it, the child that writes dies at moment number `at`, counted over all runs: before each exit is served,
     and before each request that is no read. changes: the sandbox's module of that name, as who is killed knows it."""
     killer = Killer(at, number)
 
-    class MortalServer(changes.ChangingServer):  # type: ignore[misc]
+    class MortalServer(doorbell_writes.ChangingServer):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **more)
             for number, serve in list(self._operations.items()):

@@ -27,7 +27,7 @@ Files = dict[str, bytes]
 
 def operation_names() -> dict[int, str]:
     """The doorbell's numbers for what a Recorder stores."""
-    from sandbox import kvm
+    from sandbox.vmm import kvm
 
     ffi, _library = kvm.bindings()
     return {ffi.integer_const(f"DOORBELL_{name.upper()}"): name for name in (WRITE, ZERO, DISCARD, RESIZE, FLUSH)}

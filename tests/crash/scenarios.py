@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from sandbox.chain import open_chain
-from sandbox.commits import commit, find_base, open_base
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import commit, find_base, open_base
 from tests.crash.chain_cut import Cut, cut_power
 from tests.differential.harness import qemu
 from tests.differential.harness.vmdk import Recipe

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox.chain import open_chain
-from sandbox.commits import empty
-from sandbox.rebases import open_backing, rebase, relink
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import empty
+from sandbox.images.rebases import open_backing, rebase, relink
 from tests.crash.chain_cut import Cut, cut_power
 from tests.crash.cut import LONG
 from tests.crash.scenarios import BASE_STEPS, KIB, SIZE, TOP_STEPS, Layer, Scenario, committed

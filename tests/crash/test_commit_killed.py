@@ -16,10 +16,10 @@ import shutil
 import pytest
 
 from sandbox import errors
-from sandbox.chain import open_chain
-from sandbox.commits import commit, open_base
-from sandbox.images import Image
-from sandbox.info import image_info
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import commit, open_base
+from sandbox.images.image import Image
+from sandbox.images.info import image_info
 from tests.crash.killed import killing
 from tests.differential.harness import qemu
 

@@ -19,8 +19,8 @@ from collections import Counter
 import pytest
 
 from sandbox import errors
-from sandbox.bitmaps import Action, change_bitmap
-from sandbox.images import Image
+from sandbox.images.bitmaps import Action, change_bitmap
+from sandbox.images.image import Image
 from tests.crash import judge, replay
 from tests.crash.cut import ASK_QEMU_EVERY, LONG, RANDOM_SUBSETS, qemu_agrees, record
 from tests.crash.killed import killing

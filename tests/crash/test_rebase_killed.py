@@ -17,9 +17,9 @@ import shutil
 import pytest
 
 from sandbox import errors
-from sandbox.chain import open_chain
-from sandbox.info import image_info
-from sandbox.rebases import open_backing, rebase
+from sandbox.images.chain import open_chain
+from sandbox.images.info import image_info
+from sandbox.images.rebases import open_backing, rebase
 from tests.crash.killed import killing
 from tests.differential.harness import qemu
 

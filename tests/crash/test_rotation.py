@@ -15,8 +15,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from sandbox import errors, images
-from sandbox.bitmaps import Action, change_bitmap, list_bitmaps
+from sandbox import errors
+from sandbox.images.bitmaps import Action, change_bitmap, list_bitmaps
+from sandbox.images.image import Image
 from tests.crash import judge
 from tests.crash.cut import LONG
 from tests.crash.killed import killing
@@ -41,12 +42,12 @@ def rotate(path: str) -> int:
     """All steps that are due; how many changed something. One step of them is a list of two actions."""
     done = 0
 
-    def step(image: images.Image, name: bytes, actions: Sequence[Action], due: bool) -> None:
+    def step(image: Image, name: bytes, actions: Sequence[Action], due: bool) -> None:
         nonlocal done
         if due:
             done += change_bitmap(image, name, actions).changed
 
-    with images.Image.open(path, writable=True) as image:
+    with Image.open(path, writable=True) as image:
         there = {bitmap.name for bitmap in list_bitmaps(image, counts=False).bitmaps}
         step(image, NEW, [Action.add(4096), Action.enable()], NEW not in there)
         step(image, OLD, [Action.disable()], OLD in there)

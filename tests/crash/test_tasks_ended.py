@@ -82,7 +82,7 @@ def test_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = images[0].read_bytes()
-    changes, result = module("sandbox.changes"), tmp_path / "result"
+    changes, result = module("sandbox.vmm.doorbell_writes"), tmp_path / "result"
     name = "new" if state == "present" else "old"
     task = task_on(images, module, result, name=name, state=state)
     with killing(-1, monkeypatch, changes) as nobody:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from sandbox import errors
-from sandbox.overlays import create_overlay
+from sandbox.images.overlays import create_overlay
 from tests.crash import replay
 from tests.crash.cut import LONG, record
 from tests.crash.killed import Killer, killing
@@ -121,7 +121,7 @@ def test_chain_killed(method: str, module: Any, tmp_path: pathlib.Path, monkeypa
     make(made)
     # A commit goes into b, which shows something else then.
     wanted = {name: shown(made / name) for name in (("top",) if method == "commit" else ("b", "top"))}
-    changes = module("sandbox.changes")
+    changes = module("sandbox.vmm.doorbell_writes")
 
     def task() -> Any:
         flow, layers = module("_module.chain").chain_flow, [str(work / name) for name in STAY]
@@ -171,7 +171,7 @@ def test_commit_killed(
     made, work = tmp_path / "made", tmp_path / "work"
     make_marked(made)
     wanted = shown(made / "top")
-    changes = module("sandbox.changes")
+    changes = module("sandbox.vmm.doorbell_writes")
 
     def task() -> Any:
         flow = module("_module.commit").commit_flow

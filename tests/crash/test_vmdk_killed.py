@@ -16,8 +16,8 @@ import shutil
 import pytest
 
 from sandbox import errors
-from sandbox.chain import open_chain
-from sandbox.commits import commit, open_base
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import commit, open_base
 from tests.crash.killed import killing
 from tests.differential.harness import qemu
 from tests.differential.harness.vmdk import Recipe, Vmdk

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import errors, images
-from sandbox.bitmaps import Action, change_bitmap, list_bitmaps
+from sandbox import errors
+from sandbox.images.bitmaps import Action, change_bitmap, list_bitmaps
+from sandbox.images.image import Image
 from tests.differential.harness import qemu
 from tests.differential.harness.bitmap_chains import BitmapArena, BitmapTally
 from tests.differential.harness.bitmap_drivers import BitmapCall, CliBitmaps, PythonBitmaps, QemuBitmaps
@@ -43,7 +44,7 @@ def refused_like_before(path: str, name: bytes, actions: list[Action]) -> errors
     """The refusal of a list, which leaves the file as it was."""
     before = path + ".before"
     qemu.copy(path, before)
-    with images.Image.open(path, writable=True) as image, pytest.raises(errors.AirlockError) as caught:
+    with Image.open(path, writable=True) as image, pytest.raises(errors.AirlockError) as caught:
         change_bitmap(image, name, actions)
     assert differences(before, path) == []
     return caught.value
@@ -113,9 +114,9 @@ def test_63_sources(arena: Arena, tmp_path: Path) -> None:
         qemu.must(["qemu-img", "bitmap", "--add", "-g", "512", path, "b"])
         qemu.io(path, f"write {i * 16384} 512")
         sources.append(path)
-    opened = [images.Image.open(path) for path in sources]
+    opened = [Image.open(path) for path in sources]
     try:
-        with images.Image.open(arena.disk, writable=True) as image:
+        with Image.open(arena.disk, writable=True) as image:
             merges = [Action.merge(b"b", source) for source in opened]
             change_bitmap(image, b"all", [Action.add(512), *merges])
     finally:
@@ -189,7 +190,7 @@ def stale_image(path: str) -> None:
 def test_stale_bitmaps_are_told_and_go(lists: BitmapArena) -> None:
     """qemu-img says that there is no such bitmap, and leaks what the stale ones held; here one frees it that way."""
     stale_image(lists.disk)
-    with images.Image.open(lists.disk) as image:
+    with Image.open(lists.disk) as image:
         assert [(b.name, b.stale, b.dirty_count) for b in list_bitmaps(image).bitmaps] == [
             (b"a", True, None),
             (b"b", True, None),
@@ -200,7 +201,7 @@ def test_stale_bitmaps_are_told_and_go(lists: BitmapArena) -> None:
             "bitmap_inconsistent",
         )
     assert refused_like_before(lists.disk, b"c", [Action.remove()]).code == "bitmap_not_found"
-    with images.Image.open(lists.disk, writable=True) as image:
+    with Image.open(lists.disk, writable=True) as image:
         change = change_bitmap(image, b"a", [Action.remove()])
         assert change.changed
         assert change.freed_clusters > 0
@@ -227,12 +228,12 @@ def test_an_encrypted_image_needs_no_key(arena: Arena) -> None:
     """Bitmaps are not encrypted; qemu-img wants the key all the same. It goes on with what we leave."""
     options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
     qemu.must(["qemu-img", "create", "-q", *LUKS, "-f", "qcow2", "-o", options, arena.disk, "8M"])
-    with images.Image.open(arena.disk, writable=True) as image:
+    with Image.open(arena.disk, writable=True) as image:
         change_bitmap(image, b"a", [Action.add(4096)])
     opened = f"driver=qcow2,file.filename={arena.disk},encrypt.key-secret=key"
     qemu.must(["qemu-io", *LUKS, "--image-opts", opened, "-c", "write 1M 64k"])
     qemu.must(["qemu-img", "bitmap", *LUKS, "--image-opts", "--add", opened, "b"])
-    with images.Image.open(arena.disk, writable=True) as image:
+    with Image.open(arena.disk, writable=True) as image:
         change_bitmap(image, b"b", [Action.merge(b"a"), Action.disable()])
     one, two = bitmaps_of(arena.disk)
     assert one.dirty == ((256, 16),)
@@ -275,12 +276,12 @@ def test_as_many_as_the_format_holds(arena: Arena) -> None:
         for block in range(len(blocks) + 1):
             patch.write(offsets[block], bytes(data[block * size : (block + 1) * size]))
         patch.settle()
-    with images.Image.open(arena.disk) as image:
+    with Image.open(arena.disk) as image:
         found = list_bitmaps(image)
     assert len(found.bitmaps) == count
     assert peak_memory_of_list(arena.disk) < MEMORY_MAX
     assert refused_like_before(arena.disk, b"new", [Action.add()]).code == "too_many_bitmaps"
-    with images.Image.open(arena.disk, writable=True) as image:
+    with Image.open(arena.disk, writable=True) as image:
         change = change_bitmap(image, b"00007", [Action.remove(), Action.add(), Action.merge(b"00008")], counts=False)
         assert len(change.bitmaps) == count
         assert change.bitmaps[-1].name == b"00007"

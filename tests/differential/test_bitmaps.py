@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox import cli_qemu_words, errors, operations
+from sandbox import errors, operations
+from sandbox.cli import qemu_words
 from tests.differential.harness import qemu
 from tests.differential.harness.chains import Arena
 from tests.differential.harness.compare import differences
@@ -96,10 +97,7 @@ def test_apply_is_refused(arena: Arena) -> None:
             operations.apply_snapshot(image, operations.Selector.by_id_or_name(argument), True)
         assert caught.value.code == "has_bitmaps"
         assert "b0" in caught.value.message
-        assert (
-            "Device has active dirty bitmaps"
-            in cli_qemu_words.reports(caught.value, cli_qemu_words.snapshot("apply"))[0]
-        )
+        assert "Device has active dirty bitmaps" in qemu_words.reports(caught.value, qemu_words.snapshot("apply"))[0]
         assert differences(before, arena.disk) == []
 
 

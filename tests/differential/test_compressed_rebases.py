@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sandbox.chain import open_chain
-from sandbox.rebases import open_backing, rebase
+from sandbox.images.chain import open_chain
+from sandbox.images.rebases import open_backing, rebase
 from tests.differential.harness import qemu
 from tests.differential.harness.commits import Layer, Scenario
 from tests.differential.harness.compressed_rebases import FILL_SIZE, CompressedArena, make_compressed

@@ -14,11 +14,11 @@ import struct
 import pytest
 
 from sandbox import errors
-from sandbox.bitmaps import Action, Bitmap, BitmapChange, change_bitmap, list_bitmaps
-from sandbox.images import Image
-from sandbox.info import image_info
-from sandbox.snapshot_changes import create_snapshot
-from sandbox.snapshots import list_snapshots
+from sandbox.images.bitmaps import Action, Bitmap, BitmapChange, change_bitmap, list_bitmaps
+from sandbox.images.image import Image
+from sandbox.images.info import image_info
+from sandbox.images.snapshot_changes import create_snapshot
+from sandbox.images.snapshots import list_snapshots
 from tests.differential.harness import qemu
 from tests.differential.harness.damaged_bitmaps import DAMAGES, Damaged, number
 from tests.differential.harness.patch import Patch

@@ -11,9 +11,9 @@ import shutil
 
 import pytest
 
-from sandbox.chain import open_chain
-from sandbox.commits import commit, find_base, open_base
-from sandbox.rebases import open_backing, rebase
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import commit, find_base, open_base
+from sandbox.images.rebases import open_backing, rebase
 from tests.differential.harness import qemu
 from tests.differential.harness.apart import printed_apart
 
@@ -84,8 +84,8 @@ def test_rebase(directory: pathlib.Path, base: str, compressed: bool) -> None:
 def test_memory(directory: pathlib.Path) -> None:
     """What takes most: all layers, and clusters that are compressed."""
     peak = printed_apart(f"""if True:
-        from sandbox.chain import open_chain
-        from sandbox.rebases import rebase
+        from sandbox.images.chain import open_chain
+        from sandbox.images.rebases import rebase
         with open_chain({str(directory / TOP)!r}, writable_layers=(0,)) as chain:
             print(rebase(chain, None, compressed=True).report.peak_memory)
     """)

@@ -13,8 +13,8 @@ import pathlib
 
 import pytest
 
-from sandbox.chain import open_chain
-from sandbox.commits import commit, find_base, open_base
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import commit, find_base, open_base
 from tests.differential.harness import qemu
 from tests.differential.harness.maps import KILO64, data, entries, refcounts
 from tests.differential.harness.qcow2 import COPIED, Qcow2

@@ -14,8 +14,8 @@ import pathlib
 
 import pytest
 
-from sandbox.chain import open_chain
-from sandbox.rebases import open_backing, rebase, relink
+from sandbox.images.chain import open_chain
+from sandbox.images.rebases import open_backing, rebase, relink
 from tests.differential.harness import qemu
 from tests.differential.harness.maps import KILO64, data, entries, refcounts
 from tests.differential.harness.qcow2 import COPIED, Qcow2

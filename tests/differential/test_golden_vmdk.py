@@ -12,8 +12,8 @@ import pathlib
 
 import pytest
 
-from sandbox.chain import open_chain
-from sandbox.commits import commit, open_base
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import commit, open_base
 from tests.differential.harness import qemu
 from tests.differential.harness.vmdk import Vmdk
 

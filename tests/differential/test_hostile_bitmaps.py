@@ -16,8 +16,9 @@ from collections.abc import Callable
 
 import pytest
 
-from sandbox import images
-from sandbox.bitmaps import list_bitmaps
+from sandbox import errors
+from sandbox.images.bitmaps import list_bitmaps
+from sandbox.images.image import Image
 from tests.differential.harness import qemu
 from tests.differential.harness.bitmap_chains import BitmapArena, BitmapTally
 from tests.differential.harness.bitmap_drivers import BitmapCall, PythonBitmaps, QemuBitmaps
@@ -83,10 +84,10 @@ def test_known_lies(damaged_image: Damage, sound_bitmaps: Callable[[str], str], 
 def test_what_claims_much_costs_little(damaged_image: Damage, name: str) -> None:
     """Of qemu-img info the first wants 160 GB."""
     path, _unused, _unused = damaged_image(name)
-    with images.Image.open(path) as image:
+    with Image.open(path) as image:
         try:
             list_bitmaps(image, limits=LIMITS)
-        except images.errors.AirlockError as error:
+        except errors.AirlockError as error:
             check_refusal(error)
             return
     assert peak_memory_of_list(path) < MEMORY_MAX
@@ -190,7 +191,7 @@ def test_random_damage(arena: Arena, seed: int) -> None:
 def test_a_name_ends_at_its_first_nul(damaged_image: Damage) -> None:
     """As QEMU reads it; and by that name the bitmap can be removed."""
     path, _unused, _unused = damaged_image("name with a NUL")
-    with images.Image.open(path) as image:
+    with Image.open(path) as image:
         names = [bitmap.name for bitmap in list_bitmaps(image, limits=LIMITS).bitmaps]
     assert names == [b"a second one", b"frozen", b"b0"]
     assert operate_on_bitmaps(path, "remove", path) is None

@@ -16,15 +16,15 @@ import subprocess
 import pytest
 
 from sandbox import errors
-from sandbox.bitmaps import list_bitmaps
-from sandbox.chain import open_chain
-from sandbox.commits import commit, open_base
-from sandbox.images import Image
-from sandbox.info import image_info
-from sandbox.rebases import open_backing, rebase
-from sandbox.snapshot_changes import create_snapshot
-from sandbox.snapshots import list_snapshots
-from sandbox.vmdk import vmdk_info
+from sandbox.images.bitmaps import list_bitmaps
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import commit, open_base
+from sandbox.images.image import Image
+from sandbox.images.info import image_info
+from sandbox.images.rebases import open_backing, rebase
+from sandbox.images.snapshot_changes import create_snapshot
+from sandbox.images.snapshots import list_snapshots
+from sandbox.images.vmdk import vmdk_info
 from tests.differential.harness import qemu
 from tests.differential.harness.chains import Arena
 from tests.differential.harness.compare import differences
@@ -201,9 +201,8 @@ def test_rebase_onto_vmdk(tmp_path: pathlib.Path, writer: str) -> None:
 def test_extent_without_a_name_leads_nowhere(tmp_path: pathlib.Path) -> None:
     """Not to the directory of the image either, which is what a name of no bytes would be beside it."""
     vmdk_mkimg(str(tmp_path / "disk.vmdk"), SIZE, DATA)
-    script = (
-        f"from sandbox.chain import open_chain; open_chain({str(tmp_path / 'disk.vmdk')!r}, top_format='vmdk').close()"
-    )
+    opened = f"open_chain({str(tmp_path / 'disk.vmdk')!r}, top_format='vmdk').close()"
+    script = f"from sandbox.images.chain import open_chain; {opened}"
     command = ["strace", "-f", "-e", "trace=%file", "-o", str(tmp_path / "trace"), "python3", "-c", script]
     subprocess.run(command, check=True, cwd=pathlib.Path(__file__).parents[2], capture_output=True)
     trace = (tmp_path / "trace").read_text()

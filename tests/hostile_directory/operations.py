@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sandbox import cli
+from sandbox.cli import main as cli
 from tests.hostile_directory.attack import CREATED, Operation
 from tests.unit.plugins import running
 

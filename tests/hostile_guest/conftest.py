@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.disks import open_disk
-from sandbox.machine import run
+from sandbox.host.disks import open_disk
+from sandbox.vmm.machine import run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sandbox.machine import Program
+from sandbox.vmm.machine import Program
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent

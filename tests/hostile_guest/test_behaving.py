@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import kvm
-from sandbox.journal import Recorder, UndoJournal
-from sandbox.machine import Limits
+from sandbox.vmm import kvm
+from sandbox.vmm.journal import Recorder, UndoJournal
+from sandbox.vmm.machine import Limits
 
 LIBRARY = kvm.bindings()[1]
 HEAP = LIBRARY.HEAP_ADDRESS

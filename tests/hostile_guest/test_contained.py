@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import errors, kvm
-from sandbox.journal import UndoJournal
-from sandbox.machine import Limits
-from sandbox.rules import PAYLOAD_MAX
+from sandbox import errors
+from sandbox.vmm import kvm
+from sandbox.vmm.doorbell_rules import PAYLOAD_MAX
+from sandbox.vmm.journal import UndoJournal
+from sandbox.vmm.machine import Limits
 
 LIBRARY = kvm.bindings()[1]
 TEXT, DATA, HEAP, SIZE = LIBRARY.TEXT_ADDRESS, LIBRARY.DATA_ADDRESS, LIBRARY.HEAP_ADDRESS, LIBRARY.MEMORY_SIZE
@@ -191,7 +192,7 @@ def test_all_memory(hostile):
         import struct, sys
         sys.path[:0] = [{str(here.parents[1])!r}, {str(here)!r}]
         from guests import modes, program
-        from sandbox.machine import run
+        from sandbox.vmm.machine import run
         print(run(program("hostile"), struct.pack("<Q", modes()["TOUCH_ALL_MEMORY"]), []).report.peak_memory)
     """
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import answers, child, errors, jail, kvm, machine
-from sandbox.disks import open_disk
-from sandbox.machine import Limits
+from sandbox import errors
+from sandbox.host.disks import open_disk
+from sandbox.vmm import answers, child, jail, kvm, machine
+from sandbox.vmm.machine import Limits
 from tests.waiting import PATIENCE, until
 
 TOP = Path(__file__).resolve().parents[2]
@@ -252,7 +253,7 @@ ORPHAN = """
 import struct, sys
 sys.path[:0] = [{top!r}, {here!r}]
 from guests import modes, program
-from sandbox.machine import Limits, run
+from sandbox.vmm.machine import Limits, run
 print("ready", flush=True)
 run(program("hostile"), struct.pack("<Q", modes()["SPIN"]), [], Limits(seconds=600))
 """

@@ -21,7 +21,7 @@ import typing as t
 import pytest
 import yaml
 
-from sandbox.images import Image
+from sandbox.images.image import Image
 from tests.differential.harness import qemu
 from tests.differential.harness.bitmaps import IN_USE, bitmaps_of, extents
 from tests.differential.harness.nbd import extents as extents_by_nbd

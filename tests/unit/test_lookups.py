@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A file that somebody named is looked up once, in sandbox/places.py: nothing else goes by a path.
+"""A file that somebody named is looked up once, in sandbox/host/places.py: nothing else goes by a path.
 
 Who owns a directory on the way may exchange it between two look-ups. So each call that takes a path is either made
 relative to an open directory, or to a descriptor, or its path is the kernel's or Python's own, and stands here.
@@ -41,14 +41,18 @@ DESCRIPTORS = {"descriptor", "listed"}  # what a descriptor is called where it i
 KNOWN = {
     ("plugins/lookup/role_variables.py", "_specification", "open"): "a file of a role, on the control node",
     ("plugins/module_utils/_module/trusted_file.py", "_directory", "os.open"): "the root directory",
-    ("sandbox/drafts.py", "__init__", "os.path.isdir"): "/proc/self/fd: whether there is a /proc",
-    ("sandbox/drafts.py", "publish", "os.open"): "/proc/self/fd",
-    ("sandbox/holders.py", "_entries", "os.listdir"): "/proc, and a process's descriptors there",
-    ("sandbox/journal.py", "__init__", "os.open"): "the recorder of tests, whose path a test chooses",
-    ("sandbox/journal.py", "_unlinked_file", "tempfile.TemporaryFile"): "a file without a name, where Python puts it",
-    ("sandbox/kvm.py", "open_device", "os.open"): "/dev/kvm",
-    ("sandbox/places.py", "go", "os.open"): "the working directory, where the one look-up starts",
-    ("sandbox/places.py", "_start_at_root", "os.open"): "the root directory",
+    ("sandbox/host/drafts.py", "__init__", "os.path.isdir"): "/proc/self/fd: whether there is a /proc",
+    ("sandbox/host/drafts.py", "publish", "os.open"): "/proc/self/fd",
+    ("sandbox/host/holders.py", "_entries", "os.listdir"): "/proc, and a process's descriptors there",
+    ("sandbox/vmm/journal.py", "__init__", "os.open"): "the recorder of tests, whose path a test chooses",
+    (
+        "sandbox/vmm/journal.py",
+        "_unlinked_file",
+        "tempfile.TemporaryFile",
+    ): "a file without a name, where Python puts it",
+    ("sandbox/vmm/kvm.py", "open_device", "os.open"): "/dev/kvm",
+    ("sandbox/host/places.py", "go", "os.open"): "the working directory, where the one look-up starts",
+    ("sandbox/host/places.py", "_start_at_root", "os.open"): "the root directory",
 }
 
 
@@ -91,7 +95,8 @@ def test_no_file_is_looked_up_by_a_path(path: pathlib.Path) -> None:
     file = str(path.relative_to(TOP))
     for function, name, call in calls(path):
         assert is_below_a_descriptor(call) or is_the_kernels(call) or (file, function, name) in KNOWN, (
-            f"{file}:{call.lineno}: {function}() calls {name}() with a path. Go through a Place of sandbox/places.py."
+            f"{file}:{call.lineno}: {function}() calls {name}() with a path. "
+            "Go through a Place of sandbox/host/places.py."
         )
 
 

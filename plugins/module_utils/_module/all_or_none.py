@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import ending, errors, transaction
+from ..sandbox import errors
+from ..sandbox.host import ending
+from ..sandbox.images import transaction
 from .group import OpenImage, for_each
 from .outcome import UNDONE, UNKNOWN, UNTOUCHED, GroupError
 

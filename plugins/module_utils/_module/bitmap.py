@@ -9,8 +9,9 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import errors, facts
-from ..sandbox.bitmaps import Bitmap
+from ..sandbox import errors
+from ..sandbox.facts import facts
+from ..sandbox.images.bitmaps import Bitmap
 from .bitmap_plan import Plan
 from .bitmap_sources import Sources
 from .bitmap_wanted import Wanted

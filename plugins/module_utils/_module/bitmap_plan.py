@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import bitmaps, errors
-from ..sandbox.bitmaps import Action, Bitmap
+from ..sandbox import errors
+from ..sandbox.images import bitmaps
+from ..sandbox.images.bitmaps import Action, Bitmap
 from .bitmap_sources import Source
 from .bitmap_wanted import Merge, Wanted
 from .group import OpenImage

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from ..sandbox import bitmaps, errors, images
-from ..sandbox.places import Place, find_place
+from ..sandbox import errors
+from ..sandbox.host.places import Place, find_place
+from ..sandbox.images import bitmaps
+from ..sandbox.images.image import Image
 from .bitmap_wanted import Merge
 from .group import OpenImage
 
@@ -57,7 +59,7 @@ class Sources:
         asked = {merge.path for merge in self._merges if merge.ignore_missing}
         with contextlib.ExitStack() as stack:
             found = {
-                path: OpenImage(stack.enter_context(images.Image.open(place, force_share=force_share)), timeout)
+                path: OpenImage(stack.enter_context(Image.open(place, force_share=force_share)), timeout)
                 for path, place in self._places.items()
             }
             yield {

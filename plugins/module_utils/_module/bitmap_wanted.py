@@ -10,7 +10,8 @@ import typing as t
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..sandbox import bitmaps, errors
+from ..sandbox import errors
+from ..sandbox.images import bitmaps
 from .arguments import image_text
 from .options import check_given, settle_paths
 

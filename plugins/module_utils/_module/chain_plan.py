@@ -9,11 +9,12 @@ import contextlib
 import os
 import typing as t
 
-from ..sandbox import commits, errors, rebases
-from ..sandbox.chain import Chain, Layer
-from ..sandbox.images import Limits
-from ..sandbox.places import Key, Place
-from ..sandbox.rebases import NewBacking
+from ..sandbox import errors
+from ..sandbox.host.places import Key, Place
+from ..sandbox.images import commits, rebases
+from ..sandbox.images.chain import Chain, Layer
+from ..sandbox.images.image import Limits
+from ..sandbox.images.rebases import NewBacking
 from .chain_siblings import Search
 from .chain_wanted import Wanted
 from .clock import Clock

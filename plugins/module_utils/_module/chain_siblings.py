@@ -11,15 +11,17 @@ import itertools
 import stat
 import typing as t
 
-from ..sandbox import errors, info, opening, rebases, vmdk
-from ..sandbox.chain import open_chain
-from ..sandbox.images import Image, Limits
-from ..sandbox.places import Directory, Key, Place, directory_at, find_place
-from ..sandbox.trees import Tree
+from ..sandbox import errors
+from ..sandbox.host.places import Directory, Key, Place, directory_at, find_place
+from ..sandbox.host.trees import Tree
+from ..sandbox.images import info, rebases, vmdk
+from ..sandbox.images.chain import open_chain
+from ..sandbox.images.image import Image, Limits
+from ..sandbox.words import opening
 from .clock import Clock
 
 if t.TYPE_CHECKING:
-    from ..sandbox.chain import Layer
+    from ..sandbox.images.chain import Layer
     from .chain_wanted import Wanted
 
 _SHOWN_MAX = 5

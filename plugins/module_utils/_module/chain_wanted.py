@@ -9,7 +9,7 @@ import contextlib
 import typing as t
 
 from ..sandbox import errors
-from ..sandbox.places import Place, find_place
+from ..sandbox.host.places import Place, find_place
 from .access import WantedAccess
 from .commit_wanted import parse_rate
 from .group import check_named_once

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from ..sandbox.images import Report
+from ..sandbox.images.image import Report
 from .group import LEAST_SECONDS
 
 

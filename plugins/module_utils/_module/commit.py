@@ -10,9 +10,12 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import chain_facts, commits, descriptors, errors
-from ..sandbox.chain import Chain, Layer, drawing, open_chain
-from ..sandbox.images import Limits
+from ..sandbox import errors
+from ..sandbox.facts import chain_facts
+from ..sandbox.host import descriptors
+from ..sandbox.images import commits
+from ..sandbox.images.chain import Chain, Layer, drawing, open_chain
+from ..sandbox.images.image import Limits
 from . import commit_bitmaps
 from .clock import Clock
 from .commit_wanted import Wanted

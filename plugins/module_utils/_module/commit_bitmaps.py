@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import bitmaps, errors
-from ..sandbox.bitmaps import Action, Bitmap
-from ..sandbox.chain import Layer
-from ..sandbox.images import Limits
+from ..sandbox import errors
+from ..sandbox.images import bitmaps
+from ..sandbox.images.bitmaps import Action, Bitmap
+from ..sandbox.images.chain import Layer
+from ..sandbox.images.image import Limits
 from .clock import Clock
 from .commit_wanted import Wanted
 

@@ -11,8 +11,8 @@ import re
 import typing as t
 
 from ..sandbox import errors
-from ..sandbox.chain import Layer
-from ..sandbox.places import find_place
+from ..sandbox.host.places import find_place
+from ..sandbox.images.chain import Layer
 from .progress_file import find_progress_file
 
 _RATE = re.compile(r"([0-9]+) *(?:([kmgt])(?:ib)?|b)?(?:/s)?", re.ASCII | re.IGNORECASE)

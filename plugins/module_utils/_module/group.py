@@ -9,8 +9,10 @@ import contextlib
 import time
 import typing as t
 
-from ..sandbox import descriptors, ending, errors, images
-from ..sandbox.places import Key, Place, find_place
+from ..sandbox import errors
+from ..sandbox.host import descriptors, ending
+from ..sandbox.host.places import Key, Place, find_place
+from ..sandbox.images.image import Image, Limits, Report
 from .outcome import UNTOUCHED, GroupError
 
 LEAST_SECONDS = 0.001
@@ -21,9 +23,9 @@ AT_ONCE = 8  # images; more than processors, because a guest waits for the disk 
 class OpenImage:
     """One image of the task, with the time that is left for it, and the reports of its guests."""
 
-    def __init__(self, image: images.Image, seconds: float) -> None:
+    def __init__(self, image: Image, seconds: float) -> None:
         self.image = image
-        self.reports: list[images.Report] = []
+        self.reports: list[Report] = []
         self._seconds = seconds
 
     @property
@@ -34,7 +36,7 @@ class OpenImage:
     def run(self, operation: t.Callable[..., t.Any], *arguments: t.Any) -> t.Any:
         """An operation of the sandbox on this image, within the time that is left; its answer."""
         started = time.monotonic()
-        answer = operation(self.image, *arguments, limits=images.Limits(seconds=self._seconds))
+        answer = operation(self.image, *arguments, limits=Limits(seconds=self._seconds))
         self.reports.append(answer.report)
         # To read a long answer takes time as well.
         spent = max(answer.report.milliseconds / 1000, time.monotonic() - started)
@@ -45,7 +47,7 @@ class OpenImage:
 class Reported(t.Protocol):
     """Whatever guests have worked on."""
 
-    reports: list[images.Report]
+    reports: list[Report]
 
 
 def sandbox_summary(subjects: t.Sequence[Reported]) -> dict[str, t.Any]:
@@ -109,7 +111,7 @@ def open_images(
                 check(found)
             yield tuple(
                 OpenImage(
-                    stack.enter_context(images.Image.open(place, writable=writable, force_share=force_share)),
+                    stack.enter_context(Image.open(place, writable=writable, force_share=force_share)),
                     timeout,
                 )
                 for place in found

@@ -11,8 +11,11 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import bitmaps, errors, facts, images, info
-from ..sandbox.places import Place, find_place
+from ..sandbox import errors
+from ..sandbox.facts import facts
+from ..sandbox.host.places import Place, find_place
+from ..sandbox.images import bitmaps, info
+from ..sandbox.images.image import Image
 from . import report
 from .arguments import image_text
 from .bounded import Room, check_limit, size_of
@@ -88,7 +91,7 @@ def _open(
     if isinstance(place, errors.AirlockError):
         return place
     try:
-        image = stack.enter_context(images.Image.open(place, writable=False, force_share=params["force_share"]))
+        image = stack.enter_context(Image.open(place, writable=False, force_share=params["force_share"]))
     except errors.AirlockError as error:
         return error
     return OpenImage(image, params["timeout"])
@@ -137,7 +140,7 @@ def _image_record(subject: OpenImage, wanted: Extents | None, count: int, limit:
 
 def _vmdk_record(subject: OpenImage, wanted: Extents | None) -> dict[str, t.Any]:
     """The same of a vmdk image. Raises ArgumentError where a bitmap is asked for."""
-    from ..sandbox.vmdk import vmdk_info  # another guest
+    from ..sandbox.images.vmdk import vmdk_info  # another guest
 
     if wanted:
         raise errors.ArgumentError(
@@ -153,7 +156,7 @@ def _chain(subject: OpenImage, params: t.Mapping[str, t.Any]) -> dict[str, t.Any
     """What an element has of the image's chain."""
     if not params["chain"]:
         return {}
-    from ..sandbox.chain_facts import ChainFacts, read_chain  # most tasks look at the images alone
+    from ..sandbox.facts.chain_facts import ChainFacts, read_chain  # most tasks look at the images alone
 
     read = functools.partial(read_chain, top_format=params["format"])
     chain: ChainFacts = subject.run(read, params["backing_format"], params["allowed_roots"], params["force_share"])

@@ -17,7 +17,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors
-from ..sandbox.places import look_up
+from ..sandbox.host.places import look_up
 
 PATHS = frozenset({"path", "base", "layers", "siblings", "allowed_roots", "progress_file"})
 _TRUTH = "a truth value (yes, no, true, false)"

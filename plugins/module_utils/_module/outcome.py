@@ -10,7 +10,8 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 
-from ..sandbox import descriptors, ending, errors
+from ..sandbox import errors
+from ..sandbox.host import descriptors, ending
 from .options import Module, settle_paths
 from .startup import end
 

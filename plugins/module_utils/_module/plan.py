@@ -11,7 +11,8 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ..sandbox import errors, snapshots
+from ..sandbox import errors
+from ..sandbox.images import snapshots
 from .arguments import image_text
 from .group import OpenImage
 

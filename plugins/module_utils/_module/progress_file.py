@@ -14,7 +14,7 @@ import time
 import typing as t
 
 from ..sandbox import errors
-from ..sandbox.places import Place, find_place
+from ..sandbox.host.places import Place, find_place
 
 _EVERY_SECONDS = 0.5
 _LENGTH_MAX = 4096  # bytes; it has one short line

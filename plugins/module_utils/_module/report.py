@@ -8,9 +8,9 @@ from __future__ import annotations
 import typing as t
 
 from ..sandbox import errors
-from ..sandbox.listing import escape_unprintable, format_listing, listing_row
-from ..sandbox.snapshot_facts import snapshot_facts
-from ..sandbox.snapshots import Snapshot
+from ..sandbox.facts.listing import escape_unprintable, format_listing, listing_row
+from ..sandbox.facts.snapshot_facts import snapshot_facts
+from ..sandbox.images.snapshots import Snapshot
 
 
 def predicted_record(snapshot: Snapshot) -> dict[str, t.Any]:
@@ -46,7 +46,7 @@ def diff_line(record: t.Mapping[str, t.Any]) -> str:
 
 def leak_warning(path: str, clusters: int) -> str:
     """What to tell about clusters that nothing refers to."""
-    from ..sandbox import advice  # few images have some
+    from ..sandbox.words import advice  # few images have some
 
     count = "1 cluster is" if clusters == 1 else f"{clusters} clusters are"
     return f"{errors.quote(path)}: {count} leaked: in use by the refcounts, but by nothing else. " + advice.say(

@@ -11,8 +11,8 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors
-from ..sandbox.snapshot_facts import snapshot_facts
-from ..sandbox.snapshots import Snapshot
+from ..sandbox.facts.snapshot_facts import snapshot_facts
+from ..sandbox.images.snapshots import Snapshot
 from . import report
 from .bounded import Room, check_limit, size_of
 from .group import for_each, open_images, sandbox_summary

@@ -17,8 +17,6 @@ import sys
 import typing as t
 import zipimport
 
-ROOMS = ("_module", "sandbox")  # the packages that are imported from here on
-
 _status: list[int] = []  # of the exit, once the module has ended
 
 
@@ -34,11 +32,17 @@ class Importer(zipimport.zipimporter):
 def save_time() -> None:
     """To be called ahead of the other imports. Of no effect where these files do not lie in a zip."""
     home = os.path.dirname(os.path.dirname(__file__))
-    places = [os.path.join(home, room) for room in ROOMS]
-    if not all(isinstance(pkgutil.get_importer(place), zipimport.zipimporter) for place in places):
+    if not isinstance(pkgutil.get_importer(home), zipimport.zipimporter):
         return
-    for place in places:
-        sys.path_importer_cache[place] = Importer(place)
+
+    def hook(path: str) -> Importer:
+        if path != home and not path.startswith(home + os.sep):
+            raise ImportError(path)  # somebody else's
+        return Importer(path)
+
+    sys.path_hooks.insert(0, hook)
+    for path in [path for path in sys.path_importer_cache if path.startswith(home)]:
+        del sys.path_importer_cache[path]
     # What Ansible has loaded is needed to the end, and the end comes before garbage matters. To look for some in it
     # again and again, the last time when Python exits, takes 15 ms.
     gc.disable()

@@ -21,7 +21,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_bytes
 
 from ..sandbox import errors
-from ..sandbox.places import has_one_name
+from ..sandbox.host.places import has_one_name
 
 SIZE_LIMIT = 4 << 20  # bytes; a manifest of ten thousand disks has one
 _LINKS_MAX = 40  # as the kernel follows

@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import traceback
 
-from ..sandbox import advice, errors
+from ..sandbox import errors
+from ..sandbox.words import advice
 
 _WHERE = (
     "Run with -vvv, since ansible-core 2.19 with ANSIBLE_DISPLAY_TRACEBACK=error as well, the task shows where; please "

@@ -250,15 +250,15 @@ class BitmapArena:
         """Dirty ranges: as stored, as our Python face tells them, and now and then as NBD does."""
         if not isinstance(self.driver, PythonBitmaps) or stale_names(ours):
             return ""
-        from sandbox import images
-        from sandbox.bitmaps import list_bitmaps
+        from sandbox.images.bitmaps import list_bitmaps
+        from sandbox.images.image import Image
 
         with Qcow2(ours) as image:
             entries = [entry for entry in image.bitmap_directory() if not entry.flags & IN_USE]
             stored = {entry.name: extents(image, entry) for entry in entries}
         through_nbd = self.tally.operations % NBD_EVERY == 0
         for name, expected in list(stored.items())[: None if through_nbd else 1]:
-            with images.Image.open(ours) as opened:
+            with Image.open(ours) as opened:
                 found = list_bitmaps(opened, extents_of=name).extents
             if list(found) != expected:
                 return f"ranges of {name[:40]!r}: {expected[:20]}, but the answer says {list(found)[:20]}"

@@ -76,19 +76,20 @@ class QemuBitmaps:
 
 
 class PythonBitmaps:
-    """sandbox.bitmaps in this process: a real guest in KVM, without the price of a new interpreter."""
+    """sandbox.images.bitmaps in this process: a real guest in KVM, without the price of a new interpreter."""
 
     def run(self, path: str, call: BitmapCall, dry_run: bool = False) -> BitmapResult:
-        from sandbox import errors, images
-        from sandbox.bitmaps import Action, change_bitmap
+        from sandbox import errors
+        from sandbox.images.bitmaps import Action, change_bitmap
+        from sandbox.images.image import Image
 
         try:
             with contextlib.ExitStack() as stack:
-                image = stack.enter_context(images.Image.open(path, writable=not dry_run))
+                image = stack.enter_context(Image.open(path, writable=not dry_run))
                 source = None
                 if call.source_file and "merge" in call.kinds:
                     where = os.path.join(os.path.dirname(path), call.source_file)
-                    source = stack.enter_context(images.Image.open(where))
+                    source = stack.enter_context(Image.open(where))
                 simple = {
                     "remove": Action.remove,
                     "clear": Action.clear,

@@ -161,8 +161,8 @@ def difference(theirs: list[Bitmap], ours: list[Bitmap]) -> str:
 def peak_memory_of_list(path: str) -> int:
     """Bytes resident in the child."""
     return printed_apart(f"""if True:
-        from sandbox import images
-        from sandbox.bitmaps import list_bitmaps
+        from sandbox.images import image as images
+        from sandbox.images.bitmaps import list_bitmaps
         with images.Image.open({path!r}) as image:
             print(list_bitmaps(image).report.peak_memory)
     """)

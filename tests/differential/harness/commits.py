@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from sandbox import errors
-from sandbox.chain import open_chain
-from sandbox.commits import Commit, commit, find_base, open_base
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import Commit, commit, find_base, open_base
 
 from . import qemu
 from .bitmaps import bitmaps

@@ -11,8 +11,8 @@ import pathlib
 import struct
 from collections.abc import Callable
 
-from sandbox.bitmaps import list_bitmaps
-from sandbox.images import Image
+from sandbox.images.bitmaps import list_bitmaps
+from sandbox.images.image import Image
 
 from . import qemu
 from .patch import Patch

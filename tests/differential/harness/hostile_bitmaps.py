@@ -13,8 +13,9 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sandbox import errors, images
-from sandbox.bitmaps import Action, change_bitmap, list_bitmaps, require_sound
+from sandbox import errors
+from sandbox.images.bitmaps import Action, change_bitmap, list_bitmaps, require_sound
+from sandbox.images.image import Image
 
 from . import qemu
 from .hostile import LIMITS
@@ -66,10 +67,10 @@ def operate_on_bitmaps(path: str, verb: str, other: str) -> errors.AirlockError 
     }
     try:
         if verb == "merge from it":
-            with images.Image.open(path) as source, images.Image.open(other, writable=True) as image:
+            with Image.open(path) as source, Image.open(other, writable=True) as image:
                 change_bitmap(image, b"b0", [Action.merge(b"b0", source)], limits=LIMITS)
             return None
-        with images.Image.open(path, writable=verb in CHANGES) as image:
+        with Image.open(path, writable=verb in CHANGES) as image:
             if verb == "list":
                 require_sound(path, list_bitmaps(image, limits=LIMITS))  # it works, and tells of the damage
             elif verb == "extents":

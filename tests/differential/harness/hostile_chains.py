@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sandbox import cli
+from sandbox.cli import main as cli
 
 from . import qemu
 from .hostile import MEGA, sound_image

@@ -16,9 +16,9 @@ from collections import Counter
 from dataclasses import dataclass
 
 from sandbox import errors
-from sandbox.chain import open_chain
-from sandbox.images import Image
-from sandbox.rebases import Rebase, open_backing, rebase, relink
+from sandbox.images.chain import open_chain
+from sandbox.images.image import Image
+from sandbox.images.rebases import Rebase, open_backing, rebase, relink
 
 from . import qemu
 from .bitmaps import bitmaps_of

@@ -18,11 +18,11 @@ import subprocess
 from collections import Counter
 from dataclasses import dataclass
 
-from sandbox import cli_qemu_words as words
 from sandbox import errors
-from sandbox.chain import open_chain
-from sandbox.commits import Commit, commit, find_base, open_base
-from sandbox.rebases import open_backing, rebase
+from sandbox.cli import qemu_words as words
+from sandbox.images.chain import open_chain
+from sandbox.images.commits import Commit, commit, find_base, open_base
+from sandbox.images.rebases import open_backing, rebase
 
 from . import qemu
 from .commits import CLUSTER_SIZES, MEGA, ONE_OPERATION_RATE, Scenario

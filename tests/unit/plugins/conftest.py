@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import pathlib
 import sys
 import typing as t
 
@@ -32,7 +33,7 @@ def operations(collection_tree: None) -> t.Any:
 
 @pytest.fixture
 def bitmaps(collection_tree: None) -> t.Any:
-    return importlib.import_module(f"{PLUGINS}.module_utils.sandbox.bitmaps")
+    return importlib.import_module(f"{PLUGINS}.module_utils.sandbox.images.bitmaps")
 
 
 @pytest.fixture
@@ -48,10 +49,15 @@ def outcome(collection_tree: None) -> t.Any:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, operations: t.Any, bitmaps: t.Any) -> t.Iterator[Script]:
     """Stands in for operations; at the end of the test all that it expected must have happened."""
+    flows = pathlib.Path(__file__).parents[3] / "plugins" / "module_utils" / "_module"
+    for path in flows.glob("*.py"):  # first, for what is imported later would keep the stand-ins
+        importlib.import_module(f"{PLUGINS}.module_utils._module.{path.stem}")
     scripted = Script(operations, bitmaps)
     for name, value in scripted.stand_ins().items():
-        home = sys.modules[getattr(bitmaps if "bitmap" in name else operations, name).__module__]
-        monkeypatch.setattr(home, name, value)
+        real = getattr(bitmaps if "bitmap" in name else operations, name)
+        for module in [module for key, module in sys.modules.items() if key.startswith(PLUGINS)]:
+            if getattr(module, name, None) is real:  # where it is from, and who has it from there
+                monkeypatch.setattr(module, name, value)
     monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_005)
     group = importlib.import_module(f"{PLUGINS}.module_utils._module.group")
     monkeypatch.setattr(group, "AT_ONCE", 1)  # in order

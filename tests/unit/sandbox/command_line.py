@@ -11,7 +11,7 @@ import typing as t
 
 import pytest
 
-from sandbox import cli
+from sandbox.cli import main as cli
 
 
 class Outcome(t.NamedTuple):

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import typing as t
 
-from sandbox import kvm, machine
-from sandbox.bitmaps import Bitmap
-from sandbox.calls import Snapshot
-from sandbox.machine import Answer, Report
+from sandbox.images.bitmaps import Bitmap
+from sandbox.images.calls import Snapshot
+from sandbox.vmm import kvm, machine
+from sandbox.vmm.machine import Answer, Report
 
 
 def record(snapshot: Snapshot) -> bytes:

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
-from sandbox import cli_qemu_words, errors
+from sandbox import errors
+from sandbox.cli import qemu_words
 
 
-def said(error: errors.AirlockError, voice: cli_qemu_words.Voice | None = None) -> str:
+def said(error: errors.AirlockError, voice: qemu_words.Voice | None = None) -> str:
     """All lines for an exception, without the program's name. voice: of what was being done; None: of reading."""
-    return "\n".join(cli_qemu_words.reports(error, voice or cli_qemu_words.reading()))
+    return "\n".join(qemu_words.reports(error, voice or qemu_words.reading()))

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import typing as t
 
-from sandbox.calls import Snapshot
+from sandbox.images.calls import Snapshot
 
 CLUSTER = 65536
 NO_ICOUNT = (1 << 64) - 1

@@ -21,28 +21,16 @@ import typing as t
 
 import pytest
 
-from sandbox import (
-    advice,
-    answers,
-    bitmaps,
-    chain,
-    commits,
-    errors,
-    faults,
-    holders,
-    opening,
-    overlays,
-    rebases,
-    reference_refusals,
-    refusals,
-    refused,
-    snapshots,
-)
-from sandbox import snapshot_changes as changes
-from sandbox.images import Image, Limits
-from sandbox.reference_rules import Reference
-from sandbox.snapshots import Selector
-from sandbox.wording import names_of
+from sandbox import errors
+from sandbox.host import holders, reference_refusals
+from sandbox.host.reference_rules import Reference
+from sandbox.images import bitmaps, chain, commits, overlays, rebases, snapshots
+from sandbox.images import snapshot_changes as changes
+from sandbox.images.image import Image, Limits
+from sandbox.images.snapshots import Selector
+from sandbox.vmm import answers, faults
+from sandbox.words import advice, opening, refusals, refused
+from sandbox.words.wording import names_of
 from tests.differential.harness.vmdk import Recipe
 
 from .bitmap_images import directory_entries, set_in_use
@@ -67,7 +55,7 @@ def commands(message: str, **names: str | pathlib.Path) -> list[list[str]]:
 
 
 def airlock(line: list[str]) -> None:
-    from sandbox import cli
+    from sandbox.cli import main as cli
 
     assert line[0] == "airlock"
     assert cli.main([os.fsencode(word) for word in line[1:]]) == 0, line
@@ -663,7 +651,7 @@ def test_each_rule_of_names_says_what_to_do() -> None:
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
 def test_no_room_is_asked_for_when_it_is_something_else(number: int) -> None:
-    from sandbox import transaction
+    from sandbox.images import transaction
 
     reading = refused.from_refusal(refused.ResultHeader(CODES["read_failed"], arguments=(number, 0, 512, 0, 0, 0)), "d")
     for error in (reading, opening.open_error("d", OSError(number, ""), False), transaction._no_journal("d", number)):
@@ -771,7 +759,7 @@ def test_every_field_is_one() -> None:
 
 
 def rooms(room: str) -> list[pathlib.Path]:
-    return [path for path in sorted((TOP / room).glob("*.py")) if not path.name.startswith(("_guest_", "_abi"))]
+    return [path for path in sorted((TOP / room).rglob("*.py")) if not path.name.startswith(("_guest_", "_abi"))]
 
 
 def texts(path: pathlib.Path) -> t.Iterator[tuple[int, str]]:

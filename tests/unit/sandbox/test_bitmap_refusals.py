@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox import cli_qemu_words, errors, refusals, refused
-from sandbox.wording import names_of
+from sandbox import errors
+from sandbox.cli import qemu_words
+from sandbox.words import refusals, refused
+from sandbox.words.wording import names_of
 
 from .saying import said
 
 PATHS = ["a.qcow2", "dir/b\udcff.qcow2"]
-VOICE = cli_qemu_words.bitmap(["add", "merge"])
+VOICE = qemu_words.bitmap(["add", "merge"])
 NUMBERS = {name: number for number, name in names_of("refusal", "REFUSAL_").items()}
 CODES = sorted(name for name, number in NUMBERS.items() if 160 <= number < 200)  # their group in refusals.h
 WORST = (1 << 64) - 1

@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import bitmaps, errors, kvm, machine
-from sandbox.bitmaps import Action, Bitmap, Extent, change_bitmap, list_bitmaps
-from sandbox.images import Image
-from sandbox.transaction import Transaction
+from sandbox import errors
+from sandbox.images import bitmaps
+from sandbox.images.bitmaps import Action, Bitmap, Extent, change_bitmap, list_bitmaps
+from sandbox.images.image import Image
+from sandbox.images.transaction import Transaction
+from sandbox.vmm import kvm, machine
 
 from .guest_answers import Guest, bitmap_record
 

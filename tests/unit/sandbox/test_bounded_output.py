@@ -21,7 +21,7 @@ ABOVE = 64 << 20  # bytes above what the same command takes for an image with no
 COMMAND = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from sandbox import cli
+from sandbox.cli import main as cli
 code = cli.main([os.fsencode(argument) for argument in sys.argv[2:]])
 with open("/proc/self/status") as status:
     sys.stderr.write(next(line.split()[1] for line in status if line.startswith("VmHWM:")))

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import calls, errors, kvm
+from sandbox import errors
+from sandbox.images import calls
+from sandbox.vmm import kvm
 
 from .guest_answers import record, records
 from .snapshot_tables import snapshot

@@ -16,11 +16,13 @@ import typing as t
 
 import pytest
 
-import sandbox.chain
-from sandbox import commits, errors, locks, rebases
-from sandbox.answers import Limits
-from sandbox.chain import Chain, drawing, open_chain
-from sandbox.images import Image
+import sandbox.images.chain
+from sandbox import errors
+from sandbox.host import locks
+from sandbox.images import commits, rebases
+from sandbox.images.chain import Chain, drawing, open_chain
+from sandbox.images.image import Image
+from sandbox.vmm.answers import Limits
 
 from .chain_images import overlay, raw
 from .holding import Holder
@@ -347,7 +349,7 @@ def test_seconds_are_for_all_guests_together(home: pathlib.Path, monkeypatch: py
         given.append(changes["seconds"])
         return real(limits)
 
-    monkeypatch.setattr(sandbox.chain, "time", clock)
+    monkeypatch.setattr(sandbox.images.chain, "time", clock)
     monkeypatch.setattr(Limits, "_replace", note)
     overlay(home / "a.qcow2", b"base.qcow2")
     top = overlay(home / "top.qcow2", b"a.qcow2")

@@ -18,7 +18,7 @@ import typing as t
 import pytest
 
 from sandbox import errors
-from sandbox.chain import open_chain
+from sandbox.images.chain import open_chain
 from tests.waiting import PATIENCE
 
 from .chain_images import overlay, raw
@@ -27,7 +27,8 @@ TOP = pathlib.Path(__file__).parents[3]
 BAIT = "bait-that-is-not-ours"
 PROBE = """
 import os, sys
-from sandbox import chain, errors
+from sandbox import errors
+from sandbox.images import chain
 os.path.exists("/the-chain-begins-here")
 try:
     chain.open_chain(sys.argv[1], depth_limit=int(sys.argv[2])).close()

@@ -10,10 +10,10 @@ import typing as t
 
 import pytest
 
-from sandbox import kvm
-from sandbox.changes import ChangingServer
-from sandbox.disks import open_disk
-from sandbox.rules import File
+from sandbox.host.disks import open_disk
+from sandbox.vmm import kvm
+from sandbox.vmm.doorbell_rules import File
+from sandbox.vmm.doorbell_writes import ChangingServer
 
 _FFI, LIBRARY = kvm.bindings()
 MEGA = 1 << 20

@@ -19,7 +19,8 @@ import typing as t
 
 import pytest
 
-from sandbox import errors, operations, snapshots
+from sandbox import errors, operations
+from sandbox.images import snapshots
 
 from .command_line import EVIL, SHOWN, Airlock, Outcome, qemu_img
 from .snapshot_tables import make_image, snapshot

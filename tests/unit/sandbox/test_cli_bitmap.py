@@ -14,8 +14,8 @@ import typing as t
 
 import pytest
 
-from sandbox import bitmaps
-from sandbox.images import Image
+from sandbox.images import bitmaps
+from sandbox.images.image import Image
 
 from .bitmap_images import make_image, make_stale, rename, run, set_in_use, shown_by_qemu
 from .command_line import Airlock, Outcome, qemu_img

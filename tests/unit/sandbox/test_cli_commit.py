@@ -20,7 +20,7 @@ import typing as t
 
 import pytest
 
-from sandbox.cli_progress import gauge
+from sandbox.cli.progress import gauge
 
 from .bitmap_images import run
 from .command_line import Airlock, Outcome, qemu_img
@@ -257,7 +257,7 @@ def test_a_terminal_sees_a_bar(columns: int, ours: pathlib.Path) -> None:
     """Where it has the room for one; 0: it does not say how much."""
     controller, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    code = "import sys; from sandbox.cli import main; sys.exit(main())"
+    code = "import sys; from sandbox.cli.main import main; sys.exit(main())"
     command = ["python3", "-c", code, "commit", "-p", "top"]
     environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}
     done = subprocess.run(command, cwd=ours, stdout=terminal, env=environment, check=False)
@@ -290,9 +290,9 @@ def test_gauge(done: int, total: int, seconds: float, wanted: str) -> None:
 def test_the_rate_is_kept_to(airlock: Airlock, ours: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limits that the guest runs in have it; pacing itself is tested with a clock of its own."""
     seen: list[t.Any] = []
-    from sandbox import commits
+    from sandbox.images import commits
 
     real = commits.commit_limits
-    monkeypatch.setattr("sandbox.cli_commit.commit_limits", lambda *a, **more: seen.append(more) or real(*a, **more))
+    monkeypatch.setattr("sandbox.cli.commit.commit_limits", lambda *a, **more: seen.append(more) or real(*a, **more))
     assert airlock(b"commit", b"-r", b"64M", b"-t", b"unsafe", b"top", directory=ours).code == 0
     assert seen == [{"rate": 64 << 20, "flushes": False}]

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from sandbox import cli
+from sandbox.cli import main as cli
 
 from .command_line import Airlock
 from .holding import Holder

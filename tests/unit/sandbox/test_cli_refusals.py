@@ -12,7 +12,7 @@ import typing as t
 
 import pytest
 
-from sandbox import cli
+from sandbox.cli import main as cli
 
 Patch = tuple[int, bytes]
 OPERATIONS = [[b"-l"], [b"-c", b"x"], [b"-d", b"s1"], [b"-a", b"s1"]]

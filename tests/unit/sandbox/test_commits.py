@@ -11,9 +11,13 @@ import typing as t
 
 import pytest
 
-from sandbox import cli_qemu_words, commits, disks, errors, kvm, locks, machine
-from sandbox.chain import Chain, open_chain
-from sandbox.rules import OFFSET_MAX
+from sandbox import errors
+from sandbox.cli import qemu_words
+from sandbox.host import disks, locks
+from sandbox.images import commits
+from sandbox.images.chain import Chain, open_chain
+from sandbox.vmm import kvm, machine
+from sandbox.vmm.doorbell_rules import OFFSET_MAX
 
 from .bitmap_images import run
 from .guest_answers import Guest
@@ -168,7 +172,7 @@ def test_qemu_says_of_a_failed_write(chain: Chain, guest: Guest) -> None:
     commits.open_base(chain, 1)
     with pytest.raises(errors.NoSpaceError) as caught:
         commits.commit(chain, 1)
-    assert said(caught.value, cli_qemu_words.commit()) == "Block job failed: No space left on device"
+    assert said(caught.value, qemu_words.commit()) == "Block job failed: No space left on device"
 
 
 def test_a_device_does_not_grow(chain: Chain, guest: Guest, directory: pathlib.Path) -> None:
@@ -249,4 +253,4 @@ def test_a_reader_in_the_way(reader: str, chain: Chain, directory: pathlib.Path)
         os.close(descriptor)
     kept = {"a": '"write"', "b": 'shared "consistent read"'}[reader]
     question = f"Is another process using the image [{directory}/{reader}]?"
-    assert said(caught.value, cli_qemu_words.commit()) == f"Failed to get {kept} lock\n{question}"
+    assert said(caught.value, qemu_words.commit()) == f"Failed to get {kept} lock\n{question}"

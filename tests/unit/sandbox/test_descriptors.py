@@ -17,7 +17,9 @@ import typing as t
 
 import pytest
 
-from sandbox import advice, descriptors, errors
+from sandbox import errors
+from sandbox.host import descriptors
+from sandbox.words import advice
 
 from .chain_images import overlay, raw
 
@@ -70,7 +72,8 @@ def test_as_many_images_as_are_allowed_are_enough_for_a_group(tmp_path: pathlib.
         import json, resource, sys
         sys.path.insert(0, {str(TOP)!r})
         from concurrent.futures import ThreadPoolExecutor
-        from sandbox import descriptors, operations
+        from sandbox import operations
+        from sandbox.host import descriptors
         limit = descriptors.OF_A_PROCESS + descriptors.OF_AN_IMAGE * {count}
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         descriptors.need({count})
@@ -122,7 +125,7 @@ def airlock(limit: int, directory: pathlib.Path, *arguments: str) -> Told:
     script = f"""if True:
         import resource, sys
         sys.path.insert(0, {str(TOP)!r})
-        from sandbox import cli
+        from sandbox.cli import main as cli
         resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
         sys.exit(cli.main([argument.encode() for argument in {arguments!r}]))
     """

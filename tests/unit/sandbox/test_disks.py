@@ -15,8 +15,9 @@ import subprocess
 
 import pytest
 
-from sandbox import disks, errors
-from sandbox.disks import Disk, open_disk
+from sandbox import errors
+from sandbox.host import disks
+from sandbox.host.disks import Disk, open_disk
 
 
 @pytest.fixture(autouse=True)

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox import changes, journal, kvm
-from sandbox.changes import ChangingServer
-from sandbox.disks import open_disk
-from sandbox.doorbell import BytesError, Server, UndoError, UndoTimeError
-from sandbox.journal import Recorder, UndoJournal
-from sandbox.rules import REQUEST, REQUEST_BYTES, File, RuleError
+from sandbox.host.disks import open_disk
+from sandbox.vmm import doorbell_writes, journal, kvm
+from sandbox.vmm.doorbell import BytesError, Server, UndoError, UndoTimeError
+from sandbox.vmm.doorbell_rules import REQUEST, REQUEST_BYTES, File, RuleError
+from sandbox.vmm.doorbell_writes import ChangingServer
+from sandbox.vmm.journal import Recorder, UndoJournal
 
 FFI, LIBRARY = kvm.bindings()
 HEAP = LIBRARY.HEAP_ADDRESS
@@ -341,7 +341,7 @@ def copied(content, offset, length, source_offset):
 
 
 def apply(content, changes, fill, discards):
-    """The model: what a disk holds after changes. discards: whether they are done."""
+    """The model: what a disk holds after doorbell_writes. discards: whether they are done."""
     content = bytearray(content)
 
     def put(offset, data):
@@ -445,7 +445,7 @@ def test_record_cut_anywhere(tmp_path, content, changes, cut):
 
 def test_chunks_larger_than_the_buffer(tmp_path):
     """A change of more than one chunk is saved and undone whole."""
-    content = os.urandom(3 * changes.CHUNK + 17)
+    content = os.urandom(3 * doorbell_writes.CHUNK + 17)
     one = Bench(tmp_path, [content], journaled=True, recorded=True)
     try:
         assert one.ring(request(WRITE, 0, 5, len(content))) == [len(content)]
@@ -492,7 +492,7 @@ def test_bytes_of_the_journal_are_budgeted(tmp_path, monkeypatch):
 def test_time_is_left_for_putting_back(tmp_path, monkeypatch):
     """Noting takes time from the guest: three times what it took, with the putting back."""
     now = [100.0]
-    monkeypatch.setattr(changes.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(doorbell_writes.time, "monotonic", lambda: now[0])
     content = os.urandom(PAGE)
     one = Bench(tmp_path, [content], journaled=True, seconds=10.0)
     real = one.server._append

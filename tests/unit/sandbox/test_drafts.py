@@ -13,9 +13,10 @@ import typing as t
 
 import pytest
 
-from sandbox import drafts, errors
-from sandbox.drafts import Access, Draft
-from sandbox.places import find_place
+from sandbox import errors
+from sandbox.host import drafts
+from sandbox.host.drafts import Access, Draft
+from sandbox.host.places import find_place
 
 ACL, DEFAULT_ACL = "system.posix_acl_access", "system.posix_acl_default"
 USER_OBJ, USER, GROUP_OBJ, MASK, OTHER = 0x01, 0x02, 0x04, 0x10, 0x20

@@ -16,8 +16,12 @@ import typing as t
 
 import pytest
 
-from sandbox import child, cli, ending, journal, machine, operations, snapshots
+from sandbox import operations
+from sandbox.cli import main as cli
+from sandbox.host import ending
+from sandbox.images import snapshots
 from sandbox.operations import Image, Transaction
+from sandbox.vmm import child, journal, machine
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 
@@ -181,7 +185,8 @@ def test_command_line(number: int, tmp_path: pathlib.Path) -> None:
     script = f"""if True:
         import os, sys
         sys.path.insert(0, {str(pathlib.Path(cli.__file__).parents[1])!r})
-        from sandbox import child, cli
+        from sandbox.cli import main as cli
+        from sandbox.vmm import child
         def work(_self):
             os.kill(os.getppid(), {int(number)})
             while True:

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import advice, cli_qemu_words, errors, opening, refusals, refused, vmdk_refusals
+from sandbox import errors
+from sandbox.cli import qemu_words
+from sandbox.words import advice, opening, refusals, refused, vmdk_refusals
 
 from .saying import said
 
@@ -47,11 +49,11 @@ def header(refusal: str, arguments: tuple[int, ...] = (), text: bytes = b"", mod
 
 
 VOICES = {
-    "open": cli_qemu_words.reading(),
-    "bitmap": cli_qemu_words.bitmap(["add"]),
-    "commit": cli_qemu_words.commit(),
-    "rebase": cli_qemu_words.rebase(),
-    **{verb: cli_qemu_words.snapshot(verb) for verb in ("create", "apply", "delete")},
+    "open": qemu_words.reading(),
+    "bitmap": qemu_words.bitmap(["add"]),
+    "commit": qemu_words.commit(),
+    "rebase": qemu_words.rebase(),
+    **{verb: qemu_words.snapshot(verb) for verb in ("create", "apply", "delete")},
 }
 
 
@@ -76,7 +78,7 @@ def test_every_table_and_fault_has_words(enum: str, prefix: str, names: dict[str
 def test_each_refusal_that_qemu_words_is_one() -> None:
     words = [voice.texts for voice in VOICES.values()]
     assert sum(map(len, words)) > 40
-    assert set().union(*words, cli_qemu_words._OPEN) <= set(refusals.WORDINGS)
+    assert set().union(*words, qemu_words._OPEN) <= set(refusals.WORDINGS)
 
 
 @pytest.mark.parametrize("code", sorted(refusals.WORDINGS))

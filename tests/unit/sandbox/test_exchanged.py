@@ -15,8 +15,9 @@ import typing as t
 
 import pytest
 
-from sandbox import commits, errors, overlays, rebases
-from sandbox.chain import open_chain
+from sandbox import errors
+from sandbox.images import commits, overlays, rebases
+from sandbox.images.chain import open_chain
 
 from .bitmap_images import run
 

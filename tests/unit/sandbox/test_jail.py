@@ -17,7 +17,8 @@ import traceback
 
 import pytest
 
-from sandbox import errors, jail, kvm
+from sandbox import errors
+from sandbox.vmm import jail, kvm
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="only root has another user to become")

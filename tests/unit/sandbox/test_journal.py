@@ -12,9 +12,10 @@ import random
 
 import pytest
 
-from sandbox import errors, journal, kvm
-from sandbox.disks import FALLOCATE_RESERVE, open_disk
-from sandbox.journal import DISCARD, RESERVE, RESIZE, WRITE, Recorder, UndoJournal
+from sandbox import errors
+from sandbox.host.disks import FALLOCATE_RESERVE, open_disk
+from sandbox.vmm import journal, kvm
+from sandbox.vmm.journal import DISCARD, RESERVE, RESIZE, WRITE, Recorder, UndoJournal
 
 
 @pytest.fixture

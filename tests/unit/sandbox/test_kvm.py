@@ -14,7 +14,8 @@ import sys
 
 import pytest
 
-from sandbox import boot, errors, kvm
+from sandbox import errors
+from sandbox.vmm import boot, kvm
 
 FFI, LIBRARY = kvm.bindings()
 
@@ -124,15 +125,15 @@ def test_other_processor(monkeypatch):
 def test_no_cffi(monkeypatch):
     monkeypatch.setattr(kvm, "_bindings", [])
     monkeypatch.setitem(sys.modules, "_cffi_backend", None)
-    monkeypatch.setattr("sandbox._abi._LOADED", [])
+    monkeypatch.setattr("sandbox.guests._abi._LOADED", [])
     with pytest.raises(errors.NoCffiError, match="python3-cffi-backend"):
         kvm.bindings()
 
 
 def test_not_built(monkeypatch):
     monkeypatch.setattr(kvm, "_bindings", [])
-    monkeypatch.setitem(sys.modules, "sandbox._abi", None)
-    monkeypatch.delattr("sandbox._abi", raising=False)
+    monkeypatch.setitem(sys.modules, "sandbox.guests._abi", None)
+    monkeypatch.delattr("sandbox.guests._abi", raising=False)
     with pytest.raises(errors.NotBuiltError, match="make build"):
         kvm.bindings()
 

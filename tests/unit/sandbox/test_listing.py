@@ -14,8 +14,8 @@ import typing as t
 
 import pytest
 
-from sandbox import listing
-from sandbox.calls import Snapshot
+from sandbox.facts import listing
+from sandbox.images.calls import Snapshot
 
 from .snapshot_tables import make_image, snapshot
 

@@ -14,7 +14,8 @@ import typing as t
 
 import pytest
 
-from sandbox import errors, locks
+from sandbox import errors
+from sandbox.host import locks
 
 from .holding import Holder
 from .saying import said

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandbox import cli, errors, machine, operations
-from sandbox.machine import Answer
+from sandbox import errors, operations
+from sandbox.cli import main as cli
 from sandbox.operations import Image, Selector
+from sandbox.vmm import machine
+from sandbox.vmm.machine import Answer
 
 from .guest_answers import Guest, bitmap_record, records
 from .snapshot_tables import snapshot

@@ -15,9 +15,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox import answers, errors, machine, snapshots
-from sandbox.answers import MESSAGE, Limits, Message
-from sandbox.machine import Program
+from sandbox import errors
+from sandbox.images import snapshots
+from sandbox.vmm import answers, machine
+from sandbox.vmm.answers import MESSAGE, Limits, Message
+from sandbox.vmm.machine import Program
 
 LIMITS = Limits()
 
@@ -179,8 +181,8 @@ def test_worker_that_never_started():
 
 
 def test_family_that_is_not_built(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sandbox._guest_snapshot", None)
-    monkeypatch.delattr("sandbox._guest_snapshot", raising=False)
+    monkeypatch.setitem(sys.modules, "sandbox.guests._guest_snapshot", None)
+    monkeypatch.delattr("sandbox.guests._guest_snapshot", raising=False)
     with pytest.raises(errors.NotBuiltError, match=r"is missing .*_guest_snapshot"):
         machine.run(snapshots._snapshot_guest, b"", [])
 

@@ -11,8 +11,10 @@ import typing as t
 
 import pytest
 
-from sandbox import cli_qemu_words, errors, journal, kvm, machine, operations
+from sandbox import errors, operations
+from sandbox.cli import qemu_words
 from sandbox.operations import Image, Selector, Transaction
+from sandbox.vmm import journal, kvm, machine
 
 from .guest_answers import Guest, records
 from .saying import said
@@ -196,7 +198,7 @@ def test_a_name_that_is_too_long_is_not_found_once_the_image_was_read(guest: Gue
     with pytest.raises(errors.SnapshotNotFoundError) as caught:
         operations.delete_snapshot(image, Selector.by_name(b"n" * 256))
     assert (
-        said(caught.value, cli_qemu_words.snapshot("delete"))
+        said(caught.value, qemu_words.snapshot("delete"))
         == f"Could not delete snapshot '{'n' * 256}': snapshot not found"
     )
     guest.answers("snapshot_list", header_code=20)

@@ -10,10 +10,10 @@ import typing as t
 
 import pytest
 
-from sandbox import kvm, pacing
-from sandbox.disks import open_disk
-from sandbox.pacing import PacedServer
-from sandbox.rules import File
+from sandbox.host.disks import open_disk
+from sandbox.vmm import doorbell_paced, kvm
+from sandbox.vmm.doorbell_paced import PacedServer
+from sandbox.vmm.doorbell_rules import File
 
 FFI, LIBRARY = kvm.bindings()
 HEAP = LIBRARY.HEAP_ADDRESS
@@ -77,7 +77,7 @@ class Bench:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(pacing, "time", made)
+    monkeypatch.setattr(doorbell_paced, "time", made)
     return made
 
 

@@ -12,8 +12,9 @@ import typing as t
 
 import pytest
 
-from sandbox import errors, places
-from sandbox.places import Place, directory_at, file_key, find_place, look_up
+from sandbox import errors
+from sandbox.host import places
+from sandbox.host.places import Place, directory_at, file_key, find_place, look_up
 
 TENANT, VICTIM = 12345, 20000
 

@@ -11,12 +11,14 @@ import typing as t
 
 import pytest
 
-from sandbox import errors, kvm, machine, rebases
-from sandbox.chain import Chain, open_chain
-from sandbox.images import Image
-from sandbox.info import image_info
-from sandbox.overlays import create_overlay
-from sandbox.places import find_place
+from sandbox import errors
+from sandbox.host.places import find_place
+from sandbox.images import rebases
+from sandbox.images.chain import Chain, open_chain
+from sandbox.images.image import Image
+from sandbox.images.info import image_info
+from sandbox.images.overlays import create_overlay
+from sandbox.vmm import kvm, machine
 
 from .bitmap_images import run
 from .guest_answers import Guest
@@ -234,7 +236,7 @@ def test_where_a_name_leads(chain: Chain, directory: pathlib.Path) -> None:
 def draft(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a new overlay is before it is whole."""
     if request.param == "with a name":
-        monkeypatch.setattr("sandbox.drafts._DESCRIPTORS", "/nowhere")
+        monkeypatch.setattr("sandbox.host.drafts._DESCRIPTORS", "/nowhere")
 
 
 @pytest.mark.usefixtures("draft")

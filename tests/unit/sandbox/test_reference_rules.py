@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.reference_rules import RuleError, check_form, check_place, parts_of, reduce
+from sandbox.host.reference_rules import RuleError, check_form, check_place, parts_of, reduce
 
 HOME = (b"srv", b"vm")
 DIRECTORIES = (HOME, (b"link",), (b"srv", b"base"))

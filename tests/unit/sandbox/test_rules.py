@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sandbox import kvm, rules
-from sandbox.rules import REQUEST, Checker, File, RuleError
+from sandbox.vmm import doorbell_rules, kvm
+from sandbox.vmm.doorbell_rules import REQUEST, Checker, File, RuleError
 
 FFI, LIBRARY = kvm.bindings()
 FIRST, END = LIBRARY.DATA_ADDRESS, LIBRARY.MEMORY_SIZE
@@ -79,7 +79,7 @@ def test_one_request(one):
     except RuleError as error:
         assert not allowed(*one[:6], one[7])
         rule, index, value = error.args
-        assert 0 <= rule < len(rules.RULES)
+        assert 0 <= rule < len(doorbell_rules.RULES)
         assert index == 0
         assert 0 <= value < 1 << 64
     else:

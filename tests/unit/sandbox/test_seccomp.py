@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandbox import jail, kvm, seccomp
-from sandbox.rules import File
-from sandbox.seccomp import ALLOW, KILL_PROCESS, OneOf, Rule, Without
+from sandbox.vmm import jail, kvm, seccomp
+from sandbox.vmm.doorbell_rules import File
+from sandbox.vmm.seccomp import ALLOW, KILL_PROCESS, OneOf, Rule, Without
 
 VCPU, CHAIN, TARGET, JOURNAL_DISK, PIPE, RECORD = 7, 10, 11, 12, 20, 21
 FILES = [File(CHAIN, False, False, 0), File(TARGET, True, False, 1 << 30), File(JOURNAL_DISK, True, False, 1 << 30)]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.sizes import SizeRangeError, parse_size
+from sandbox.cli.sizes import SizeRangeError, parse_size
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import re
 
 import pytest
 
-from sandbox import errors, machine, vmdk
-from sandbox.chain import drawing, open_chain
-from sandbox.commits import commit, open_base
-from sandbox.images import Image
+from sandbox import errors
+from sandbox.images import vmdk
+from sandbox.images.chain import drawing, open_chain
+from sandbox.images.commits import commit, open_base
+from sandbox.images.image import Image
+from sandbox.vmm import machine
 from tests.differential.harness import qemu
 from tests.differential.harness.vmdk import Recipe, Vmdk, patch
 

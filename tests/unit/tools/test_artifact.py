@@ -30,7 +30,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_it_holds_the_sources_and_what_is_generated(archive: pathlib.Path) -> None:
     with tarfile.open(archive) as content:
         names = set(content.getnames())
-    assert {"sandbox/_abi.py", "sandbox/_guest_snapshot.py", "plugins/module_utils/sandbox/_abi.py"} <= names
+    assert {
+        "sandbox/guests/_abi.py",
+        "sandbox/guests/_guest_snapshot.py",
+        "plugins/module_utils/sandbox/guests/_abi.py",
+    } <= names
     assert {"LICENSE", "README.md", "meta/runtime.yml", "guest/abi/doorbell.h"} <= names
 
 

@@ -76,18 +76,18 @@ def test_tables_of_another_form_are_refused(changed, complaint):
 
 def test_the_abi_in_the_tree_is_of_these_headers():
     text = build_abi.module(build_abi.tables(build_abi.declarations()))
-    assert (TOP / "sandbox" / "_abi.py").read_text() == text
+    assert (TOP / "sandbox" / "guests" / "_abi.py").read_text() == text
 
 
 def test_backend_is_imported_when_it_is_needed():
     """A host without cffi learns so from our error, and not from an import."""
-    code = "import sandbox._abi, sys; sys.exit('_cffi_backend' in sys.modules)"
+    code = "import sandbox.guests._abi, sys; sys.exit('_cffi_backend' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=TOP, check=True)
 
 
 def test_c_and_python_agree_on_every_struct(tmp_path):
     """Sizes and offsets of all structs of guest/abi, as gcc sees them and as cffi does."""
-    ffi = loaded(TOP / "sandbox" / "_abi.py").load()
+    ffi = loaded(TOP / "sandbox" / "guests" / "_abi.py").load()
     headers = sorted((TOP / "guest" / "abi").glob("*.h"))
     names = [name for header in headers for name in re.findall(r"^struct (\w+) \{", header.read_text(), re.MULTILINE)]
     assert len(names) >= 15
@@ -124,7 +124,7 @@ def elsewhere(tmp_path_factory):
 @pytest.mark.parametrize("family", ["bitmap", "chain", "compress", "snapshot"])
 def test_the_guest_in_the_tree_is_of_these_sources_wherever_it_was_built(elsewhere, family):
     """Neither the directory nor the time get into what is shipped."""
-    assert linked(elsewhere, family) == loaded(TOP / "sandbox" / f"_guest_{family}.py").load()
+    assert linked(elsewhere, family) == loaded(TOP / "sandbox" / "guests" / f"_guest_{family}.py").load()
 
 
 def test_a_change_of_one_file_compiles_that_one_alone(elsewhere):

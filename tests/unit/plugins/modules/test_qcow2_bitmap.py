@@ -233,7 +233,7 @@ def test_a_bitmap_that_need_not_be_there(run: Run, script: Script, bitmaps: t.An
     script.expect("list_bitmaps", "a", gives=script.with_bitmaps(*there))
     # One that is stale is there: leaving it out would lose what it says.
     actions = [bitmaps.Action.merge(b"x", script.image("/s")), bitmaps.Action.merge(b"old")]
-    failure = errors.BitmapNotFoundError("a: There is no bitmap 'old'.", code="bitmap_not_found")
+    failure = errors.BitmapNotFoundError("a: There is no bitmap 'old'.", "bitmap_not_found")
     script.expect("change_bitmap", "a", b"b", actions, True, gives=failure)
     script.expect("close", "/s").expect("close", "a")
     merge = [
@@ -378,7 +378,7 @@ FAILURES: list[tuple[str, bool, list[str]]] = [
 def test_a_failure_in_a_group_undoes_what_was_done(
     run: Run, script: Script, bitmaps: t.Any, errors: t.Any, kind: str, modified: bool, outcomes: list[str]
 ) -> None:
-    failure = getattr(errors, kind)("b: it failed.", code="some_code")
+    failure = getattr(errors, kind)("b: it failed.", "some_code")
     failure.modified = modified
     new, add = script.bitmaps_changed(script.bitmap(b"b")), [bitmaps.Action.add(0)]
     for path in "abc":

@@ -152,7 +152,7 @@ def test_files_that_cannot_be_opened(
     """They may stand on the base: it stays as it is, unless they have vanished. What changes no base is done."""
     path, reason = str(home / "sibling"), OSError(number, "It failed")
     reason.filename = path
-    opening = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.opening")
+    opening = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.words.opening")
     failing(function, reason if function == "os.open" else opening.open_error(path, reason, writable=False))
     layers = [str(home / "base"), str(home / "top")]
     found = run_module("qcow2_chain", layers=layers, method="commit", scan=True, check=True)

@@ -114,7 +114,7 @@ def test_several_images(run_module: Run, script: Script) -> None:
 
 def test_a_refusal(run_module: Run, script: Script, errors: t.Any) -> None:
     script.expect("open", "a", False, False)
-    script.expect("image_info", "a", gives=errors.NotQcow2Error("a: This is not a qcow2 image.", code="not_qcow2"))
+    script.expect("image_info", "a", gives=errors.NotQcow2Error("a: This is not a qcow2 image.", "not_qcow2"))
     script.expect("close", "a")
     answer = run_module("qcow2_info", path="a")
     assert (answer["rc"], answer["error_code"]) == (1, "not_qcow2")
@@ -135,7 +135,7 @@ def test_dirty_ranges(run_module: Run, script: Script, end: int, following: int 
 
 def test_dirty_ranges_of_what_is_not_there(run_module: Run, script: Script, errors: t.Any) -> None:
     script.expect("open", "a", False, False).expect("image_info", "a", gives=script.info())
-    failure = errors.BitmapNotFoundError("a: There is no bitmap 'b' in the image.", code="bitmap_not_found")
+    failure = errors.BitmapNotFoundError("a: There is no bitmap 'b' in the image.", "bitmap_not_found")
     script.expect("list_bitmaps", "a", True, b"b", 10000, 0, gives=failure).expect("close", "a")
     answer = run_module("qcow2_info", path="a", dirty_extents=True, bitmap="b")
     assert (answer["rc"], answer["error_code"]) == (1, "bitmap_not_found")
@@ -174,7 +174,7 @@ def three(script: Script, errors: t.Any) -> None:
     script.expect("open", "c", False, False)
     script.expect("image_info", "a", gives=script.info())
     script.expect("list_bitmaps", "a", True, gives=script.with_bitmaps())
-    script.expect("image_info", "c", gives=errors.RefusalError("c is damaged.", code="overlap"))
+    script.expect("image_info", "c", gives=errors.RefusalError("c is damaged.", "overlap"))
     script.expect("close", "c").expect("close", "a")
 
 
@@ -195,7 +195,7 @@ def test_one_bad_image_does_not_hide_the_others(run_module: Run, script: Script,
 
 @pytest.mark.parametrize(("fail_on", "failed"), [("any", True), ("all", True), ("none", False)])
 def test_no_image_can_be_read(run_module: Run, script: Script, errors: t.Any, fail_on: str, failed: bool) -> None:
-    script.expect("open", "a", False, False, gives=errors.ImageOpenError("a is not there.", code="not_found"))
+    script.expect("open", "a", False, False, gives=errors.ImageOpenError("a is not there.", "not_found"))
     answer = run_module("qcow2_info", path="a", fail_on=fail_on)
     assert answer.get("failed", False) == failed
     assert answer["images"][0]["error_code"] == "not_found"

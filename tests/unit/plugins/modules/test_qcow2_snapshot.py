@@ -268,7 +268,7 @@ FAILURES: list[tuple[str, bool, dict[str, str]]] = [
 def test_a_failure_in_a_group_undoes_what_was_done(
     run: Run, script: Script, errors: t.Any, kind: str, modified: bool, outcomes: dict[str, str]
 ) -> None:
-    failure = getattr(errors, kind)("b: it failed.", code="some_code")
+    failure = getattr(errors, kind)("b: it failed.", "some_code")
     failure.modified = modified
     failing_group(script, failure)
     script.expect("undo").expect("close", "c").expect("close", "b").expect("close", "a")

@@ -217,7 +217,7 @@ def test_a_task_without_retention_does_not_load_it(collection_tree: None) -> Non
 # Whether the deletion that fails says that it wrote: image b was written to before it in any case.
 @pytest.mark.parametrize("modified", [False, True])
 def test_a_deletion_that_fails_undoes_the_group(run: Run, script: Script, errors: t.Any, modified: bool) -> None:
-    failure = errors.NoSpaceError("b: it failed.", code="some_code")
+    failure = errors.NoSpaceError("b: it failed.", "some_code")
     failure.modified = modified
     old, new = script.snapshot(1, b"n-1"), script.snapshot(2, b"n-2")
     for path in "ab":

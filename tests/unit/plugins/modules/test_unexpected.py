@@ -117,7 +117,7 @@ def test_when_all_is_done(run_module: Run, monkeypatch: pytest.MonkeyPatch, imag
 
 def test_what_cannot_be_undone(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str]) -> None:
     change = importlib.import_module(f"{FLOW}.change")
-    journal = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.journal")
+    journal = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.vmm.journal")
     monkeypatch.setattr(change, "carry_out", broken(change.carry_out, images[0]))
 
     def fail(_journal: object) -> t.NoReturn:
@@ -192,7 +192,7 @@ def test_files_are_written_all_or_none(
 ) -> None:
     """A signal, which is no OSError either, comes between two files."""
     flow = importlib.import_module(f"{FLOW}.trusted_file")
-    ending = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.ending")
+    ending = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.host.ending")
     for name in ("a", "b"):
         (tmp_path / name).write_text("old")
     replace = flow.TrustedPath.replace

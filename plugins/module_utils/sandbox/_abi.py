@@ -1,1 +1,0 @@
-../../../sandbox/_abi.py

@@ -1,1 +1,0 @@
-../../../sandbox/_guest_chain.py

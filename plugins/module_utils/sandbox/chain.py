@@ -1,1 +1,0 @@
-../../../sandbox/chain.py

@@ -1,1 +1,0 @@
-../../../sandbox/chain_facts.py

@@ -1,1 +1,0 @@
-../../../sandbox/descriptors.py

@@ -1,1 +1,0 @@
-../../../sandbox/facts.py

@@ -1,0 +1,1 @@
+../../../../sandbox/facts/chain_facts.py

@@ -1,0 +1,1 @@
+../../../../sandbox/facts/listing.py

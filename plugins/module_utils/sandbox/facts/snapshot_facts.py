@@ -1,0 +1,1 @@
+../../../../sandbox/facts/snapshot_facts.py

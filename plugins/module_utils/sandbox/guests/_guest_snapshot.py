@@ -1,0 +1,1 @@
+../../../../sandbox/guests/_guest_snapshot.py

@@ -1,0 +1,1 @@
+../../../../sandbox/host/reference_refusals.py

@@ -1,0 +1,1 @@
+../../../../sandbox/host/references.py

@@ -1,0 +1,1 @@
+../../../../sandbox/host/trees.py

@@ -1,0 +1,1 @@
+../../../../sandbox/images/snapshot_changes.py

@@ -1,1 +1,0 @@
-../../../sandbox/listing.py

@@ -1,1 +1,0 @@
-../../../sandbox/reference_rules.py

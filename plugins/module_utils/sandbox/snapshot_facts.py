@@ -1,1 +1,0 @@
-../../../sandbox/snapshot_facts.py

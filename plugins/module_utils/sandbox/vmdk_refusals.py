@@ -1,1 +1,0 @@
-../../../sandbox/vmdk_refusals.py

@@ -1,0 +1,1 @@
+../../../../sandbox/vmm/journal.py

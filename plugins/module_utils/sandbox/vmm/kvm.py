@@ -1,0 +1,1 @@
+../../../../sandbox/vmm/kvm.py

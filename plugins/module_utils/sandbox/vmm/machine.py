@@ -1,0 +1,1 @@
+../../../../sandbox/vmm/machine.py

@@ -1,0 +1,1 @@
+../../../../sandbox/words/vmdk_refusals.py

@@ -1,0 +1,131 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An image, opened and locked, and the way to ask a guest about it: what all operations have in common.
+
+Nothing of an image's content is looked at here. The operations themselves are in a file for each family, those that
+change an image apart from those that read it: most tasks find that there is nothing to change, and a managed host
+compiles for each task what it loads.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+
+from .. import errors
+from ..host import disks, locks
+from ..host.places import Key, Place, file_key, find_place
+from ..vmm import machine
+from ..vmm.machine import Limits, Report
+from ..words import opening
+from . import calls
+
+if t.TYPE_CHECKING:
+    from ..vmm.journal import UndoJournal
+
+__all__ = ["Image", "Limits", "Report", "run_guest"]
+
+
+class Image:
+    """An opened and locked image. Closing it drops the locks.
+
+    path: as given. place: its directory, its name there, and the file itself. disk: the same, open for I/O. lock: what
+    is held. journal: set while a Transaction runs.
+    """
+
+    def __init__(self, place: Place, disk: disks.Disk, lock: locks.Lock) -> None:
+        """Takes over the place and the disk."""
+        self.path = place.path
+        self.place = place
+        self.disk = disk
+        self.lock = lock
+        self.journal: UndoJournal | None = None
+
+    @classmethod
+    def open(
+        cls, path: str | bytes | Place, writable: bool = False, force_share: bool = False, use: str = "qcow2"
+    ) -> Image:
+        """Opens the file and takes qemu's locks before anything is read.
+
+        path: a Place is taken over, and closed on failure too. force_share: reads even what a virtual machine holds,
+        and forbids nothing to others. use: as of locks.lock_image().
+        Raises ImageOpenError, ImageInUseError, ForceShareError.
+        """
+        place = path if isinstance(path, Place) else find_place(path, writable=writable)
+        try:
+            if writable and force_share:
+                raise opening.force_share_error(place.path)
+            image = cls(place, disks.disk_of_place(place, writable), locks.Lock(()))
+        except BaseException:
+            place.close()
+            raise
+        try:
+            image.lock = locks.lock_image(image.disk.descriptor, place.path, writable, force_share, use)
+        except BaseException:
+            image.close()
+            raise
+        return image
+
+    @property
+    def key(self) -> Key:
+        """Tells files apart, see places.file_key()."""
+        return file_key(os.fstat(self.disk.descriptor))
+
+    def close(self) -> None:
+        self.disk.close()
+        self.place.close()
+
+    def __enter__(self) -> Image:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+
+def run_guest(
+    images: t.Sequence[Image],
+    guest: machine.Loader,
+    operation: str,
+    fields: t.Mapping[str, t.Any],
+    limits: Limits | None,
+    refuse: t.Callable[[t.Any], errors.AirlockError],
+    read_only: bool = True,
+    changed: t.Container[int] = (0,),
+    progress: t.Callable[[int, int], None] | None = None,
+) -> tuple[t.Any, bytes, Report]:
+    """One guest: (result struct, payload, report). images: the first is what the operation is about.
+
+    guest: loads it. fields: of the call. refuse: makes the exception for a result's header with a refusal in it.
+    read_only: the guest may write to none of them; otherwise to those whose indexes are in `changed`. progress: as of
+    machine.run(). Raises ArgumentError for one that was opened for reading.
+    """
+    image = images[0]
+    files = []
+    for index, each in enumerate(images):
+        changes = not read_only and index in changed
+        if changes and not each.disk.writable:
+            raise errors.ArgumentError(
+                f"{errors.clean(each.path)} was opened for reading. Open it writable to change it."
+            )
+        # One may be open for writing as well and not be meant here: this guest only reads it.
+        as_it_is = read_only or changes or not each.disk.writable
+        files.append(each.disk if as_it_is else disks.Disk(each.path, each.disk.descriptor, writable=False))
+    call = calls.build(operation, [disk.size for disk in files], fields)
+    journal = None if read_only else image.journal
+    try:
+        answer = machine.run(guest, call, files, limits, journal, progress=progress, read_only=read_only)
+    except OSError as error:
+        from ..words import advice  # it is hardly ever wanted
+
+        way = advice.of_errno(error.errno or 0, "Look at its limits of processes and memory (ulimit -a).")
+        raise errors.HostError(
+            f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. {way}"
+        ) from error
+    result = calls.result(operation, answer.result)
+    header = result.header
+    if header.modified and read_only:
+        raise errors.GuestProtocolError("The guest says that it wrote to an image which it was to read.")
+    if header.code:
+        raise refuse(header)
+    return result, answer.payload, answer.report

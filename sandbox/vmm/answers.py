@@ -1,0 +1,90 @@
+# Copyright: (c) 2026, The airlock.images authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run may cost, what it answers, and how the answer comes through the pipe from the jailed child.
+
+The child sends numbers and opaque bytes; the words for what went wrong are in faults.py. Named tuples and not data
+classes: those take 12 ms to import.
+"""
+
+from __future__ import annotations
+
+import struct
+import typing as t
+
+RESULT_SIZE = 8192  # bytes of the result area that are handed over; every struct result_* fits
+TEXT_LIMIT = 1024
+
+# Kinds of messages; all but PROGRESS are the last one.
+PROGRESS, FINISHED, CRASHED, RULE_BROKEN, BUDGET_EXITS, BUDGET_BYTES, TIME_OVER, FAILED, BUDGET_UNDO = range(9)
+
+# Layers of the jail, by the bit that the child sets once each is up.
+LAYERS = (
+    "user_mode_guest",
+    "descriptors",
+    "namespaces",
+    "credentials",
+    "no_new_privs",
+    "landlock",
+    "rlimits",
+    "seccomp",
+    "timer",
+)
+
+
+class Limits(t.NamedTuple):
+    """What a run may use up. seconds: from the fork. exits: doorbells. bytes: read, written, copied and
+    zeroed, REQUEST_BYTES of doorbell_rules.py at least for each request.
+    file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
+    and copied, 0: as fast as it goes. flushes: whether what the guest wants on stable storage goes there."""
+
+    seconds: float = 60.0
+    exits: int = 2_000_000
+    bytes: int = 1 << 42
+    file_growth: int = 1 << 34
+    rate: int = 0
+    flushes: bool = True
+
+
+class Report(t.NamedTuple):
+    """How a run went. layers: what held the guest in. peak_memory: bytes resident in the child, at most."""
+
+    layers: tuple[str, ...]
+    exits: int
+    bytes_read: int
+    bytes_written: int
+    milliseconds: float
+    peak_memory: int
+
+
+class Answer(t.NamedTuple):
+    """result: the first RESULT_SIZE bytes of the result area; payload: what FINISH named. Both untrusted."""
+
+    result: bytes
+    payload: bytes
+    report: Report
+
+
+class Message(t.NamedTuple):
+    """The fixed part of a message. a, b, c: as the kind has it. layers: bits; landlock: its ABI version. length:
+    bytes that follow."""
+
+    kind: int
+    layers: int
+    landlock: int
+    exits: int
+    bytes_read: int
+    bytes_written: int
+    a: int
+    b: int
+    c: int
+    length: int
+
+
+MESSAGE = struct.Struct("<IIIQQQQQQQ")
+
+
+def layer_names(message: Message) -> tuple[str, ...]:
+    """The layers that were up when the message was sent; Landlock's with its version."""
+    names = (name for bit, name in enumerate(LAYERS) if message.layers >> bit & 1)
+    return tuple(f"landlock_abi_{message.landlock}" if name == "landlock" else name for name in names)
