@@ -14,7 +14,7 @@ from ..images.bitmaps import Bitmap, list_bitmaps
 from ..images.info import ImageInfo
 from . import qemu_words
 from .bitmap import flag_names, warn_of_damage, warn_of_stale
-from .common import Arguments, HelpRequest, Made, UsageError, say, say_all, say_json, shown
+from .common import Arguments, HelpRequest, Made, UsageError, encoded, say, say_all, say_json, shown
 from .options import Options
 
 if t.TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _chain_text(chain: ChainFacts) -> bytes:
             ("data file", "data_file"),
         ):
             lines += [f"        {title}: {layer[key]}"] if layer[key] else []
-    return "\n".join(lines).encode() + b"\n"
+    return encoded("\n".join(lines)) + b"\n"
 
 
 def _size(size: int) -> bytes:

@@ -225,8 +225,8 @@ def find_place(
             f"Name the file by a path without it. If you trust all who may write there, {advice.say('follow_links')}.",
             "unsafe_link",
         ) from error
-    except ValueError as error:  # a NUL in the path: no such file can exist
-        raise opening.open_error(shown, FileNotFoundError(errno.ENOENT, "a NUL"), writable) from error
+    except ValueError as error:
+        raise opening.impossible_name(shown, error, writable) from error
     except OSError as error:
         raise opening.open_error(shown, error, writable) from error
 

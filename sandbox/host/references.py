@@ -115,9 +115,11 @@ class Policy:
                 self._directories.append(self._stack.enter_context(directory_at(place)))
                 return
         except (OSError, ValueError) as error:
-            reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it has a NUL in it"
             from ..words import advice  # as above
 
+            reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else "it has a NUL in it"
+            if isinstance(error, UnicodeEncodeError):
+                reason = f"it has characters that the locale does not have. {advice.say('locale').rstrip('.')}"
             if isinstance(error, UnsafeLinkError):
                 way = advice.say("follow_links")
                 reason = f"a link of one user leads to what another one owns. If you trust both, {way}"

@@ -98,6 +98,10 @@ WAYS: dict[str, str | tuple[str, str]] = {
     "leaks": 'That is harmless. If you trust the image, "qemu-img check -f qcow2 -r leaks {image}" gives the space '
     "back; on an image with bitmaps it loses all snapshots, so work on a copy there.",
     "state_kept": "It holds what it held, or what was asked for, and at worst some clusters are leaked.",
+    "locale": (
+        "Give the task a locale that has them (environment: LC_ALL: C.UTF-8).",
+        "Run it with a locale that has them (LC_ALL=C.UTF-8).",
+    ),
     "build": 'Install the collection anew, or, in a checkout, run "make build".',
     "again": "Run it again. Where it stays so, please report this message, with the kernel's version (uname -r).",
     "killed": "Somebody has killed it, or the system ran out of memory, as the kernel's log (dmesg) says then. Run it "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 from ..errors import PATH_LIMIT, ForceShareError, ImageOpenError, clean
 
@@ -45,6 +46,18 @@ def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
         reason=reason,
         number=number,
     )
+
+
+def impossible_name(path: str, error: ValueError, writable: bool) -> ImageOpenError:
+    """The exception for a path that cannot be given to the system: it has a NUL, or is not in the locale's encoding."""
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        from . import advice
+
+        return ImageOpenError(
+            f"{clean(path, PATH_LIMIT)} has characters that the locale of this process does not have, so that it can "
+            f"name no file. {advice.say('locale')}"
+        )
+    return open_error(path, FileNotFoundError(errno.ENOENT, "a NUL"), writable)  # no such file can exist
 
 
 def not_regular(path: str, what: str, code: str = "not_regular", writable: bool = False) -> ImageOpenError:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import traceback
 
 from ..sandbox import errors
@@ -32,6 +33,8 @@ def told(error: BaseException, done: bool = False) -> errors.AirlockError:
     if isinstance(error, errors.AirlockError):
         return error
     what = errors.clean(f"{type(error).__name__}: {error}")
+    if isinstance(error, UnicodeEncodeError) and sys.getfilesystemencoding() != "utf-8":
+        return errors.HostError(f"A name has characters that the locale does not have: {what}. {advice.say('locale')}")
     number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None) or 0
     way = advice.of_errno(number, "")
     after = " All images were changed as the task says; only its result is lost." if done else ""

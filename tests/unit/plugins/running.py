@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import json
 import pathlib
+import subprocess
 import sys
+import tempfile
 import typing as t
 from unittest import mock
 
@@ -48,3 +50,40 @@ def run(capsys: pytest.CaptureFixture[str], module: str, check: bool, diff: bool
     code = ended.value.code
     del ended  # with its traceback: that holds this frame, and all that our callers hold
     return {**answer, "warnings": answer.get("warnings", [])[earlier:], "rc": code}
+
+
+def run_alone(
+    module: str,
+    directory: pathlib.Path,
+    arguments: Result,
+    *,
+    limit: int = 0,
+    environment: dict[str, str] | None = None,
+    redirections: str = "",
+) -> Result:
+    """The answer of a module in a process of its own. limit: of open files, 0: as it is. redirections: of a shell."""
+    script = f"""if True:
+        import pathlib, resource, sys
+        sys.path.insert(0, {str(CHECKOUT)!r})
+        from tests.unit.plugins import running
+        running.make_tree(pathlib.Path(sys.argv[1]))
+        import importlib
+        from ansible.module_utils.testing import patch_module_args
+        main = importlib.import_module(f"{{running.PLUGINS}}.modules.{module}").main
+        with patch_module_args({arguments!a}):
+            if {limit}:
+                resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
+            main()
+    """
+    with tempfile.TemporaryDirectory() as tree:
+        done = subprocess.run(
+            ["sh", "-c", f'exec "$@" {redirections}', "sh", sys.executable, "-c", script, tree],
+            cwd=directory,
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+            env=environment,
+        )
+    assert done.stdout, done.stderr
+    answer: Result = json.loads(done.stdout)
+    return {**answer, "rc": done.returncode, "stderr": done.stderr}

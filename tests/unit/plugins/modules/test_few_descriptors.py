@@ -5,45 +5,19 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
-import subprocess
-import sys
 import typing as t
 
 import pytest
 
 from tests.unit.plugins.chains import overlay
-from tests.unit.plugins.running import CHECKOUT
+from tests.unit.plugins.running import run_alone
 
 TASKS: dict[str, dict[str, t.Any]] = {
     "qcow2_commit": {"path": "top", "progress_file": "progress"},
     "qcow2_chain": {"layers": ["base", "top", "new", "newer"], "method": "commit", "drop": True},
 }
-
-
-def task(module: str, directory: pathlib.Path, limit: int, arguments: dict[str, t.Any]) -> dict[str, t.Any]:
-    """The answer of a module in a process of its own, with so many descriptors."""
-    script = f"""if True:
-        import pathlib, resource, sys
-        sys.path.insert(0, {str(CHECKOUT)!r})
-        from tests.unit.plugins import running
-        running.make_tree(pathlib.Path(sys.argv[1]))
-        import importlib
-        from ansible.module_utils.testing import patch_module_args
-        main = importlib.import_module(f"{{running.PLUGINS}}.modules.{module}").main
-        with patch_module_args({arguments!r}):
-            resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))
-            main()
-    """
-    tree = directory.parent / f"tree-{module}-{limit}"
-    tree.mkdir()
-    command = [sys.executable, "-c", script, tree]
-    done = subprocess.run(command, cwd=directory, capture_output=True, check=False, encoding="utf-8")
-    assert done.stdout, done.stderr
-    answer: dict[str, t.Any] = json.loads(done.stdout)
-    return answer
 
 
 @pytest.mark.parametrize("module", TASKS)
@@ -57,7 +31,7 @@ def test_a_task_says_how_many_it_needs(module: str, tmp_path: pathlib.Path) -> N
     before = {path.name: path.read_bytes() for path in home.iterdir()}
     limit, messages = 20, []
     while True:
-        answer = task(module, home, limit, TASKS[module])
+        answer = run_alone(module, home, TASKS[module], limit=limit)
         if not answer.get("failed"):
             break
         assert {path.name: path.read_bytes() for path in home.iterdir()} == before
