@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 
@@ -32,7 +33,7 @@ class Progress:
 
     def __exit__(self, *_exception: object) -> None:
         if self.shown:
-            say(b"\n")
+            _tell(b"\n")
 
     def step(self, done: int, total: int) -> None:
         """So many bytes of so many are done."""
@@ -43,7 +44,13 @@ class Progress:
 
     def _print(self, done: int, total: int) -> None:
         line = gauge(done, total, time.monotonic() - self._started) if self._bar else "    "
-        say(f"{line}({_percent(done, total):.2f}/100%)\r".encode())
+        _tell(f"{line}({_percent(done, total):.2f}/100%)\r".encode())
+
+
+def _tell(text: bytes) -> None:
+    """What is under way goes on when nobody listens."""
+    with contextlib.suppress(OSError):
+        say(text)
 
 
 def gauge(done: int, total: int, seconds: float) -> str:

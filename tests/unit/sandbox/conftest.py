@@ -6,11 +6,16 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import subprocess
+import sys
 import typing as t
 
 import pytest
 
 from .command_line import Airlock
+
+TOP = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -24,3 +29,11 @@ def no_descriptor_left() -> t.Iterator[None]:
     before = sorted(os.listdir("/proc/self/fd"))
     yield
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of the command line's archive, built from this checkout."""
+    target = tmp_path_factory.mktemp("build") / "airlock"
+    subprocess.run([sys.executable, TOP / "tools" / "build_cli.py", "--output", target], check=True)
+    return str(target)

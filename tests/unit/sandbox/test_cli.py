@@ -421,13 +421,6 @@ def test_an_interrupt_is_no_traceback(
 # ---- the program as a process ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> str:
-    target = tmp_path_factory.mktemp("build") / "airlock"
-    subprocess.run([sys.executable, TOP / "tools" / "build_cli.py", "--output", target], check=True)
-    return str(target)
-
-
 def test_the_archive_is_reproducible(program: str, tmp_path: pathlib.Path) -> None:
     again = tmp_path / "again"
     environment = {**os.environ, "PYTHONHASHSEED": "3", "TZ": "Asia/Tokyo"}
