@@ -68,7 +68,7 @@ WAYS: dict[str, str | tuple[str, str]] = {
         "State it with backing_format",
         "State it with --backing-format (airlock rebase: --unrecorded-format)",
     ),
-    "roots": ("allowed_roots", "--allowed-root"),
+    "roots": ("allowed_roots", "the paths of --allowed-root"),
     "more_time": (
         "Allow more time (timeout), or look into what keeps the storage busy.",
         "Look into what keeps the storage busy, then run it again.",

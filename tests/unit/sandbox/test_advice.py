@@ -724,7 +724,7 @@ def test_options_of_chains_are_called_what_they_are(tmp_path: pathlib.Path) -> N
     for names in (["/dev/null"], [str(tmp_path / "nothing")]):
         module, command = _voices(lambda names=names: chain.open_chain(top, allowed_roots=names))  # type: ignore[misc]
         assert "in allowed_roots" in module
-        assert "in --allowed-root" in command
+        assert "in the paths of --allowed-root" in command
     for rule in reference_refusals.WORDINGS:
         for role in ("backing", "data_file"):
             reference = Reference(b"name", role, "image")

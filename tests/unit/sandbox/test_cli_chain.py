@@ -108,7 +108,7 @@ def test_two_files_of_one_name(airlock: Airlock, directory: pathlib.Path) -> Non
         ((b"--allowed-root", b"."), b"--allowed-root and --backing-format are for --chain"),
         ((b"--backing-format", b"raw"), b"--allowed-root and --backing-format are for --chain"),
         ((b"--chain", b"--backing-format", b"vdi"), b"is stated as 'vdi'. It can be qcow2, raw or vmdk."),
-        ((b"--chain", b"--allowed-root", b"nothing"), b"'nothing' in --allowed-root cannot be opened"),
+        ((b"--chain", b"--allowed-root", b"nothing"), b"'nothing' in the paths of --allowed-root cannot be opened"),
         ((b"--chain",), b"has no format recorded"),
         ((b"--cha",), b"unrecognized option '--cha'"),
     ],

@@ -213,7 +213,7 @@ def test_names_in_the_images_are_judged(airlock: Airlock, directory: pathlib.Pat
     arguments = (b"rebase", b"-b", b"d/n", b"-F", b"qcow2")
     refused = airlock(*arguments, b"o", directory=directory)
     assert refused.code == 1
-    assert b"allowed_roots" in refused.stderr
+    assert b"the paths of --allowed-root" in refused.stderr
     assert airlock(*arguments, b"--allowed-root", b".", b"o", directory=directory).code == 0
 
 
