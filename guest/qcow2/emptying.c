@@ -15,7 +15,7 @@ static u64 clusters_left(const struct qcow2 *image) {
 /* Nothing but the disk itself keeps clusters, and one refcount block counts what stays. */
 static bool can_start_anew(const struct qcow2 *image, const struct refcounts *refcounts) {
     return image->version >= 3 && image->snapshot_count == 0 && !bitmaps_present(image) && image->encryption == 0 &&
-           !has_data_file(image) && clusters_left(image) <= 1ull << refcounts->block_bits;
+           !has_data_file(image) && clusters_left(image) <= 1ull << refcounts->cache.block_bits;
 }
 
 static bool meets(u64 offset, u64 length, u64 start, u64 end) { return offset < end && start < offset + length; }
@@ -26,8 +26,8 @@ static bool tables_in_the_way(const struct qcow2 *image, const struct refcounts 
     const u64 end = clusters_left(image) * cluster;
     bool found = meets(image->refcount_table_offset, image->refcount_table_clusters * cluster, cluster, end) ||
                  meets(image->l1_offset, 8ull * image->l1_entries, cluster, end);
-    for (u32 i = 0; i < refcounts->table_entries; i++) {
-        found |= refcounts->table[i] != 0 && meets(refcounts->table[i], cluster, cluster, end);
+    for (u32 i = 0; i < refcounts->cache.table_entries; i++) {
+        found |= refcounts->cache.table[i] != 0 && meets(refcounts->cache.table[i], cluster, cluster, end);
     }
     return found;
 }
@@ -35,7 +35,7 @@ static bool tables_in_the_way(const struct qcow2 *image, const struct refcounts 
 static bool is_in_place(const struct qcow2 *image, const struct refcounts *refcounts) {
     const u64 cluster = image->cluster_size;
     return image->refcount_table_offset == cluster && image->refcount_table_clusters == 1 &&
-           refcounts->table[0] == 2 * cluster && image->l1_offset == CLUSTERS_IN_FRONT * cluster;
+           refcounts->cache.table[0] == 2 * cluster && image->l1_offset == CLUSTERS_IN_FRONT * cluster;
 }
 
 /* First those blocks go that are not the first, then what that one need not count. */

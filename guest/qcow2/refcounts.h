@@ -9,86 +9,17 @@
 #ifndef AIRLOCK_QCOW2_REFCOUNTS_H
 #define AIRLOCK_QCOW2_REFCOUNTS_H
 
-#include "qcow2/format.h"
 #include "qcow2/ranges.h"
-
-struct loaded_block { /* of refcounts */
-    u8 *data;
-    u32 table_index;
-    bool dirty;
-};
-
-struct held_cluster {
-    u64 cluster;
-    u64 refcount; /* that it is to have */
-};
+#include "qcow2/refcount_blocks.h"
+#include "qcow2/refcount_cache.h"
 
 struct refcounts {
     struct qcow2 *image;
-    u64 *table; /* offsets of the blocks; 0: none */
-    u32 table_entries;
-    u32 block_bits; /* log2 of the refcounts in a block */
-    u64 max;        /* largest refcount */
-    u64 cursor;     /* free_cluster_index of qemu */
-    u64 free_byte;  /* free_byte_offset of qemu: behind what was allocated in bytes last; 0: nowhere */
-    struct loaded_block *loaded;
-    u32 loaded_count;
-    u32 loaded_room;
-    u32 last; /* index into loaded: found last */
-    u32 victim;
-    u32 *hooked; /* table entries that the file does not have yet */
-    u32 hooked_count;
+    struct refcount_cache cache;
+    u64 cursor;              /* free_cluster_index of QEMU */
+    u64 free_byte;           /* free_byte_offset of QEMU: behind what was allocated in bytes last; 0: nowhere */
     struct range_list freed; /* to be punched */
-    struct held_cluster
-        *held; /* one reference less in memory, but the disk may refer there still; NULL: not asked for */
-    u32 held_count;
-    void (*relieve)(void *context); /* makes the disk refer to none of them any more */
-    void *relieve_context;
 };
-
-static inline u64 block_get(const u8 *block, u32 order, u64 index) {
-    switch (order) {
-    case 0:
-        return (block[index / 8] >> (index % 8)) & 1;
-    case 1:
-        return (block[index / 4] >> (2 * (index % 4))) & 3;
-    case 2:
-        return (block[index / 2] >> (4 * (index % 2))) & 15;
-    case 3:
-        return block[index];
-    case 4:
-        return load16(block + 2 * index);
-    case 5:
-        return load32(block + 4 * index);
-    default:
-        return load64(block + 8 * index);
-    }
-}
-
-static inline void block_set(u8 *block, u32 order, u64 index, u64 value) {
-    switch (order) {
-    case 0:
-        block[index / 8] = (u8)((block[index / 8] & ~(1u << (index % 8))) | (u32)value << (index % 8));
-        break;
-    case 1:
-        block[index / 4] = (u8)((block[index / 4] & ~(3u << (2 * (index % 4)))) | (u32)value << (2 * (index % 4)));
-        break;
-    case 2:
-        block[index / 2] = (u8)((block[index / 2] & ~(15u << (4 * (index % 2)))) | (u32)value << (4 * (index % 2)));
-        break;
-    case 3:
-        block[index] = (u8)value;
-        break;
-    case 4:
-        store16(block + 2 * index, (u16)value);
-        break;
-    case 5:
-        store32(block + 4 * index, (u32)value);
-        break;
-    default:
-        store64(block + 8 * index, value);
-    }
-}
 
 /* Loads the table. The entries must have been verified before anything is allocated. */
 void refcounts_open(struct refcounts *refcounts, struct qcow2 *image);
@@ -105,9 +36,11 @@ u64 refcounts_allocate(struct refcounts *refcounts, u64 bytes);
  * (qcow2_alloc_clusters_at()). */
 u64 refcounts_allocate_at(struct refcounts *refcounts, u64 offset, u64 count);
 
-/* From here on a cluster keeps on the disk the reference that it loses in memory, until refcounts_let_go(); it is
- * not taken anew before `relieve` has seen to that. For who changes tables in memory. */
+/* While tables are changed in memory only, a cluster freed here may still be referenced on the disk. From here to
+ * refcounts_hold_end() its refcount on the disk stays one higher, and it is not allocated again, until `relieve` has
+ * written the tables and called refcounts_let_go(). */
 void refcounts_hold(struct refcounts *refcounts, void (*relieve)(void *context), void *context);
+void refcounts_hold_end(struct refcounts *refcounts);
 
 /* The tables on the disk refer to nothing any more that was freed. */
 void refcounts_let_go(struct refcounts *refcounts);
@@ -131,6 +64,12 @@ void refcounts_reserve(struct refcounts *refcounts);
 /* Writes changed blocks, then the table's new entries, and forgets the blocks. Stable after the next
  * flush; new blocks are stable before the table names them. */
 void refcounts_write_back(struct refcounts *refcounts);
+
+/* The steps of an allocation, of which refcount_growth.c needs both. The first run of free clusters from the cursor on
+ * (alloc_clusters_noref()); one reference more for each (update_refcount()). False: a block had to be made to count
+ * them, which may have taken some of them. None of them is counted then: look for free ones again. */
+u64 refcounts_find_free(struct refcounts *refcounts, u64 count);
+bool refcounts_add_reference(struct refcounts *refcounts, u64 first, u64 count);
 
 /* Punches what was freed; the caller has made sure that nothing on the disk refers to it. */
 void refcounts_discard(struct refcounts *refcounts);

@@ -120,7 +120,7 @@ static u64 change_one(struct walk *walk, u64 cluster, u64 refcount, u32 counter)
         }
         return refcount - references;
     }
-    if (references > walk->refcounts->max - refcount) {
+    if (references > walk->refcounts->cache.max - refcount) {
         refuse(REFUSAL_REFCOUNT_OVERFLOW, .a = 1u << walk->image->refcount_order,
                .b = cluster << walk->image->cluster_bits);
     }
@@ -179,9 +179,10 @@ static inline bool drop_run(const struct walk *walk, u64 cluster, u8 *block, boo
 static bool change_block(void *context, const struct table_item *item, u8 *block) {
     struct walk *walk = context;
     u32 order = walk->image->refcount_order;
-    u64 block_first = item->index << walk->refcounts->block_bits;
+    u64 block_first = item->index << walk->refcounts->cache.block_bits;
     u64 first = max64(block_first, walk->counters.first);
-    u64 end = min64(block_first + (1ull << walk->refcounts->block_bits), walk->counters.first + walk->counters.count);
+    u64 end =
+        min64(block_first + (1ull << walk->refcounts->cache.block_bits), walk->counters.first + walk->counters.count);
     bool changed = false;
     if (walk->change == ADD && order == 4 && !walk->counters.wide) {
         return add_quickly(walk, first, end, block + 2 * (first - block_first));
@@ -234,12 +235,13 @@ static void change_blocks(struct walk *walk) {
     void *mark = heap_mark();
     tables_open(&batch, walk->image, change_block, walk);
     u64 end = walk->counters.first + walk->counters.count;
-    for (u64 index = walk->counters.first >> refcounts->block_bits; index << refcounts->block_bits < end; index++) {
-        u64 first = index << refcounts->block_bits;
-        u64 next = first + (1ull << refcounts->block_bits);
-        if (index < refcounts->table_entries && refcounts->table[index] != 0 &&
+    for (u64 index = walk->counters.first >> refcounts->cache.block_bits; index << refcounts->cache.block_bits < end;
+         index++) {
+        u64 first = index << refcounts->cache.block_bits;
+        u64 next = first + (1ull << refcounts->cache.block_bits);
+        if (index < refcounts->cache.table_entries && refcounts->cache.table[index] != 0 &&
             (walk->all_states || any_counted(walk, first, next))) {
-            tables_add(&batch, &(struct table_item){.offset = refcounts->table[index], .index = index});
+            tables_add(&batch, &(struct table_item){.offset = refcounts->cache.table[index], .index = index});
         }
     }
     tables_run(&batch);
@@ -288,7 +290,7 @@ void references_check_unique(struct qcow2 *image, struct refcounts *refcounts, c
 
 void references_check_room(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,
                            const struct mapping *mapping) {
-    if (verification->max_refcount <= refcounts->max / 2) {
+    if (verification->max_refcount <= refcounts->cache.max / 2) {
         return; /* no mapping has more references to a cluster than its refcount says */
     }
     void *mark = heap_mark();

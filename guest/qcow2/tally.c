@@ -36,8 +36,8 @@ static enum table metadata_kind(const struct verifier *v, u64 cluster) {
     if (covers(image, image->crypto_offset, image->crypto_length, cluster)) {
         return TABLE_CRYPTO_HEADER;
     }
-    for (u32 i = 0; i < v->refcounts->table_entries; i++) {
-        if (v->refcounts->table[i] == byte_offset(v, cluster)) {
+    for (u32 i = 0; i < v->refcounts->cache.table_entries; i++) {
+        if (v->refcounts->cache.table[i] == byte_offset(v, cluster)) {
             return TABLE_REFCOUNT_BLOCK;
         }
     }

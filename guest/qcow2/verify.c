@@ -16,8 +16,8 @@ static void count_refcount_structures(struct verifier *v) {
     tally_exclusive(v, 0, image->cluster_size, &header);
     header.entry = image->refcount_table_offset;
     tally_exclusive(v, image->refcount_table_offset, image->refcount_table_clusters * image->cluster_size, &header);
-    for (u32 i = 0; i < v->refcounts->table_entries; i++) {
-        u64 entry = v->refcounts->table[i];
+    for (u32 i = 0; i < v->refcounts->cache.table_entries; i++) {
+        u64 entry = v->refcounts->cache.table[i];
         const struct origin origin = {TABLE_REFCOUNT_TABLE, image->refcount_table_offset, i, entry};
         if ((entry & REFCOUNT_TABLE_RESERVED) != 0) {
             blame(&origin, REFUSAL_RESERVED_BITS, entry, 0);
@@ -330,8 +330,8 @@ static void compare_block(struct verifier *v, u64 first, u64 end, const u8 *bloc
 
 static bool visit_block(void *context, const struct table_item *item, u8 *block) {
     struct verifier *v = context;
-    u64 first = item->index << v->refcounts->block_bits;
-    u64 end = first + (1ull << v->refcounts->block_bits);
+    u64 first = item->index << v->refcounts->cache.block_bits;
+    u64 end = first + (1ull << v->refcounts->cache.block_bits);
     u64 window_end = v->counters.first + v->counters.count;
     compare_block(v, max64(first, v->counters.first), min64(end, window_end), block, first);
     if (window_end < v->counted) {
@@ -356,10 +356,10 @@ static void compare(struct verifier *v) {
     u64 window_end = v->counters.first + v->counters.count;
     u64 end = window_end == v->clusters ? max64(refcounts_end(refcounts), window_end) : window_end;
     for (u64 at = v->counters.first; at < end;) {
-        u64 index = at >> refcounts->block_bits;
-        u64 next = (index + 1) << refcounts->block_bits;
-        if (index < refcounts->table_entries && refcounts->table[index] != 0) {
-            tables_add(&batch, &(struct table_item){.offset = refcounts->table[index], .index = index});
+        u64 index = at >> refcounts->cache.block_bits;
+        u64 next = (index + 1) << refcounts->cache.block_bits;
+        if (index < refcounts->cache.table_entries && refcounts->cache.table[index] != 0) {
+            tables_add(&batch, &(struct table_item){.offset = refcounts->cache.table[index], .index = index});
         } else {
             tables_run(&batch);
             compare_block(v, at, min64(next, max64(at, window_end)), NULL, at);

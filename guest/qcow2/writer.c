@@ -375,6 +375,6 @@ void writer_close(struct writer *w) {
     write_group(w);
     refcounts_write_back(w->refcounts);
     disk_flush(&image->disk);
-    w->refcounts->held = NULL;
+    refcounts_hold_end(w->refcounts);
     w->lookup->leave = NULL;
 }
