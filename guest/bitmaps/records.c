@@ -11,11 +11,10 @@ void records_add(struct bitmap_records *records, const struct bitmap_set *set, u
     for (u32 i = 0; i < set->count; i++) {
         bytes += record_size(set->bitmaps[i].name_length);
     }
-    u8 *at = heap_take(bytes);
-    if (records->length == 0) {
-        records->start = at;
+    if (records->start == NULL) {
+        records->start = heap_take(0);
     }
-    at = records->start + records->length;
+    u8 *at = heap_extend(records->start, records->length, bytes);
     memset(at, 0, bytes);
     for (u32 i = 0; i < set->count; i++) {
         const struct bitmap *bitmap = &set->bitmaps[i];

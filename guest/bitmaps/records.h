@@ -16,7 +16,7 @@ struct bitmap_records {
 };
 
 /* Records for the bitmaps of a set, with these flags besides their own, nothing counted yet. They follow
- * what was added before: nothing else may be taken from the heap in between. */
+ * what was added before: heap_extend(). */
 void records_add(struct bitmap_records *records, const struct bitmap_set *set, u32 flags);
 
 /* The next record. */

@@ -18,16 +18,17 @@ struct disk {
     u64 size; /* bytes: the file's length as it is now */
 };
 
-/* Queues; the memory must stay as it is until disk_run(). A read behind the end gives zeros. */
 enum {
     DISK_QUEUE_MAX = DOORBELL_BATCH
 }; /* that are run together; one more runs them first */
 
+/* Queues. The memory must stay as it is until disk_run(), and the struct disk where it is: its size becomes what the
+ * requests make of it only when they have been run. A read past the end gives zeros. */
 void disk_queue_read(struct disk *disk, u64 offset, void *memory, u64 length);
 void disk_queue_write(struct disk *disk, u64 offset, const void *memory, u64 length);
 void disk_queue_discard(struct disk *disk, u64 offset, u64 length);
 void disk_queue_zero(struct disk *disk, u64 offset, u64 length);
-/* Behind the end of the source: zeros. */
+/* Past the end of the source: zeros. */
 void disk_queue_copy(struct disk *disk, u64 offset, u32 source, u64 source_offset, u64 length);
 void disk_queue_reserve(struct disk *disk, u64 offset, u64 length);
 void disk_run(void);

@@ -98,13 +98,13 @@ _Noreturn void operation_bitmap_list(void) {
     records_add(&records, &image.stale, BITMAP_STALE);
     u64 length = records.length;
     if (call->extents_limit > 0) {
-        struct telling telling = {.call = call,
-                                  .payload = payload_of(&image, find(&image, call)),
-                                  .disk_size = image.virtual_size,
-                                  .clusters_left = clusters_of(&image, image.disk.size),
-                                  .extents = heap_take(call->extents_limit * sizeof(struct dirty_extent))};
+        struct telling telling = {
+            .call = call,
+            .payload = payload_of(&image, find(&image, call)),
+            .disk_size = image.virtual_size,
+            .clusters_left = clusters_of(&image, image.disk.size),
+            .extents = heap_extend(records.start, records.length, call->extents_limit * sizeof(struct dirty_extent))};
         tell_extents(&telling);
-        memmove(records.start + records.length, telling.extents, telling.count * sizeof(struct dirty_extent));
         result->extent_count = telling.count;
         result->extents_end = telling.end;
         length += telling.count * sizeof(struct dirty_extent);

@@ -247,7 +247,7 @@ static void open_image(struct qcow2 *image, u32 disk, bool writing) {
     image->header_loaded = FIRST_READ;
     read_version(image);
     if (image->cluster_size > FIRST_READ) {
-        heap_take(image->cluster_size - FIRST_READ); /* follows what was taken: the heap is a row */
+        heap_extend(first, FIRST_READ, image->cluster_size - FIRST_READ);
     } else {
         image->header_loaded = image->cluster_size;
     }

@@ -7,6 +7,7 @@
 #define ENTRY_FIXED 40
 #define EXTRA_KNOWN 24
 #define TABLE_CHUNK (1 * MIB)
+#define RECORDS_CHUNK (64 * KIB)
 
 /* The table is read as far as it is needed: its length is known only at its end. */
 struct reader {
@@ -23,7 +24,7 @@ static const u8 *need(struct reader *reader, u64 at, u64 length) {
     }
     while (at + length > reader->loaded) {
         u64 chunk = min64(TABLE_CHUNK, round_up(image->disk.size - image->snapshots_offset - reader->loaded, 64));
-        u8 *memory = heap_take(chunk); /* follows what was taken before */
+        u8 *memory = heap_extend(reader->start, reader->loaded, chunk);
         disk_read(&image->disk, image->snapshots_offset + reader->loaded, memory, chunk);
         reader->loaded += chunk;
     }
@@ -88,7 +89,7 @@ void snapshots_read(struct qcow2 *image) {
         refuse(REFUSAL_TRUNCATED, .a = TABLE_SNAPSHOT_TABLE, .b = image->snapshots_offset, .c = image->disk.size);
     }
     image->snapshots = heap_take((image->snapshot_count + 1ull) * sizeof(struct snapshot)); /* room for a new one */
-    struct reader reader = {.image = image, .start = heap_mark()};
+    struct reader reader = {.image = image, .start = heap_take(0)};
     u64 at = 0;
     for (u32 i = 0; i < image->snapshot_count; i++) {
         at = read_entry(&reader, i, round_up(at, 8));
@@ -253,15 +254,17 @@ void snapshot_check_l1(const struct qcow2 *image, const struct snapshot *snapsho
 }
 
 _Noreturn void finish_with_snapshots(const struct qcow2 *image) {
-    u8 *start = heap_mark();
+    u8 *start = heap_take(0);
+    u64 room = 0;
     u64 length = 0;
     for (u32 i = 0; i < image->snapshot_count; i++) {
         const struct snapshot *snapshot = &image->snapshots[i];
         u16 id_length = (u16)min64(snapshot->id_length, SNAPSHOT_ID_MAX);
         u16 name_length = (u16)min64(snapshot->name_length, SNAPSHOT_NAME_MAX);
         u64 size = round_up(sizeof(struct snapshot_record) + id_length + name_length, 8);
-        if (length + size > (u64)((u8 *)heap_mark() - start)) {
-            heap_take(64 * KIB); /* follows what was taken */
+        if (length + size > room) {
+            heap_extend(start, room, RECORDS_CHUNK);
+            room += RECORDS_CHUNK;
         }
         u8 *at = start + length;
         struct snapshot_record *record = (struct snapshot_record *)at;

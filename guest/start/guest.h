@@ -74,6 +74,12 @@ static inline u64 round_up(u64 value, u64 to) { return divide_up(value, to) * to
 /* The heap: memory is taken in a row and given back to a mark. What is taken is not cleared. */
 void *heap_take(u64 size);
 void *heap_take_zeroed(u64 size);
+
+/* Makes a piece of `size` bytes larger in its place, and returns where the new bytes begin. It must be the last one on
+ * the heap: the guest ends with a trap when something lies behind it. A piece that is to grow can begin with 0 bytes.
+ */
+void *heap_extend(void *piece, u64 size, u64 more);
+
 u64 heap_left(void);
 void *heap_mark(void);
 void heap_release(void *mark);

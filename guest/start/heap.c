@@ -7,6 +7,8 @@
 #include "start/guest.h"
 #include "start/heap.h"
 
+#define PIECE 64 /* bytes: each begins at a multiple */
+
 static u8 *heap_start;
 static u8 *heap_end;
 static u8 *heap_top;
@@ -19,13 +21,23 @@ void heap_open(void *start, u64 size) {
 u64 heap_left(void) { return (u64)(heap_end - heap_top); }
 
 void *heap_take(u64 size) {
-    size = round_up(min64(size, UINT64_MAX - 64), 64);
+    size = round_up(min64(size, UINT64_MAX - PIECE), PIECE);
     if (size > heap_left()) {
         refuse(REFUSAL_NO_MEMORY, .a = size);
     }
     void *taken = heap_top;
     heap_top += size;
     return taken;
+}
+
+void *heap_extend(void *piece, u64 size, u64 more) {
+    u8 *at = (u8 *)piece + size;
+    u64 spare = round_up(size, PIECE) - size;
+    if (at + spare != heap_top) {
+        __builtin_trap();
+    }
+    heap_take(more - min64(more, spare));
+    return at;
 }
 
 void *heap_take_zeroed(u64 size) { return memset(heap_take(size), 0, size); }

@@ -26,12 +26,6 @@ FLAGS = (
     *("-fno-sanitize-recover=all", "-fno-sanitize=nonnull-attribute,pointer-overflow"),
     *(f"-I{native.TOP / 'guest'}", f"-I{native.HERE}", f"-I{HERE}"),
 )
-IN_A_ROW = {
-    "bitmap_list.c",
-    "header.c",
-    "records.c",
-    "snapshots.c",
-}  # pieces of the heap that follow each other are one to them
 PROGRAMS = {
     "steps": ("steps_harness.c", "mutate_steps.c", "mutate.c", "mutate_bitmaps.c"),
     "chains": (
@@ -55,16 +49,10 @@ def objects(directory: Path, compiler: Sequence[str], options: Sequence[str]) ->
     guest = [path for path in native.sources() if path.name != "heap.c"]
     guest += [native.HERE / "host.c", native.HERE / "families.c", HERE / "heap.c"]
     own = [HERE / name for names in PROGRAMS.values() for name in names]
-    groups = [
-        ([path for path in guest if path.name in IN_A_ROW], ["-Dheap_take=heap_take_row"]),
-        ([path for path in {*guest, *own} if path.name not in IN_A_ROW], []),
-    ]
-    for files, more in groups:
-        for room, there in groupby(sorted(files), lambda path: path.parent):
-            place = directory / room.name  # files of different rooms may have the same name
-            place.mkdir(exist_ok=True)
-            command = [*compiler, *FLAGS, *options, *more, "-c", *map(str, there)]
-            subprocess.run(command, cwd=place, check=True)
+    for room, there in groupby(sorted({*guest, *own}), lambda path: path.parent):
+        place = directory / room.name  # files of different rooms may have the same name
+        place.mkdir(exist_ok=True)
+        subprocess.run([*compiler, *FLAGS, *options, "-c", *map(str, there)], cwd=place, check=True)
     return sorted(str(directory / path.parent.name / f"{path.stem}.o") for path in guest)
 
 

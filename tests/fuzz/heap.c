@@ -3,7 +3,7 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
  * Stands in for guest/start/heap.c: the same stack of memory, but what is not taken is poisoned, and a poisoned zone
- * lies before each piece. Files that rely on pieces in a row are compiled with heap_take as heap_take_row.
+ * lies before each piece.
  */
 #include <sanitizer/asan_interface.h>
 
@@ -16,8 +16,6 @@ static u8 *heap_start;
 static u8 *heap_end;
 static u8 *heap_top;
 static u8 *heap_highest;
-
-void *heap_take_row(u64 size);
 
 void heap_open(void *start, u64 size) {
     if (heap_highest == NULL) {
@@ -46,17 +44,21 @@ static void *take(u64 size) {
     return taken;
 }
 
-/* With what is left over at its end: the next piece continues there. */
-void *heap_take_row(u64 size) {
-    void *taken = take(size);
-    ASAN_UNPOISON_MEMORY_REGION(taken, round_up(size, ZONE));
-    return taken;
-}
-
 void *heap_take(u64 size) {
     u8 *zone = take(ZONE);
     ASAN_POISON_MEMORY_REGION(zone, ZONE);
     return take(size);
+}
+
+void *heap_extend(void *piece, u64 size, u64 more) {
+    u8 *at = (u8 *)piece + size;
+    u64 spare = round_up(size, ZONE) - size;
+    if (at + spare != heap_top) {
+        __builtin_trap();
+    }
+    take(more - min64(more, spare));
+    ASAN_UNPOISON_MEMORY_REGION(at, more);
+    return at;
 }
 
 void *heap_take_zeroed(u64 size) { return memset(heap_take(size), 0, size); }

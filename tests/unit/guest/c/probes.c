@@ -196,3 +196,34 @@ static void count(void *argument) {
 int probe_counters(u64 clusters, u32 wide, u64 first, u64 cluster, u32 *value, u64 *room, u32 *overflowed) {
     return enter(count, &(struct counting){clusters, first, cluster, wide, value, room, overflowed});
 }
+
+struct heap_script {
+    u64 size;
+    u64 between;
+    u64 more;
+    u64 distance;
+};
+
+static void run_heap_script(void *argument) {
+    struct heap_script *run = argument;
+    u8 *piece = heap_take(run->size);
+    void *mark = heap_mark();
+    if (run->between > 0) {
+        heap_take(run->between);
+        heap_release(mark); /* given back: nothing lies between */
+        heap_take(run->between);
+    }
+    u8 *more = heap_extend(piece, run->size, run->more);
+    memset(piece, 1, run->size + run->more);
+    run->distance = (u64)(more - piece);
+    if (heap_take(0) < (void *)(more + run->more)) {
+        refuse(REFUSAL_BAD_CALL);
+    }
+}
+
+int probe_heap(u64 size, u64 between, u64 more, u64 *distance) {
+    struct heap_script run = {.size = size, .between = between, .more = more};
+    int how = enter(run_heap_script, &run);
+    *distance = run.distance;
+    return how;
+}

@@ -54,4 +54,8 @@ int probe_snapshots(uint64_t offset, uint64_t *size);
 int probe_counters(uint64_t clusters, uint32_t wide, uint64_t first, uint64_t cluster, uint32_t *value, uint64_t *room,
                    uint32_t *overflowed);
 
+/* A piece of `size` bytes of the heap, then, unless that is 0, one of `between`; the first becomes `more` bytes larger,
+ * and has all of them written to. distance: from its beginning to the new bytes. */
+int probe_heap(uint64_t size, uint64_t between, uint64_t more, uint64_t *distance);
+
 #endif
