@@ -11,7 +11,7 @@
 
 #include "qcow2/mapping.h"
 #include "qcow2/refcounts.h"
-#include "qcow2/verify.h"
+#include "qcow2/verification.h"
 
 /* Refuses a mapping that names a cluster or a table twice, which would make the disk's own mapping so. */
 void references_check_unique(struct qcow2 *image, struct refcounts *refcounts, const struct verification *verification,

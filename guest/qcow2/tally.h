@@ -10,8 +10,9 @@
 
 #include "qcow2/bitmaps.h"
 #include "qcow2/counters.h"
+#include "qcow2/refcounts.h"
 #include "qcow2/tables.h"
-#include "qcow2/verify.h"
+#include "qcow2/verification.h"
 
 /* Flags of a counter. An L2 table that the active L1 names has both of the first two. */
 #define EXCLUSIVE (1u << 31)   /* metadata: exactly one reference */

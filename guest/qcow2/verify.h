@@ -9,14 +9,7 @@
 #define AIRLOCK_QCOW2_VERIFY_H
 
 #include "qcow2/refcounts.h"
-
-struct verification {
-    u64 leaked_clusters; /* refcount above what refers to the cluster */
-    u64 first_free;      /* cluster index */
-    u64 max_refcount;
-    bool wide_counters;   /* some cluster has more than 4095 references */
-    bool stale_are_whole; /* every cluster of image->stale, read before, is counted once and nobody else's */
-};
+#include "qcow2/verification.h"
 
 /* Refuses, with the table and entry, an image in which a reference is outside the file, unaligned,
  * has reserved bits, overlaps something else, has the wrong COPIED flag, or is not counted.

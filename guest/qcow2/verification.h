@@ -1,0 +1,20 @@
+/* Copyright: (c) 2026, The airlock.images authors
+ * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+ * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * What a verification has found out besides that the image is sound: operations decide by it.
+ */
+#ifndef AIRLOCK_QCOW2_VERIFICATION_H
+#define AIRLOCK_QCOW2_VERIFICATION_H
+
+#include "start/guest.h"
+
+struct verification {
+    u64 leaked_clusters; /* refcount above what refers to the cluster */
+    u64 first_free;      /* cluster index */
+    u64 max_refcount;
+    bool wide_counters;   /* some cluster has more than 4095 references */
+    bool stale_are_whole; /* every cluster of image->stale, read before, is counted once and nobody else's */
+};
+
+#endif
