@@ -8,9 +8,9 @@
  */
 #include "bitmaps/recording.h"
 #include "chain/content_ids.h"
+#include "chain/top.h"
 #include "operations/operations.h"
 #include "qcow2/bits.h"
-#include "qcow2/emptying.h"
 #include "qcow2/preparation.h"
 #include "qcow2/resize.h"
 #include "qcow2/writer.h"
@@ -340,45 +340,6 @@ static void close_base(struct commit *c) {
     }
 }
 
-/* Clusters that the top itself holds. */
-static u64 clusters_of_top(struct commit *c) {
-    const struct qcow2 *top = c->chain.layers[0].image;
-    u64 count = 0;
-    for (u64 at = 0; at < c->size;) {
-        u32 layer;
-        struct extent found = chain_at(&c->chain, 0, 1, at, c->size - at, &layer);
-        if (found.kind != EXTENT_ABSENT) {
-            count += clusters_of(top, at + found.length) - at / top->cluster_size;
-        }
-        at += found.length;
-    }
-    return count;
-}
-
-static void empty_top(struct commit *c, struct refcounts *refcounts) {
-    struct layer *top = &c->chain.layers[0];
-    const struct call_header *call = call_memory();
-    struct disk data = {.index = top->lookup.data_disk, .size = call->disk_size[top->lookup.data_disk]};
-    prepare_header(top->image);
-    image_empty(top->image, refcounts, has_data_file(top->image) ? &data : NULL);
-}
-
-_Noreturn void operation_empty(void) {
-    const struct call_empty *call = call_memory();
-    struct result_empty *result = result_memory();
-    struct commit *c = heap_take_zeroed(sizeof(*c));
-    chain_open(&c->chain, &call->layer, 1, 1);
-    struct qcow2 *top = c->chain.layers[0].image;
-    c->size = c->chain.layers[0].size;
-    if (top == NULL) {
-        refuse(REFUSAL_BAD_CALL);
-    }
-    prepare(top, &c->refcounts, &c->verification);
-    result->cleared_clusters = clusters_of_top(c);
-    empty_top(c, &c->refcounts);
-    finish(NULL, 0);
-}
-
 _Noreturn void operation_commit(void) {
     struct commit *c = heap_take_zeroed(sizeof(*c));
     struct result_commit *result = result_memory();
@@ -408,9 +369,9 @@ _Noreturn void operation_commit(void) {
     result->committed_clusters = divide_up(result->committed_bytes + result->zeroed_bytes, cluster_of(c->base));
     result->virtual_size = c->size;
     result->empties = empties;
-    result->cleared_clusters = empties ? clusters_of_top(c) : 0;
+    result->cleared_clusters = empties ? top_clusters(&c->chain) : 0;
     if (writes && empties && result->cleared_clusters > 0) {
-        empty_top(c, &top_refcounts);
+        top_empty(&c->chain, &top_refcounts);
     }
     finish(NULL, 0);
 }
