@@ -82,14 +82,14 @@ u64 bitmap_table_entries(const struct qcow2 *image, u32 granularity_bits) {
 
 u64 bitmap_entry_size(u64 name_length) { return round_up(BITMAP_ENTRY_FIXED + name_length, 8); }
 
-bool bitmap_is_named(const struct bitmap *bitmap, const u8 *name, u64 length) {
+static bool is_named(const struct bitmap *bitmap, const u8 *name, u64 length) {
     return bitmap->name_length == length && memcmp(bitmap->name, name, length) == 0;
 }
 
 u32 bitmaps_find(const struct bitmap_set *set, const u8 *name, u64 length, u32 *first) {
     u32 found = 0;
     for (u32 i = set->count; i-- > 0;) {
-        if (bitmap_is_named(&set->bitmaps[i], name, length)) {
+        if (is_named(&set->bitmaps[i], name, length)) {
             *first = i;
             found++;
         }
@@ -383,23 +383,17 @@ void bitmaps_keep(struct bitmap_set *set, const bool *keeps) {
 }
 
 u32 bitmaps_remove(struct bitmap_set *set, const u8 *name, u64 length, struct bitmap *removed) {
-    u8 *to = set->directory;
-    u32 kept = 0;
+    void *mark = heap_mark();
+    bool *keeps = heap_take(set->count * sizeof(bool));
     u32 count = 0;
     for (u32 i = 0; i < set->count; i++) {
-        struct bitmap bitmap = set->bitmaps[i];
-        u64 size = bitmap_entry_size(bitmap.name_stored);
-        if (bitmap_is_named(&bitmap, name, length)) {
-            removed[count++] = bitmap;
-            continue;
+        keeps[i] = !is_named(&set->bitmaps[i], name, length);
+        if (!keeps[i]) {
+            removed[count++] = set->bitmaps[i];
         }
-        memmove(to, set->directory + entry_position(set, i), size);
-        bitmap.name = to + BITMAP_ENTRY_FIXED;
-        set->bitmaps[kept++] = bitmap;
-        to += size;
     }
-    set->count = kept;
-    set->directory_size = (u64)(to - set->directory);
+    bitmaps_keep(set, keeps);
+    heap_release(mark);
     return count;
 }
 

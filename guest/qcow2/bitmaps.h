@@ -69,8 +69,6 @@ bool bitmap_entry_is_sound(u64 entry, u32 cluster_bits);
 /* How many bitmaps have the name; *first: the index of the first of them, if there is one. */
 u32 bitmaps_find(const struct bitmap_set *set, const u8 *name, u64 length, u32 *first);
 
-bool bitmap_is_named(const struct bitmap *bitmap, const u8 *name, u64 length);
-
 /* Drops the entries of this name from the directory in memory; they go to `removed`, and how many is returned. */
 u32 bitmaps_remove(struct bitmap_set *set, const u8 *name, u64 length, struct bitmap *removed);
 
