@@ -4,7 +4,11 @@
  *
  * A list of actions on one bitmap, all of them or none. qemu stores every bitmap of an image anew; here only
  * what changes is written, beside what there is, and one write of one sector makes it valid: of the bitmap's
- * entry where the directory stays as long as it is, else of the header.
+ * entry where the directory stays as it is but for that, else of the header. The write groups, each flushed before
+ * the next begins:
+ * 1. in free clusters, the bitmap's new bits and table, and the new directory, if there is to be one; their refcounts;
+ * 2. the commit point: that sector;
+ * 3. the refcounts of what nothing refers to any more, which is punched after that.
  */
 #include "bitmaps/content.h"
 #include "bitmaps/records.h"

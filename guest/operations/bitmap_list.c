@@ -1,6 +1,9 @@
 /* Copyright: (c) 2026, The airlock.images authors
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * The bitmaps that are sound, how much is dirty in them, and the dirty ranges of one. Reads only: what is wrong with
+ * the others is told, and refuses nothing.
  */
 #include "bitmaps/plan.h"
 #include "bitmaps/records.h"

@@ -4,7 +4,11 @@
  *
  * Bitmaps that cannot be go; disk, snapshots and the sound ones stay. The image is verified as if it had no bitmaps:
  * what is counted once then, and referred to by nothing, is all that bitmaps can rightly have. A bitmap that has
- * anything else is damaged. What none of the sound ones has is given back.
+ * anything else is damaged. What none of the sound ones has is given back. The write groups, each flushed before the
+ * next begins:
+ * 1. in a free place, the directory of the sound ones, and its refcounts; nothing where none is sound;
+ * 2. the commit point: the header's extension names that directory, or goes;
+ * 3. the refcounts of what is given back, which is punched after that.
  */
 #include "bitmaps/plan.h"
 #include "bitmaps/records.h"

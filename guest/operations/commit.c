@@ -3,8 +3,13 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
  * What the layers above a base hold goes into it: qemu's mirror job (block/mirror.c) with one operation in
- * flight, in the order of the disk. Until the base is complete the layers above stay as they are, so what the
- * top shows is the same whenever a crash comes.
+ * flight, in the order of the disk. The write groups, each flushed before the next begins:
+ * 1. the base is made ready: its header is brought up to date, bitmaps that record are marked as in use, it grows;
+ * 2. data with its refcounts, then L2 tables, then L1 entries: again and again (writer.h, vmdk/writer.h);
+ * 3. the base's bitmaps get what was written, and are valid again (recording.h); or its new content id is recorded;
+ * 4. the top is emptied, if that is asked for.
+ * There is no commit point, and none is needed: up to 4 the layers above stay as they are, so the top shows the same
+ * whenever a crash comes, and the commit can be done again.
  */
 #include "bitmaps/recording.h"
 #include "chain/content_ids.h"

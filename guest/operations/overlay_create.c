@@ -2,8 +2,11 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * A new image that holds nothing: what qcow2_co_create() leaves, with 16-bit refcounts. The header comes last, so
- * what a crash leaves is no image.
+ * A new image that holds nothing: what qcow2_co_create() leaves, with 16-bit refcounts. The write groups, each flushed
+ * before the next begins:
+ * 1. the L1 table and the refcount table;
+ * 2. the refcount block;
+ * 3. the commit point: the header. What a crash before that leaves is no image.
  */
 #include "operations/operations.h"
 #include "qcow2/emptying.h"

@@ -3,9 +3,13 @@
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
  * Another backing file for an image (img_rebase() of qemu-img): what the old one shows otherwise than the new one is
- * pulled up into the image first. Unlike there it is on the disk before the header names the new file. It can be
- * compressed: whole clusters then, one after the other, where qemu-img compresses several at a time and lets chance
- * decide which of them comes first in the file.
+ * pulled up into the image first. It can be compressed: whole clusters then, one after the other, where qemu-img
+ * compresses several at a time and lets chance decide which of them comes first in the file. The write groups, each
+ * flushed before the next begins:
+ * 1. the header is brought up to date, bitmaps that record are marked as in use;
+ * 2. data with its refcounts, then L2 tables, then L1 entries: again and again (writer.h);
+ * 3. the image's bitmaps get what was written, and are valid again (recording.h);
+ * 4. the commit point: the header names the new file. Unlike in qemu-img all that is needed is on the disk by then.
  */
 #include "bitmaps/recording.h"
 #include "chain/content_ids.h"

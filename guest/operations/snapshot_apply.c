@@ -5,8 +5,14 @@
  * Going back to a snapshot, as qcow2_snapshot_goto() does. The bytes left are the same; the way there
  * is safer. qemu resizes the disk and then writes the active L1 table in place, which may tear. Here,
  * where that is more than the write of one sector, the header is first switched to a copy of the new
- * table in a free place, size and all: that is the commit point. Then the work is done in
- * place, the header is switched back, and the copy is gone.
+ * table in a free place, size and all. The write groups, each flushed before the next begins:
+ * 1. in a free place, that copy; the refcounts of it, and one reference more for all that the snapshot reaches;
+ * 2. the snapshot's mapping loses the COPIED flags that are not true any more;
+ * 3. the commit point: the header names the copy;
+ * 4. the active L1 table is changed in place;
+ * 5. the header names it again, and the copy is gone;
+ * 6. one reference less for all that the old mapping reached, which is punched, and flags say COPIED again.
+ * Without a copy 4 is the commit point.
  */
 #include "operations/operations.h"
 #include "qcow2/bitmaps.h"
@@ -111,15 +117,11 @@ static u64 resize_allocates(const struct application *a, u64 l1_clusters) {
 static bool take_last_run(struct application *a, u64 count) {
     struct qcow2 *image = &a->image;
     u64 first = min64((image->disk.size + COPY_DISTANCE_MAX) >> image->cluster_bits, refcounts_end(&a->refcounts));
-    for (u64 run = 0; run < count; run++) {
-        if (first == 0) {
-            return false;
-        }
-        if (refcounts_get(&a->refcounts, --first) != 0) {
-            run = UINT64_MAX; /* begin again */
-        }
+    u64 run = 0;
+    while (run < count && first > 0) {
+        run = refcounts_get(&a->refcounts, --first) == 0 ? run + 1 : 0;
     }
-    if (!refcounts_take(&a->refcounts, first, count)) {
+    if (run < count || !refcounts_take(&a->refcounts, first, count)) {
         return false;
     }
     a->copy_offset = first << image->cluster_bits;

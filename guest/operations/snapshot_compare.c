@@ -1,6 +1,8 @@
 /* Copyright: (c) 2026, The airlock.images authors
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Does the active mapping equal a snapshot's, cluster by cluster? Reads only the tables.
  */
 #include "operations/operations.h"
 #include "qcow2/header.h"

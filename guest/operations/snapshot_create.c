@@ -1,6 +1,14 @@
 /* Copyright: (c) 2026, The airlock.images authors
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Takes a snapshot, as qcow2_snapshot_create() does. The write groups, each flushed before the next begins:
+ * 1. in free clusters, a copy of the active L1 table and a snapshot table with the new entry; the refcounts of both,
+ *    and one reference more for all that the active mapping reaches;
+ * 2. the active mapping loses the COPIED flags that are not true any more;
+ * 3. the commit point: the header names the new table;
+ * 4. the old table is freed, and punched after that.
+ * A crash before 3 leaves refcounts that are too high, and flags that say less than they could.
  */
 #include "operations/operations.h"
 #include "qcow2/preparation.h"
@@ -25,8 +33,6 @@ static struct snapshot *new_entry(struct qcow2 *image, const struct call_snapsho
     return created;
 }
 
-/* qcow2_snapshot_create(). Until the header names the new table the image is as it was but for
- * refcounts that are too high and flags that say less than they could. */
 _Noreturn void operation_snapshot_create(void) {
     const struct call_snapshot_create *call = call_memory();
     struct result_snapshot_create *result = result_memory();

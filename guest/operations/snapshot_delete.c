@@ -1,6 +1,13 @@
 /* Copyright: (c) 2026, The airlock.images authors
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * Deletes a snapshot, as qcow2_snapshot_delete() does. The write groups, each flushed before the next begins:
+ * 1. in a free place, a snapshot table without the entry, and its refcounts;
+ * 2. the commit point: the header names that table;
+ * 3. one reference less for the old table, for the snapshot's L1 table and for all that it reached;
+ * 4. the flags of what has one reference left say COPIED. What got free is punched.
+ * A crash after 2 leaves leaked clusters.
  */
 #include "operations/operations.h"
 #include "qcow2/preparation.h"
@@ -11,8 +18,6 @@ static void remove_entry(struct qcow2 *image, u64 index) {
     }
 }
 
-/* qcow2_snapshot_delete(). The header that no longer names the snapshot is the commit point; what the
- * snapshot held is given back after it, so a crash leaks at worst. */
 _Noreturn void operation_snapshot_delete(void) {
     const struct call_snapshot_delete *call = call_memory();
     struct result_snapshot_delete *result = result_memory();

@@ -1,6 +1,8 @@
 /* Copyright: (c) 2026, The airlock.images authors
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
+ *
+ * What the header and the descriptor of a vmdk image say. Reads only.
  */
 #include "operations/operations.h"
 #include "vmdk/header.h"

@@ -184,8 +184,8 @@ static bool spans_sectors(const struct qcow2 *image, const u8 *now, const struct
     return sectors > 1;
 }
 
-/* By way of a header that has all but its fields behind what both others use: each step is one sector, or
- * nothing that the header of that moment refers to. */
+/* Through an intermediate header whose extensions and name lie after everything that the old and the new one use: each
+ * step is one sector, or nothing that the header of that moment refers to. */
 static bool take_detour(struct qcow2 *image, const struct header_writer *composed, u64 in_use) {
     const u64 fields = end_of_fields(image);
     const u64 gap_end = fields + round_up(round_up(max64(in_use, composed->used), SECTOR) - fields, 8);

@@ -72,7 +72,7 @@ enum extent_kind entry_kind(const struct qcow2 *image, u64 entry, u64 bitmap, u3
 }
 
 static void check_entry(const struct qcow2 *image, u64 entry, u64 bitmap, u64 table, u64 index) {
-    if ((entry & ENTRY_COMPRESSED) != 0) { /* its range is looked at by who inflates it */
+    if ((entry & ENTRY_COMPRESSED) != 0) { /* inflate_entry() checks its range */
         if (has_data_file(image)) {
             refuse_entry(image, REFUSAL_RESERVED_BITS, TABLE_L2, table, index, entry);
         }

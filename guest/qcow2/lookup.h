@@ -24,7 +24,8 @@ struct lookup {
     void *leave_context;
 };
 
-/* bytes: about as much memory as the window may take. whole: nothing less than a table, for who changes them. */
+/* bytes: about as much memory as the window may take. whole: whole tables only, for callers that modify
+ * them. */
 void lookup_open(struct lookup *lookup, struct qcow2 *image, u32 data_disk, u64 bytes, bool whole);
 
 /* The extent that begins at `offset`, at most `length` bytes, at most to the end of its slice: as

@@ -30,7 +30,7 @@ struct walk {
     struct counters counters;
     u64 clusters; /* of the file */
     enum change change;
-    bool all_states; /* the refcounts of clusters that were not counted are wanted as well */
+    bool all_states; /* set a state for every cluster, counted or not */
     u64 freed;
 };
 

@@ -223,8 +223,8 @@ static bool count_stale_entry(void *context, u64 index, u64 entry) {
     return v->result->stale_are_whole;
 }
 
-/* Comes last: what everything else refers to is known. Who has not read the stale directory does not care,
- * and gets what belongs to it as leaked. */
+/* Comes last: what everything else refers to is known. If the stale directory was not read, its clusters count as
+ * leaked. */
 static void count_stale(struct verifier *v) {
     const struct bitmap_set *set = &v->image->stale;
     if (!v->result->stale_are_whole) {

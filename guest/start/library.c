@@ -2,7 +2,7 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * What the linked libraries want of a C library. Who calls them gives the memory back to a mark.
+ * What the linked libraries want of a C library. Callers release the memory with heap_release().
  */
 #include "start/guest.h"
 
