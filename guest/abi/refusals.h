@@ -1,6 +1,6 @@
 /* Why an operation was refused, of the disk that the result names. The comment after a code says what arguments[] and
- * text hold; a, b, c are arguments 0, 1, 2. The host words the message: sandbox/words/refusals.py. Codes are stable: new ones
- * go to the end of their group.
+ * text hold; a, b, c are arguments 0, 1, 2. The host words the message: sandbox/words/refusals.py. Codes are stable:
+ * new ones go to the end of their group.
  */
 #ifndef AIRLOCK_ABI_REFUSALS_H
 #define AIRLOCK_ABI_REFUSALS_H

@@ -2,9 +2,9 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * An image holds nothing any more, after a commit into a base of another guest: qcow2_make_empty(). In place, where
- * nothing but the disk keeps clusters (image_empty() has its write groups); else what the disk held is discarded as a
- * guest would do it.
+ * An image holds nothing any more, after a commit: qcow2_make_empty(). Where nothing but the disk keeps clusters it
+ * starts anew, else what the disk held is discarded: start_anew() and discard_disk() have the write groups. There is no
+ * commit point, and none is needed: what goes is in the base, so the image shows the same whenever a crash comes.
  */
 #include "chain/top.h"
 #include "operations/operations.h"

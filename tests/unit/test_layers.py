@@ -128,6 +128,23 @@ def test_a_macro_of_the_guest_has_one_meaning() -> None:
     assert {name: places for name, places in found.items() if len(places) > 1} == {}
 
 
+def test_an_operation_has_one_name_in_the_guest() -> None:
+    """Its call, its file and its function; removing damaged bitmaps is a kind of CALL_BITMAP_CHANGE."""
+    text = (TOP / "guest/abi/calls.h").read_text()
+    calls = re.findall(r"CALL_(\w+)", re.findall(r"enum call_operation \{(.*?)\};", text, re.DOTALL)[0])
+    verbs = {name.lower() for name in calls} | {"bitmap_remove_damaged"}
+    files = {path.stem: path.read_text() for path in (TOP / "guest/operations").glob("*.c") if path.stem != "main"}
+    assert set(files) == verbs
+    for name, content in files.items():
+        assert f"_Noreturn void operation_{name}(" in content
+
+
+def test_a_verb_begins_with_what_a_crash_leaves() -> None:
+    for path in (TOP / "guest/operations").glob("*.c"):
+        headline = path.read_text().split("*/")[0]
+        assert path.stem == "main" or "commit point" in headline or "Reads only" in headline, path.name
+
+
 def test_no_operation_of_the_guest_touches_the_doorbell() -> None:
     for path in (TOP / "guest/operations").iterdir():
         assert "doorbell" not in path.read_text().lower(), path.name
