@@ -323,7 +323,7 @@ def bitmap_records(payload: bytes, count: int) -> tuple[list[Record], int]:
 
 
 def records(payload: bytes, count: int) -> list[tuple[bytes, bytes]]:
-    """(id, name) of each record in a payload of LIST or INFO. Raises ValueError when it does not come out even."""
+    """(id, name) of each snapshot in a payload. Raises ValueError when it does not come out even."""
     found, at = [], 0
     for _unused in range(count):
         id_length, name_length = struct.unpack_from("<HH", payload, at + 40)
