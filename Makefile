@@ -32,8 +32,8 @@ C_SOURCES := $(shell find guest tests -name '*.[ch]')
 WORKERS := 2
 JOBS := 4
 
-.PHONY: help build cli demo dist test pytest integration molecule molecule-2.18 molecule-all \
-	lint lint-python lint-c lint-ansible lint-docs sanity bench bench-short fuzz hostile-directory coverage \
+.PHONY: help build cli demo dist test pytest integration molecule molecule-2.18 molecule-2.18-short \
+	molecule-all check test-one lint lint-python lint-c lint-ansible lint-docs sanity bench bench-short fuzz hostile-directory coverage \
 	tree copy home clean packages-build packages-demo packages-test packages-bench
 
 help: ## what there is to make
@@ -95,7 +95,7 @@ demo: build cli | packages-demo ## a playbook that snapshots, changes and rolls 
 
 # Tests leave nothing in the user's home, and find none of its settings but those of git and pip.
 USER_HOME := $(HOME)
-TESTS := pytest integration molecule molecule-2.18 lint lint-python lint-c lint-ansible lint-docs sanity
+TESTS := pytest integration molecule molecule-2.18 molecule-2.18-short lint lint-python lint-c lint-ansible lint-docs sanity
 $(TESTS): export HOME := $(TOP)/build/home
 $(TESTS): | home
 
@@ -120,6 +120,18 @@ pytest: build cli $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test
 	@status=0; $(PYTEST) tests/unit tests/fuzz tests/hostile_guest tests/hostile_directory || status=1; \
 		$(PYTEST) tests/differential tests/crash tests/roles || status=1; exit $$status
 
+# What needs neither KVM nor patience, for while one works: a minute on two processors.
+check: build cli $(FULL_ENVIRONMENT) | packages-test ## format, ruff, mypy, layers and the unit tests that need no KVM, within a minute
+	@ruff check --quiet .
+	@ruff format --quiet --check .
+	@clang-format --dry-run -Werror $(C_SOURCES)
+	@mypy --no-error-summary sandbox tools benchmarks
+	@$(PYTHON) -m pytest -q -n 2 -m 'not kvm and not slow' tests/unit/test_layers.py tests/unit/test_lookups.py \
+		tests/unit/guest tests/unit/sandbox tests/unit/tools tests/unit/plugins/test_links.py
+
+test-one: build cli $(FULL_ENVIRONMENT) ## T=path::name: one test, or what pytest else takes, alone
+	@$(PYTHON) -m pytest $(T) $(PYTEST_ARGUMENTS)
+
 integration: copy $(FULL_ENVIRONMENT) | packages-test
 	@$(call in_copy,ansible-test integration --local --python $(python_version) --color no)
 
@@ -128,14 +140,18 @@ molecule: build $(FULL_ENVIRONMENT) | packages-test ## the roles and playbooks, 
 	@flock --close /etc bash tools/run_molecule.sh
 
 # Only ansible-core is another one: molecule runs the ansible-playbook that it finds first.
-molecule-2.18: export PATH := $(TOP)/.venv-2.18/bin:$(PATH)
+molecule-2.18 molecule-2.18-short: export PATH := $(TOP)/.venv-2.18/bin:$(PATH)
 molecule-2.18: build $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test ## the same with the oldest ansible-core that is supported
 	@flock --close /etc bash tools/run_molecule.sh sandbox_host # it is of modules of ansible-core alone
+
+# tests/roles has the other two roles on both.
+molecule-2.18-short: build $(FULL_ENVIRONMENT) $(OLDEST_ENVIRONMENT) | packages-test
+	@flock --close /etc bash tools/run_molecule.sh sandbox_host bitmap_rotation upgrade_with_rollback
 
 # They share the hosts, so one after the other.
 molecule-all:
 	@$(MAKE) molecule
-	@$(MAKE) molecule-2.18
+	@$(MAKE) molecule-2.18-short
 
 fuzz: $(FULL_ENVIRONMENT) | packages-test ## the guest under sanitizers, for FUZZ_SECONDS (600)
 	@mkdir -p build/fuzz

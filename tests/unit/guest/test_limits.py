@@ -20,6 +20,8 @@ from tests.differential.harness.patch import Entry, Patch
 from tests.unit.guest.native import TOP, Guest, sources
 from tests.unit.guest.patching import field, patched, put
 
+pytestmark = pytest.mark.slow
+
 FEW = 100  # requests: an image that contradicts itself is refused before much of it is read
 CLUSTER = 512
 STACK = 0x200000 - 0x1C0000  # bytes: guest/abi/doorbell.h, enum memory_map

@@ -187,6 +187,7 @@ def test_the_table_grows(guest: Guest, image: Callable[[str], Path]) -> None:
     assert (answer.refusal, answer.leaked) == ("", 5000)
 
 
+@pytest.mark.slow
 def test_more_blocks_than_memory_holds(guest: Guest, image: Callable[[str], Path]) -> None:
     """4,096 blocks are held; 300,000 clusters need 4,700, and a table that grows several times."""
     guest.load(image("bits64"))

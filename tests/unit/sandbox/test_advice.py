@@ -37,6 +37,8 @@ from .bitmap_images import directory_entries, set_in_use
 from .chain_images import overlay, raw
 from .test_cli_refusals import Patch, patched, u32, u64
 
+pytestmark = pytest.mark.kvm
+
 TOP = pathlib.Path(__file__).parents[3]
 NAMED = re.compile(r"\b(qemu-img|qemu-io|qemu-nbd|guestmount|guestfish|virt-(?:cat|edit|resize))\b")
 TRUST = re.compile(r"if you trust", re.IGNORECASE)

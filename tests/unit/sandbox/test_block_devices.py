@@ -15,6 +15,8 @@ import pytest
 from .bitmap_images import run
 from .command_line import Airlock, qemu_img
 
+pytestmark = pytest.mark.kvm
+
 
 @pytest.fixture
 def device(tmp_path: pathlib.Path) -> t.Iterator[pathlib.Path]:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.unit import huge_images
 
+pytestmark = pytest.mark.kvm
+
 CHECKOUT = pathlib.Path(__file__).resolve().parents[3]
 ABOVE = 64 << 20  # bytes above what the same command takes for an image with nothing in it
 

@@ -28,7 +28,7 @@ from .chain_images import overlay, raw
 from .holding import Holder
 from .saying import said
 
-pytestmark = pytest.mark.usefixtures("no_descriptor_left")
+pytestmark = [pytest.mark.kvm, pytest.mark.usefixtures("no_descriptor_left")]
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from tests.waiting import PATIENCE
 
 from .chain_images import overlay, raw
 
+pytestmark = pytest.mark.kvm
+
 TOP = pathlib.Path(__file__).parents[3]
 BAIT = "bait-that-is-not-ours"
 PROBE = """

@@ -25,6 +25,8 @@ from sandbox.images import snapshots
 from .command_line import EVIL, SHOWN, Airlock, Outcome, qemu_img
 from .snapshot_tables import make_image, snapshot
 
+pytestmark = pytest.mark.kvm
+
 TOP = pathlib.Path(__file__).parents[3]
 LONG = b"n" * 300
 

@@ -20,6 +20,8 @@ from sandbox.images.image import Image
 from .bitmap_images import make_image, make_stale, rename, run, set_in_use, shown_by_qemu
 from .command_line import Airlock, Outcome, qemu_img
 
+pytestmark = pytest.mark.kvm
+
 LONG = b"n" * 1023
 EVIL = b"\x1b[31m\n\xff"
 

@@ -14,6 +14,8 @@ from .chain_images import overlay, raw
 from .command_line import Airlock
 from .holding import Holder
 
+pytestmark = pytest.mark.kvm
+
 TEXT = b"""\
 Backing chain: base.raw <- a.qcow2 <- top.qcow2
     [0]:

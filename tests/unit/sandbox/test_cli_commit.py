@@ -26,6 +26,8 @@ from .bitmap_images import run
 from .command_line import Airlock, Outcome, qemu_img
 from .holding import Holder
 
+pytestmark = pytest.mark.kvm
+
 PROGRESS = re.compile(rb"    \([0-9]+\.[0-9][0-9]/100%\)\r")
 
 

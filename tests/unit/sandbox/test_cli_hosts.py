@@ -16,6 +16,8 @@ import pytest
 from .chain_images import overlay, raw
 from .command_line import Outcome
 
+pytestmark = pytest.mark.kvm
+
 TOP = b"t\xe4p\xff"
 LESS = ("HOME", "TMPDIR", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "AIRLOCK_DEBUG")
 STRICT = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

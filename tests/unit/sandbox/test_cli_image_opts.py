@@ -13,6 +13,8 @@ import pytest
 from .bitmap_images import run
 from .command_line import Airlock, qemu_img
 
+pytestmark = pytest.mark.kvm
+
 NAMES = ("x", "a,b", "c=d")
 PLAIN = (
     b"driver=qcow2,file.driver=file,file.filename=x",

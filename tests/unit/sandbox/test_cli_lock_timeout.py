@@ -15,6 +15,8 @@ from sandbox.cli import main as cli
 from .command_line import Airlock
 from .holding import Holder
 
+pytestmark = pytest.mark.kvm
+
 COMMANDS = [
     b"info top",
     b"info --chain top",

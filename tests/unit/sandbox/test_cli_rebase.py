@@ -16,6 +16,8 @@ from .bitmap_images import run
 from .command_line import Airlock, qemu_img
 from .holding import Holder
 
+pytestmark = pytest.mark.kvm
+
 
 @pytest.fixture
 def directory(tmp_path: pathlib.Path) -> pathlib.Path:

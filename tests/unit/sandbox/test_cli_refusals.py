@@ -14,6 +14,8 @@ import pytest
 
 from sandbox.cli import main as cli
 
+pytestmark = pytest.mark.kvm
+
 Patch = tuple[int, bytes]
 OPERATIONS = [[b"-l"], [b"-c", b"x"], [b"-d", b"s1"], [b"-a", b"s1"]]
 SNAPSHOTS_AT = 64

@@ -23,6 +23,8 @@ from .bitmap_images import run
 from .guest_answers import Guest
 from .saying import said
 
+pytestmark = pytest.mark.kvm
+
 CommitCall = t.Any
 
 

@@ -23,6 +23,8 @@ from sandbox.words import advice
 
 from .chain_images import overlay, raw
 
+pytestmark = pytest.mark.kvm
+
 TOP = pathlib.Path(__file__).parents[3]
 
 

@@ -23,6 +23,8 @@ from sandbox.images import snapshots
 from sandbox.operations import Image, Transaction
 from sandbox.vmm import child, journal, machine
 
+pytestmark = pytest.mark.kvm
+
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 
 

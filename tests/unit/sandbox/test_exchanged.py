@@ -26,7 +26,10 @@ SIZE = 65536
 NAMES = (b"vm", b"top.qcow2", b"shadow", b"new.conf", b".", b"")
 CALLS = ("open", "stat", "readlink", "unlink", "link", "replace")
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users, which needs root")
+pytestmark = [
+    pytest.mark.kvm,
+    pytest.mark.skipif(os.geteuid() != 0, reason="gives files to other users, which needs root"),
+]
 
 
 @pytest.fixture

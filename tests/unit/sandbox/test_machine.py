@@ -21,6 +21,8 @@ from sandbox.vmm import answers, machine
 from sandbox.vmm.answers import MESSAGE, Limits, Message
 from sandbox.vmm.machine import Program
 
+pytestmark = pytest.mark.kvm
+
 LIMITS = Limits()
 
 

@@ -23,6 +23,8 @@ from sandbox.vmm import kvm, machine
 from .bitmap_images import run
 from .guest_answers import Guest
 
+pytestmark = pytest.mark.kvm
+
 SIZE = 1 << 20
 
 

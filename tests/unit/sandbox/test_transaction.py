@@ -15,6 +15,8 @@ import pytest
 from sandbox import errors, operations
 from sandbox.operations import Image, Selector, Transaction
 
+pytestmark = pytest.mark.kvm
+
 DATE = (1_700_000_000, 0)
 
 

@@ -25,6 +25,8 @@ from .command_line import Airlock, qemu_img
 from .guest_answers import Guest
 from .test_chain_refusals import Trace, refusal
 
+pytestmark = pytest.mark.kvm
+
 MEGA = 1 << 20
 RECIPE = Recipe(MEGA)
 

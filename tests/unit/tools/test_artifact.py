@@ -15,6 +15,8 @@ import tarfile
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 TOP = pathlib.Path(__file__).parents[3]
 
 

@@ -121,6 +121,7 @@ def elsewhere(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bitmap", "chain", "compress", "snapshot"])
 def test_the_guest_in_the_tree_is_of_these_sources_wherever_it_was_built(elsewhere, family):
     """Neither the directory nor the time get into what is shipped."""

@@ -36,6 +36,7 @@ def test_the_table_is_of_the_guest_alone_and_ends_with_the_whole() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_all_programs_are_counted_together(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """The short form from end to end: it once failed because two rooms have files of one name."""
     found: dict[Path, coverage.Counts] = {}
