@@ -68,17 +68,20 @@ class Host:
 
     def __init__(self, home: pathlib.Path) -> None:
         self.home = home
-        self.answers: dict[str, str] = {}
+        self.answers = {"list --all --uuid --name": ""}
         command = home / "bin/virsh"
         command.parent.mkdir()
         command.write_text(VIRSH)
         command.chmod(0o755)
 
-    def has(self, domain: str, sources: t.Sequence[str]) -> None:
-        """virsh tells these disks of a domain."""
+    def has(self, domain: str, sources: t.Sequence[str], uuid: str = "") -> None:
+        """virsh tells these disks of a domain, by its UUID, or by its name where that is no UUID of another's."""
+        uuid = uuid or f"0a0a0a0a-0000-0000-0000-{len(self.answers):012}"
+        self.answers["list --all --uuid --name"] += f"{uuid} {domain}\n"
         rows = [f" file   disk     vd{chr(97 + number)}      {source}\n" for number, source in enumerate(sources)]
         head = f" Type   Device   Target   Source\n{'-' * 80}\n"
-        self.answers[f"domblklist --details --domain {domain}"] = head + "".join(rows)
+        for name in (uuid, domain):
+            self.answers.setdefault(f"domblklist --details --domain {name}", head + "".join(rows))
 
     def disks(self, *domains: str) -> list[t.Any]:
         """The disks that the role finds of each, or why it finds none."""
@@ -128,3 +131,29 @@ def test_a_disk_is_not_taken_for_another_one(host: Host) -> None:
     assert f"{top}/web.qcow2  " in last
     assert "No such file" in last
     assert "as they are: vda. Give the disks of machine vm as a list." in newline
+
+
+def test_a_domain_is_not_taken_for_another_one(host: Host) -> None:
+    """Called like the UUID of another one, or the id that it has while it runs, or like another one but for a blank."""
+    images = {name: str(host.home / f"{name}.qcow2") for name in ("victim", "uuid", "number", "blank")}
+    for path in images.values():
+        qemu.create(path, "1M")
+    uuid = "0a0a0a0a-1111-2222-3333-444444444444"
+    host.has("victim", [images["victim"]], uuid)
+    host.answers["domblklist --details --domain 7"] = host.answers[f"domblklist --details --domain {uuid}"]
+    host.has(uuid, [images["uuid"]])
+    host.has("7", [images["number"]])
+    host.has("victim ", [images["blank"]])
+    victim, number, blank, both, none = host.disks("victim", "7", "victim ", uuid, "8")
+    assert (victim, number, blank) == ([images["victim"]], [images["number"]], [images["blank"]])
+    assert "More than one libvirt domain" in both
+    assert "There is no libvirt domain 8" in none
+
+
+def test_a_domain_by_its_uuid_and_a_padded_name(host: Host) -> None:
+    uuid = "0a0a0a0a-1111-2222-3333-444444444444"
+    path = str(host.home / "web.qcow2")
+    qemu.create(path, "1M")
+    host.has("web", [path], uuid)
+    host.answers["list --all --uuid --name"] = f"{uuid} {'web':30}\n"
+    assert host.disks(uuid, "web") == [[path], [path]]
