@@ -102,7 +102,7 @@ class Arguments:
             )
         image = Image.open(find_place(path, self.follow_links, writable=writable), writable, self.force_share)
         if not image.lock.active and not self.quiet:
-            warn(b"%s is not locked against other programs: %s" % (path, image.lock.reason.encode()))
+            warn(b"%s is not locked against other programs: %s" % (escape_controls(path), image.lock.reason.encode()))
         return image
 
 
@@ -110,7 +110,7 @@ def warn_of_leaks(path: bytes, clusters: int) -> None:
     """What a change says of clusters that it found leaked."""
     warn(
         b"%s: leaked clusters: %d, counted as used but not referenced. %s"
-        % (path, clusters, encoded(advice.say("leaks", {"image": errors.quote(os.fsdecode(path))})))
+        % (escape_controls(path), clusters, encoded(advice.say("leaks", {"image": errors.quote(os.fsdecode(path))})))
     )
 
 
@@ -174,7 +174,8 @@ def encoded(text: str) -> bytes:
 
 def complain(message: bytes, command: bytes = b"") -> None:
     """An error report: the program's name, then the message; on a terminal without control characters. What stands in
-    it out of an image has none; names that the operator gave are as they were given, as with qemu-img."""
+    it out of an image, and names of files, have none; what else the operator gave is as it was given, as with
+    qemu-img."""
     if os.isatty(2):
         message = b"\n".join(escape_unprintable(line) for line in message.split(b"\n"))
     with contextlib.suppress(OSError):  # nobody listens: what is done is done all the same

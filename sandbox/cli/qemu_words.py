@@ -13,6 +13,7 @@ import errno
 import typing as t
 
 from .. import errors
+from ..facts.listing import escape_controls
 from ..host import ending
 
 Facts = t.Mapping[str, t.Any]
@@ -141,6 +142,8 @@ _AHEAD = {
     "unknown_format": "Invalid format name: '{given}'",
 }
 
+_FILES = ("file", "top")  # facts that are names of files, out of images some of them
+
 
 class Reported(Exception):
     """A failure in words. lines: what is printed, without the program's name in front of each. error: what it was."""
@@ -209,8 +212,15 @@ def speaking(voice: Voice) -> t.Iterator[None]:
 
 
 def reports(error: errors.AirlockError, voice: Voice) -> list[str]:
-    """What qemu-img prints in the same place; the exception's own message where it has no such case."""
+    """What qemu-img prints in the same place; the exception's own message where it has no such case.
+
+    Names of files are without control characters: whoever made an image or a file chose them, and a newline in one
+    makes a report of its own. What else the operator gave is as it was given.
+    """
     facts = error.facts
+    for key in _FILES:
+        if key in facts:
+            facts[key] = _printable(facts[key])
     if "message" in facts:
         return _of_refusal(error, voice)
     text = _of_opening(error)
@@ -220,6 +230,10 @@ def reports(error: errors.AirlockError, voice: Voice) -> list[str]:
     if "{given}" in template and "given" not in facts:
         template = ""  # another refusal of that code, which qemu-img has not
     return [template.format_map(facts) or error.message]
+
+
+def _printable(name: str) -> str:
+    return escape_controls(name.encode("utf-8", "surrogateescape")).decode("utf-8", "surrogateescape")
 
 
 def _of_refusal(error: errors.AirlockError, voice: Voice) -> list[str]:

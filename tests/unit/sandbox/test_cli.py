@@ -541,3 +541,29 @@ def test_every_failure_of_the_sandbox_is_one_line(
     monkeypatch.setattr(snapshots, "list_snapshots", fail)
     done = airlock(b"snapshot", b"a", directory=template)
     assert done == (1, b"", b"airlock: There is no /dev/kvm. Load the module.\n")
+
+
+@pytest.mark.parametrize(
+    "command", [b"info", b"info --chain", b"snapshot -l", b"snapshot -c x", b"bitmap --list", b"commit"]
+)
+def test_names_of_files_in_messages(airlock: Airlock, tmp_path: pathlib.Path, command: bytes) -> None:
+    """Neither a file's name nor one out of an image makes a line of its own, or has a terminal act on it."""
+    hostile = b"x\x1b[31m\nairlock: ok"
+    (tmp_path / os.fsdecode(hostile)).write_bytes(b"no image")
+    head = b"airlock: Could not open 'x\\x1b[31m\\nairlock: ok': "
+    assert airlock(*command.split(), hostile, directory=tmp_path) == (1, b"", head + b"Image is not in qcow2 format\n")
+
+
+def test_names_out_of_images_in_messages(airlock: Airlock, tmp_path: pathlib.Path) -> None:
+    missing = "gone\x1b[31m\nairlock ok"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", missing, "top", "1M"],
+        cwd=tmp_path,
+        check=True,
+    )
+    message = (
+        b"airlock: Could not open 'top': Could not open backing file: Could not open 'gone\\x1b[31m\\nairlock ok': "
+        b"No such file or directory\n"
+    )
+    for command in (b"info --chain", b"commit", b"rebase -b top -F qcow2"):
+        assert airlock(*command.split(), b"top", directory=tmp_path) == (1, b"", message)
