@@ -93,7 +93,8 @@ files:
 error_code:
   description:
     - What kind of failure it was. V(untrusted) when others could have written the file, V(bad_path) when a path cannot
-      be one of such a file, V(host) when the system refused, V(internal_error) for a fault of this collection.
+      be one of such a file, V(host) when the system refused, V(transaction) when it did so half-way and files could not
+      be put back either, V(internal_error) for a fault of this collection.
     - The options (V(no_files), V(bad_files), V(null_option), V(only_with_present), V(argument)).
   returned: failure
   type: str

@@ -21,11 +21,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.text.converters import to_bytes
 
 from ..sandbox import errors
+from ..sandbox.host import ending
 from ..sandbox.host.places import has_one_name
 
 SIZE_LIMIT = 4 << 20  # bytes; a manifest of ten thousand disks has one
 _LINKS_MAX = 40  # as the kernel follows
 _DRAFT = ".airlock.draft"  # one name, so that what a killed run has left goes with the next
+_KEPT = b".airlock.old."  # and what is the same for each run on a file, for the same reason
 _NAME_MAX = 255  # bytes
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -52,11 +54,40 @@ class TrustedPath:
                 os.unlink(self.name, dir_fd=directory)
         else:
             self._write(directory, content)
-        held = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
-        try:
-            os.fsync(held)
-        finally:
-            os.close(held)
+        _sync(directory)
+
+    def keep_old(self) -> None:
+        """Gives the file that is there a second name, for put_back(). Raises OSError."""
+        if self.old is not None:
+            self.forget_old()  # of a run that was killed
+            directory = _opened(self.directory)
+            with contextlib.suppress(OSError):  # where there are no second names, it is written anew
+                os.link(self.name, self._kept, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+
+    def put_back(self) -> None:
+        """Has the file be what it was before replace(). That takes no room, for there may be none. Raises OSError."""
+        directory = _opened(self.directory)
+        if self.old is None:
+            self.replace(None)
+        else:
+            try:
+                # Of two names of one file, rename(2) leaves both.
+                os.replace(self._kept, self.name, src_dir_fd=directory, dst_dir_fd=directory)
+            except FileNotFoundError:
+                self.replace(self.old)
+            self.forget_old()
+            _sync(directory)
+
+    def forget_old(self) -> None:
+        """Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._kept, dir_fd=_opened(self.directory))
+
+    @property
+    def _kept(self) -> bytes:
+        import hashlib  # only where something changes
+
+        return _KEPT + hashlib.sha256(self.name).hexdigest()[:32].encode()
 
     def _write(self, directory: int, content: bytes) -> None:
         with os.fdopen(_draft(directory), "wb") as file:
@@ -164,6 +195,14 @@ def _draft(directory: int) -> int:
             os.close(draft)
             raise
         os.close(draft)
+
+
+def _sync(directory: int) -> None:
+    held = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.fsync(held)
+    finally:
+        os.close(held)
 
 
 def _opened(directory: int | None) -> int:
@@ -305,17 +344,35 @@ def _may_write(directory: int) -> None:
 
 
 def _carry_out(changed: t.Sequence[tuple[TrustedPath, bytes | None]]) -> None:
-    """All or none. Raises ArgumentError."""
+    """All or none. Raises ArgumentError, and TransactionError when some could not be put back."""
     for number, (place, content) in enumerate(changed):
         try:
+            place.keep_old()
             place.replace(content)
         except Exception as error:  # a signal's as well
-            for done, _content in reversed(changed[: number + 1]):
-                with contextlib.suppress(OSError):
-                    done.replace(done.old)
+            _put_back([done for done, _content in changed[: number + 1]])
             if isinstance(error, OSError):
                 raise _refused(place, error) from error
             raise
+    ending.hold()
+    for place, _content in changed:
+        with contextlib.suppress(OSError):
+            place.forget_old()
+
+
+def _put_back(places: t.Sequence[TrustedPath]) -> None:
+    """Raises TransactionError, after all were tried."""
+    failures = []
+    for place in reversed(places):
+        try:
+            place.put_back()
+        except OSError as error:
+            failures.append(f"{errors.quote(place.path)} ({os.strerror(error.errno or 0)})")
+    if failures:
+        raise errors.TransactionError(
+            f"These files were changed, or removed, and could not be put back: {', '.join(failures)}. The others are "
+            "as they were. Restore each of these from a backup."
+        )
 
 
 def _refused(place: TrustedPath, error: OSError) -> errors.ArgumentError:

@@ -240,6 +240,46 @@ def test_all_files_or_none(task: Run, home: pathlib.Path, monkeypatch: pytest.Mo
     assert after == before
 
 
+def test_what_is_put_back_takes_no_room(task: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind two files the disk is full, which others may have seen to; the mode comes back as well."""
+    (home / "file").chmod(0o644)
+    before = everything(home)
+    names = [home / "file", home / "second", home / "third"]
+    drafts: list[object] = []
+    make = os.open
+
+    def fill(path: t.Any, *arguments: t.Any, **more: t.Any) -> int:
+        if path == ".airlock.draft":
+            drafts.append(path)
+            if len(drafts) > 2:
+                raise OSError(28, "")
+        return make(path, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fill)
+        answer = task("present", *names, content="new")
+    assert (answer["rc"], answer["error_code"]) == (1, "host")
+    assert answer["msg"].endswith("No file was changed.")
+    assert everything(home) == before
+    assert task("present", *names, content="new")["rc"] == 0
+    assert sorted(home.iterdir()) == names
+
+
+def test_what_cannot_be_put_back_is_told(task: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename = os.replace
+
+    def fail(source: t.Any, target: bytes, **more: t.Any) -> None:
+        if target == b"second" or source != ".airlock.draft":
+            raise OSError(5, "")
+        rename(source, target, **more)
+
+    monkeypatch.setattr(os, "replace", fail)
+    answer = task("present", home / "file", home / "second", content="new")
+    assert (answer["rc"], answer["error_code"]) == (1, "transaction")
+    assert f"could not be put back: {home / 'file'} (Input/output error)" in answer["msg"]
+    assert "No file was changed" not in answer["msg"]
+
+
 def test_a_name_that_is_too_long_is_known_before(task: Run, home: pathlib.Path) -> None:
     before = everything(home)
     for check in (True, False):
