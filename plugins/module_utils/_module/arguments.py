@@ -42,6 +42,13 @@ MOVES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
 }
 
 
+def check_timeout(seconds: int) -> int:
+    """The option timeout. Raises ArgumentError."""
+    if seconds < 1:
+        raise errors.ArgumentError(f"timeout is {seconds} seconds. It must be at least 1.", "bad_timeout")
+    return seconds
+
+
 def image_text(option: str, value: str | None, limit: int, plain: bool = True) -> bytes:
     """The option's value as it stands in an image; b"" when it was not given. Raises ArgumentError.
 

@@ -67,7 +67,7 @@ def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
         result["diff"] = [_image_diff(plan, len(plans)) for plan in plans]
     for plan in plans:
         if plan.leaked_clusters:
-            from .report import leak_warning
+            from .leaks import leak_warning
 
             module.warn(leak_warning(plan.path, plan.leaked_clusters))
     return result

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 import typing as t
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -14,9 +13,7 @@ from ..sandbox import errors
 from ..sandbox.images import bitmaps
 from .arguments import image_text
 from .options import check_given, settle_paths
-
-_SIZE = re.compile(r"([0-9]+) *(?:([kmg])(?:ib)?|b)?", re.ASCII | re.IGNORECASE)
-_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+from .sizes import parse_size
 
 MERGE_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "name": {"type": "str", "required": True},
@@ -81,8 +78,7 @@ def parse_granularity(value: str | None) -> int:
     """Bytes; 0 when it was not given. Raises ArgumentError."""
     if value is None:
         return 0
-    match = _SIZE.fullmatch(value.strip())
-    size = int(match[1][:24]) * _FACTORS[(match[2] or "").lower()] if match else 0
+    size = parse_size(value) or 0
     if not bitmaps.GRANULARITY_MIN <= size <= bitmaps.GRANULARITY_MAX or size & (size - 1):
         raise errors.ArgumentError(
             f"granularity is '{errors.clean(value, 80)}'. It must be a power of two from 512 bytes to 2 GiB, such as "

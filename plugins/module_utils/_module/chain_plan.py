@@ -18,6 +18,7 @@ from ..sandbox.images.rebases import NewBacking
 from .chain_siblings import Search
 from .chain_wanted import Wanted
 from .clock import Clock
+from .removal import check_no_device
 
 NONE, COMMIT, PULL, REBASE, DETACH = "none", "commit", "pull", "rebase", "detach"
 
@@ -281,10 +282,7 @@ class Plan:
                     "would go with it. Delete them first (qcow2_snapshot, qcow2_bitmap), or leave drop out.",
                     "drop_loses",
                 )
-            if layer.image.disk.is_block:
-                raise errors.ArgumentError(
-                    f"{path} is a block device, which cannot be removed. Leave drop out.", "drop_block_device"
-                )
+            check_no_device(layer)
 
 
 def on_layers(name: bytes, layers: t.Sequence[Layer], shared: int) -> NewBacking:

@@ -11,9 +11,10 @@ import typing as t
 from ..sandbox import errors
 from ..sandbox.host.places import Place, find_place
 from .access import WantedAccess
-from .commit_wanted import parse_rate
+from .arguments import check_timeout
 from .group import check_named_once
 from .progress_file import find_progress_file
+from .sizes import parse_rate
 
 
 class Wanted:
@@ -35,9 +36,7 @@ class Wanted:
         self.rate = parse_rate(params["rate_limit"])
         self.access = WantedAccess(params)
         self.follow_links: bool = params["follow_links"]
-        self.timeout: int = params["timeout"]
-        if self.timeout < 1:
-            raise errors.ArgumentError(f"timeout is {self.timeout} seconds. It must be at least 1.", "bad_timeout")
+        self.timeout = check_timeout(params["timeout"])
         if not self.layers:
             raise errors.ArgumentError("layers is empty. Name at least one image in it.", "no_layers")
         with contextlib.ExitStack() as stack:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import typing as t
 
 from ..sandbox import errors
 from ..sandbox.host.places import find_place
 from ..sandbox.images.chain import Layer
+from .arguments import check_timeout
 from .progress_file import find_progress_file
-
-_RATE = re.compile(r"([0-9]+) *(?:([kmgt])(?:ib)?|b)?(?:/s)?", re.ASCII | re.IGNORECASE)
-_FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+from .removal import check_no_device
+from .sizes import parse_rate
 
 
 class Wanted:
@@ -33,9 +32,7 @@ class Wanted:
         self.backing_format: str | None = params["backing_format"]
         self.allowed_roots: list[str] = params["allowed_roots"]
         self.rate = parse_rate(params["rate_limit"])
-        self.timeout: int = params["timeout"]
-        if self.timeout < 1:
-            raise errors.ArgumentError(f"timeout is {self.timeout} seconds. It must be at least 1.", "bad_timeout")
+        self.timeout = check_timeout(params["timeout"])
         with contextlib.ExitStack() as stack:
             progress_file = find_progress_file(params["progress_file"], params["follow_links"])
             self.progress_file = stack.enter_context(progress_file) if progress_file else None
@@ -55,29 +52,11 @@ class Wanted:
 
     def check_removable(self, overlay: Layer) -> None:
         """Raises ArgumentError for what is no file, and for an overlay with snapshots: no commit takes them along."""
+        check_no_device(overlay)
         path = errors.quote(self.path)
-        if overlay.image.disk.is_block:
-            raise errors.ArgumentError(
-                f"{path} is a block device, which cannot be removed. Leave drop out.", "drop_block_device"
-            )
         if overlay.info and overlay.info.snapshots:
             raise errors.ArgumentError(
                 f"{path} has snapshots ({len(overlay.info.snapshots)}), which would go with it. Delete them first "
                 "(qcow2_snapshot), or leave drop out.",
                 "drop_loses",
             )
-
-
-def parse_rate(value: str | None) -> int:
-    """Bytes a second; 0 when it was not given. Raises ArgumentError."""
-    if value is None:
-        return 0
-    match = _RATE.fullmatch(value.strip())
-    rate = int(match[1][:24]) * _FACTORS[(match[2] or "").lower()] if match else 0
-    if not 0 < rate < 1 << 63:
-        raise errors.ArgumentError(
-            f"rate_limit is '{errors.clean(value, 80)}'. It must be a number of bytes a second above 0, such as "
-            "52428800, 50M or 50MiB.",
-            "bad_rate_limit",
-        )
-    return rate

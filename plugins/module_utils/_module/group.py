@@ -13,6 +13,7 @@ from ..sandbox import errors
 from ..sandbox.host import descriptors, ending
 from ..sandbox.host.places import Key, Place, find_place
 from ..sandbox.images.image import Image, Limits, Report
+from .arguments import check_timeout
 from .outcome import UNTOUCHED, GroupError
 
 LEAST_SECONDS = 0.001
@@ -132,8 +133,7 @@ def check_arguments(paths: t.Sequence[str], timeout: int) -> None:
     """Raises ArgumentError for an empty list, or a time limit of nothing; HostError for more than can be open."""
     if not paths:
         raise errors.ArgumentError("The list of images is empty. Name at least one in path.", "no_images")
-    if timeout < 1:
-        raise errors.ArgumentError(f"timeout is {timeout} seconds. It must be at least 1.", "bad_timeout")
+    check_timeout(timeout)
     descriptors.need(len(paths))
 
 

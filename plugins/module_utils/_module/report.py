@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors
 from ..sandbox.facts.listing import escape_unprintable, format_listing, listing_row
 from ..sandbox.facts.snapshot_facts import snapshot_facts
 from ..sandbox.images.snapshots import Snapshot
@@ -42,13 +41,3 @@ def diff_line(record: t.Mapping[str, t.Any]) -> str:
     """What the diff says of a snapshot."""
     date = record["date"]["iso8601"] or "date not known yet"
     return f"snapshot {record['id'] or '(new)'}: {record['name']}, {date}, {record['disk_size']} bytes"
-
-
-def leak_warning(path: str, clusters: int) -> str:
-    """What to tell about clusters that nothing refers to."""
-    from ..sandbox.words import advice  # few images have some
-
-    count = "1 cluster is" if clusters == 1 else f"{clusters} clusters are"
-    return f"{errors.quote(path)}: {count} leaked: in use by the refcounts, but by nothing else. " + advice.say(
-        "leaks", {"image": errors.quote(path)}
-    )
