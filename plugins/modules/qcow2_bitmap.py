@@ -439,7 +439,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     LIMIT_ARGUMENT,
     LINKS_ARGUMENT,
 )
-from ansible_collections.airlock.images.plugins.module_utils._module.bitmap import bitmap_flow
+from ansible_collections.airlock.images.plugins.module_utils._module.bitmap.flow import bitmap_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 

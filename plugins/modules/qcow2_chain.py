@@ -399,7 +399,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     LINKS_ARGUMENT,
     MOVES_ARGUMENTS,
 )
-from ansible_collections.airlock.images.plugins.module_utils._module.chain import chain_flow
+from ansible_collections.airlock.images.plugins.module_utils._module.chain.flow import chain_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 

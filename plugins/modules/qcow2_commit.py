@@ -343,7 +343,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     LINKS_ARGUMENT,
     MOVES_ARGUMENTS,
 )
-from ansible_collections.airlock.images.plugins.module_utils._module.commit import commit_flow
+from ansible_collections.airlock.images.plugins.module_utils._module.commit.flow import commit_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 

@@ -422,7 +422,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
-from ansible_collections.airlock.images.plugins.module_utils._module.snapshot import snapshot_flow
+from ansible_collections.airlock.images.plugins.module_utils._module.snapshot.flow import snapshot_flow
 
 ARGUMENTS = {
     **IMAGES_ARGUMENTS,

@@ -68,7 +68,7 @@ def task_on(images: list[pathlib.Path], module: Any, result: pathlib.Path, **giv
         fault=None,
         **answers,
     )
-    return lambda: module("_module.outcome").run_module(fake, module("_module.snapshot").snapshot_flow)
+    return lambda: module("_module.outcome").run_module(fake, module("_module.snapshot.flow").snapshot_flow)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

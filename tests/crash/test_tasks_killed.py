@@ -124,7 +124,7 @@ def test_chain_killed(method: str, module: Any, tmp_path: pathlib.Path, monkeypa
     changes = module("sandbox.vmm.doorbell_writes")
 
     def task() -> Any:
-        flow, layers = module("_module.chain").chain_flow, [str(work / name) for name in STAY]
+        flow, layers = module("_module.chain.flow").chain_flow, [str(work / name) for name in STAY]
         return run_flow("qcow2_chain", flow, layers=layers, method=method, drop=True, scan=True)
 
     with killing(-1, monkeypatch, changes) as nobody:
@@ -174,7 +174,7 @@ def test_commit_killed(
     changes = module("sandbox.vmm.doorbell_writes")
 
     def task() -> Any:
-        flow = module("_module.commit").commit_flow
+        flow = module("_module.commit.flow").commit_flow
         return run_flow("qcow2_commit", flow, path=str(work / "top"), drop=drop, bitmaps=policy)
 
     with killing(-1, monkeypatch, changes) as nobody:

@@ -16,7 +16,7 @@ import pytest
 
 TOP = pathlib.Path(__file__).parents[2]
 SANDBOX = sorted(path for path in (TOP / "sandbox").rglob("*.py") if not path.name.startswith("_guest_"))
-FLOWS = sorted((TOP / "plugins/module_utils/_module").glob("*.py"))
+FLOWS = sorted((TOP / "plugins/module_utils/_module").rglob("*.py"))
 MODULES = sorted((TOP / "plugins/modules").glob("*.py"))
 
 FLOORS = [
@@ -80,15 +80,25 @@ def test_no_room_is_a_hall() -> None:
         assert len([path for path in room.glob("*.py") if path.name != "__init__.py"]) <= 18
 
 
-@pytest.mark.parametrize("path", FLOWS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FLOWS, ids=lambda path: str(path.relative_to(TOP)))
 def test_a_flow_knows_the_face_of_the_sandbox(path: pathlib.Path) -> None:
+    inside = path.parent.name != "_module"
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 2:
+        if isinstance(node, ast.ImportFrom) and node.level == 2 + inside:
             package, *rest = (node.module or "").split(".")
             assert package == "sandbox"
             names = rest[:1] or [alias.name for alias in node.names]
             assert {name if (TOP / "sandbox" / name).is_dir() else "" for name in names} <= FACE
             assert rest[:1] != ["operations"]
+
+
+def test_no_flow_leans_on_another() -> None:
+    rooms = {path.parent.name for path in FLOWS} - {"_module"}
+    assert len(rooms) >= 4
+    for path in FLOWS:
+        for level, name in imports(path):
+            if level and path.parent.name in rooms and level == 2:
+                assert name.split(".")[0] not in rooms, path
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.name)

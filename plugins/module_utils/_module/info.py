@@ -16,11 +16,11 @@ from ..sandbox.facts import facts
 from ..sandbox.host.places import Place, find_place
 from ..sandbox.images import bitmaps, info
 from ..sandbox.images.image import Image
-from . import report
 from .arguments import image_text
 from .bounded import Room, check_limit, size_of
 from .group import OpenImage, check_arguments, check_named_once, for_each, sandbox_summary
 from .outcome import PartError, holders
+from .snapshot import report
 
 # Told at the top for one image, as far as its record has them.
 SINGLE = ("listing", "dirty_extents", "extents_next", "chain", "chain_drawing")

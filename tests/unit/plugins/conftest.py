@@ -50,8 +50,9 @@ def outcome(collection_tree: None) -> t.Any:
 def script(monkeypatch: pytest.MonkeyPatch, operations: t.Any, bitmaps: t.Any) -> t.Iterator[Script]:
     """Stands in for operations; at the end of the test all that it expected must have happened."""
     flows = pathlib.Path(__file__).parents[3] / "plugins" / "module_utils" / "_module"
-    for path in flows.glob("*.py"):  # first, for what is imported later would keep the stand-ins
-        importlib.import_module(f"{PLUGINS}.module_utils._module.{path.stem}")
+    for path in flows.rglob("*.py"):  # first, for what is imported later would keep the stand-ins
+        name = ".".join(path.relative_to(flows).with_suffix("").parts)
+        importlib.import_module(f"{PLUGINS}.module_utils._module.{name}")
     scripted = Script(operations, bitmaps)
     for name, value in scripted.stand_ins().items():
         real = getattr(bitmaps if "bitmap" in name else operations, name)

@@ -103,7 +103,7 @@ def options_of(module: str) -> t.Iterator[str]:
         if option["type"] == "list":
             yield f"{name}[]"
     if "merge" in spec:
-        merges = importlib.import_module(f"{PLUGINS}.module_utils._module.bitmap_wanted").MERGE_ARGUMENTS
+        merges = importlib.import_module(f"{PLUGINS}.module_utils._module.bitmap.options").MERGE_ARGUMENTS
         yield from (f"merge[].{key}" for key in merges)
 
 
@@ -171,7 +171,7 @@ def test_no_option_is_of_the_type_that_expands_names() -> None:
         assert "elements: path" not in path.read_text()
     for path in [
         *(CHECKOUT / "plugins").glob("module*/*.py"),
-        *(CHECKOUT / "plugins").glob("module_utils/_module/*.py"),
+        *(CHECKOUT / "plugins").glob("module_utils/_module/**/*.py"),
     ]:
         assert '"path"}' not in path.read_text().replace(" ", "")
 

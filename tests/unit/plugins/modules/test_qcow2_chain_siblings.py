@@ -106,7 +106,7 @@ SCAN_FAILURES = {
 def failing(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[str, Exception], None]:
     """Has a function of the scan fail for an overlay of the base, `sibling`."""
     overlay(home, "sibling", "base")
-    siblings = importlib.import_module(f"{PLUGINS}.module_utils._module.chain_siblings")
+    siblings = importlib.import_module(f"{PLUGINS}.module_utils._module.chain.siblings")
 
     def fails(function: str, error: Exception) -> None:
         holder, _dot, name = function.rpartition(".")
@@ -283,7 +283,7 @@ def test_a_root_that_goes_before_it_is_scanned(
     run_module: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who may write above it takes it away: no traceback, and no base is changed that may be used in there."""
-    siblings = importlib.import_module(f"{PLUGINS}.module_utils._module.chain_siblings")
+    siblings = importlib.import_module(f"{PLUGINS}.module_utils._module.chain.siblings")
     root = home / "root"
     root.mkdir()
     real = siblings.find_place

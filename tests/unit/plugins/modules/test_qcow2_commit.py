@@ -178,7 +178,7 @@ def test_snapshots_of_the_overlay_are_not_lost(commit: Run, home: pathlib.Path) 
 def test_a_file_that_was_replaced_is_not_removed(
     commit: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ansible_collections.airlock.images.plugins.module_utils._module import commit as flow
+    from ansible_collections.airlock.images.plugins.module_utils._module.commit import flow
 
     real = flow.commits.commit
 

@@ -27,7 +27,7 @@ def run(run_module: Run) -> Run:
 
 @pytest.fixture
 def retention(collection_tree: None) -> t.Any:
-    return importlib.import_module(f"{PLUGINS}.module_utils._module.retention")
+    return importlib.import_module(f"{PLUGINS}.module_utils._module.snapshot.retention")
 
 
 def aged(script: Script, number: int, name: bytes, age: int, nanoseconds: int = 0) -> t.Any:

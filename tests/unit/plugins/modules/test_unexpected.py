@@ -69,10 +69,10 @@ def test_a_group_is_undone(run_module: Run, monkeypatch: pytest.MonkeyPatch, ima
     before = contents(images)
     written: list[bytes] = []
     if module == "qcow2_snapshot":
-        change = importlib.import_module(f"{FLOW}.change")
+        change = importlib.import_module(f"{FLOW}.snapshot.carry_out")
         monkeypatch.setattr(change, "carry_out", broken(change.carry_out, images[2], written))
     else:
-        plan = importlib.import_module(f"{FLOW}.bitmap").Plan
+        plan = importlib.import_module(f"{FLOW}.bitmap.flow").Plan
         monkeypatch.setattr(plan, "carry_out", broken(plan.carry_out, images[2], written))
     answer = run_module(module, path=images, name="new")
     assert is_told(answer)
@@ -86,7 +86,7 @@ def test_a_group_is_undone(run_module: Run, monkeypatch: pytest.MonkeyPatch, ima
 
 def test_before_anything_is_written(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str]) -> None:
     before = contents(images)
-    snapshot = importlib.import_module(f"{FLOW}.snapshot")
+    snapshot = importlib.import_module(f"{FLOW}.snapshot.flow")
     plan = snapshot.Plan
     monkeypatch.setattr(snapshot, "Plan", broken(plan, images[1]))
     answer = run_module("qcow2_snapshot", path=images, name="new")
@@ -98,7 +98,7 @@ def test_before_anything_is_written(run_module: Run, monkeypatch: pytest.MonkeyP
 
 def test_when_all_is_done(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str]) -> None:
     """What is kept is not said to be as it was."""
-    snapshot = importlib.import_module(f"{FLOW}.snapshot")
+    snapshot = importlib.import_module(f"{FLOW}.snapshot.flow")
 
     def wrapper(*_arguments: object) -> t.NoReturn:
         raise OurFault("no\x1b luck")
@@ -116,7 +116,7 @@ def test_when_all_is_done(run_module: Run, monkeypatch: pytest.MonkeyPatch, imag
 
 
 def test_what_cannot_be_undone(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str]) -> None:
-    change = importlib.import_module(f"{FLOW}.change")
+    change = importlib.import_module(f"{FLOW}.snapshot.carry_out")
     journal = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.vmm.journal")
     monkeypatch.setattr(change, "carry_out", broken(change.carry_out, images[0]))
 
@@ -141,8 +141,8 @@ def test_a_list_is_read_all_the_same(run_module: Run, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("module", "arguments", "place", "name"),
     [
-        ("qcow2_commit", {"path": "top"}, "commit", "Task"),
-        ("qcow2_chain", {"layers": ["base", "top"]}, "chain", "Task"),
+        ("qcow2_commit", {"path": "top"}, "commit.flow", "Task"),
+        ("qcow2_chain", {"layers": ["base", "top"]}, "chain.flow", "Task"),
         ("trusted_file", {"files": [{"path": "x", "content": "y"}]}, "trusted_file", "os"),
     ],
 )
@@ -180,7 +180,7 @@ def test_what_the_system_refuses_is_no_fault_of_ours(
     def fail(*_arguments: object) -> t.NoReturn:
         raise error
 
-    monkeypatch.setattr(importlib.import_module(f"{FLOW}.snapshot"), "Plan", fail)
+    monkeypatch.setattr(importlib.import_module(f"{FLOW}.snapshot.flow"), "Plan", fail)
     answer = run_module("qcow2_snapshot", path=images[0], name="new")
     assert (answer["error_code"], words in answer["msg"]) == ("host", True), answer
     assert "fault" not in answer["msg"]

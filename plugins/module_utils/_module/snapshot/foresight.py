@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.images import info
-from ..sandbox.images.snapshots import Comparison, Snapshot, SnapshotList
-from ..sandbox.words import advice
-from .group import for_each
+from ...sandbox import errors
+from ...sandbox.images import info
+from ...sandbox.images.snapshots import Comparison, Snapshot, SnapshotList
+from ...sandbox.words import advice
+from ..group import for_each
 from .plan import Plan
 
 
@@ -53,7 +53,7 @@ def _refuse(plan: Plan, comparison: Comparison) -> None:
     image = errors.clean(plan.path)
     facts = plan.subject.run(info.image_info)
     if facts.bitmap_count is None:
-        from ..sandbox.words import refused
+        from ...sandbox.words import refused
 
         raise refused.damaged_bitmaps(plan.path, "the header's part about them breaks the format")
     if facts.bitmap_count:

@@ -9,13 +9,13 @@ import contextlib
 import os
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.host.places import find_place
-from ..sandbox.images.chain import Layer
-from .arguments import check_timeout
-from .progress_file import find_progress_file
-from .removal import check_no_device
-from .sizes import parse_rate
+from ...sandbox import errors
+from ...sandbox.host.places import find_place
+from ...sandbox.images.chain import Layer
+from ..arguments import check_timeout
+from ..progress_file import find_progress_file
+from ..removal import check_no_device
+from ..sizes import parse_rate
 
 
 class Wanted:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.images import bitmaps
-from ..sandbox.images.bitmaps import Action, Bitmap
-from .bitmap_sources import Source
-from .bitmap_wanted import Merge, Wanted
-from .group import OpenImage
+from ...sandbox import errors
+from ...sandbox.images import bitmaps
+from ...sandbox.images.bitmaps import Action, Bitmap
+from ..group import OpenImage
+from .options import Merge, Wanted
+from .sources import Source
 
 
 class Plan:

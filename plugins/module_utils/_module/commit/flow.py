@@ -10,17 +10,17 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import errors
-from ..sandbox.facts import chain_facts
-from ..sandbox.host import descriptors
-from ..sandbox.images import commits
-from ..sandbox.images.chain import Chain, Layer, drawing, open_chain
-from ..sandbox.images.image import Limits
-from . import commit_bitmaps
-from .clock import Clock
-from .commit_wanted import Wanted
-from .group import sandbox_summary
-from .progress_file import ProgressFile
+from ...sandbox import errors
+from ...sandbox.facts import chain_facts
+from ...sandbox.host import descriptors
+from ...sandbox.images import commits
+from ...sandbox.images.chain import Chain, Layer, drawing, open_chain
+from ...sandbox.images.image import Limits
+from ..clock import Clock
+from ..group import sandbox_summary
+from ..progress_file import ProgressFile
+from . import bitmaps as commit_bitmaps
+from .options import Wanted
 
 
 class Task:

@@ -9,14 +9,14 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import errors
-from ..sandbox.facts import facts
-from ..sandbox.images.bitmaps import Bitmap
-from .bitmap_plan import Plan
-from .bitmap_sources import Sources
-from .bitmap_wanted import Wanted
-from .bounded import Room, check_limit
-from .group import for_each, open_images, sandbox_summary
+from ...sandbox import errors
+from ...sandbox.facts import facts
+from ...sandbox.images.bitmaps import Bitmap
+from ..bounded import Room, check_limit
+from ..group import for_each, open_images, sandbox_summary
+from .options import Wanted
+from .plan import Plan
+from .sources import Sources
 
 
 def bitmap_flow(module: AnsibleModule) -> dict[str, t.Any]:
@@ -45,7 +45,7 @@ def bitmap_flow(module: AnsibleModule) -> dict[str, t.Any]:
     ):
         plans = for_each(lambda subject: Plan(subject, wanted, sources), subjects)
         if any(plan.changed for plan in plans) and not module.check_mode:
-            from .all_or_none import change_all  # most tasks of a playbook find nothing to do
+            from ..all_or_none import change_all  # most tasks of a playbook find nothing to do
 
             change_all(plans, Plan.carry_out)
     opened = [*subjects, *(source.opened for source in sources.values())]
@@ -67,7 +67,7 @@ def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
         result["diff"] = [_image_diff(plan, len(plans)) for plan in plans]
     for plan in plans:
         if plan.leaked_clusters:
-            from .leaks import leak_warning
+            from ..leaks import leak_warning
 
             module.warn(leak_warning(plan.path, plan.leaked_clusters))
     return result
@@ -92,7 +92,7 @@ def _image_record(plan: Plan, images: int, limit: int) -> dict[str, t.Any]:
 
 def _image_diff(plan: Plan, images: int) -> dict[str, str]:
     """One element of the diff, of so many, made from the values that the task works with."""
-    from .diffs import both_sides
+    from ..diffs import both_sides
 
     before, after = both_sides(plan.before, plan.after, _diff_line, images)
     return {

@@ -9,16 +9,16 @@ import contextlib
 import os
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.host.places import Key, Place
-from ..sandbox.images import commits, rebases
-from ..sandbox.images.chain import Chain, Layer
-from ..sandbox.images.image import Limits
-from ..sandbox.images.rebases import NewBacking
-from .chain_siblings import Search
-from .chain_wanted import Wanted
-from .clock import Clock
-from .removal import check_no_device
+from ...sandbox import errors
+from ...sandbox.host.places import Key, Place
+from ...sandbox.images import commits, rebases
+from ...sandbox.images.chain import Chain, Layer
+from ...sandbox.images.image import Limits
+from ...sandbox.images.rebases import NewBacking
+from ..clock import Clock
+from ..removal import check_no_device
+from .options import Wanted
+from .siblings import Search
 
 NONE, COMMIT, PULL, REBASE, DETACH = "none", "commit", "pull", "rebase", "detach"
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox.facts.listing import escape_unprintable, format_listing, listing_row
-from ..sandbox.facts.snapshot_facts import snapshot_facts
-from ..sandbox.images.snapshots import Snapshot
+from ...sandbox.facts.listing import escape_unprintable, format_listing, listing_row
+from ...sandbox.facts.snapshot_facts import snapshot_facts
+from ...sandbox.images.snapshots import Snapshot
 
 
 def predicted_record(snapshot: Snapshot) -> dict[str, t.Any]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.host.places import Place, find_place
+from ...sandbox import errors
+from ...sandbox.host.places import Place, find_place
+from ..arguments import check_timeout
+from ..group import check_named_once
+from ..progress_file import find_progress_file
+from ..sizes import parse_rate
 from .access import WantedAccess
-from .arguments import check_timeout
-from .group import check_named_once
-from .progress_file import find_progress_file
-from .sizes import parse_rate
 
 
 class Wanted:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.images import snapshots
-from .arguments import image_text
-from .group import OpenImage
+from ...sandbox import errors
+from ...sandbox.images import snapshots
+from ..arguments import image_text
+from ..group import OpenImage
 
 if t.TYPE_CHECKING:
     from .retention import Retention

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.images import snapshot_changes
-from ..sandbox.images.snapshots import Selector
+from ...sandbox import errors
+from ...sandbox.images import snapshot_changes
+from ...sandbox.images.snapshots import Selector
 from .plan import Plan
 
 

@@ -11,19 +11,19 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import errors
-from ..sandbox.facts import chain_facts
-from ..sandbox.host import descriptors
-from ..sandbox.host.places import Key, Place
-from ..sandbox.images import commits, overlays, rebases
-from ..sandbox.images.chain import Chain, Layer, draw, open_chain
-from ..sandbox.images.image import Image, Limits
-from .chain_plan import COMMIT, NONE, Joint, Plan, on_layers
-from .chain_siblings import find_siblings, unclear_warning
-from .chain_wanted import Wanted
-from .clock import Clock
-from .group import sandbox_summary
-from .progress_file import ProgressFile
+from ...sandbox import errors
+from ...sandbox.facts import chain_facts
+from ...sandbox.host import descriptors
+from ...sandbox.host.places import Key, Place
+from ...sandbox.images import commits, overlays, rebases
+from ...sandbox.images.chain import Chain, Layer, draw, open_chain
+from ...sandbox.images.image import Image, Limits
+from ..clock import Clock
+from ..group import sandbox_summary
+from ..progress_file import ProgressFile
+from .options import Wanted
+from .plan import COMMIT, NONE, Joint, Plan, on_layers
+from .siblings import find_siblings, unclear_warning
 
 
 class Task:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.images import bitmaps
-from ..sandbox.images.bitmaps import Action, Bitmap
-from ..sandbox.images.chain import Layer
-from ..sandbox.images.image import Limits
-from .clock import Clock
-from .commit_wanted import Wanted
+from ...sandbox import errors
+from ...sandbox.images import bitmaps
+from ...sandbox.images.bitmaps import Action, Bitmap
+from ...sandbox.images.chain import Layer
+from ...sandbox.images.image import Limits
+from ..clock import Clock
+from .options import Wanted
 
 NAMES_MAX = 300  # that are returned, however many an image has; each takes up to 3 KiB as JSON
 

@@ -11,18 +11,18 @@ import itertools
 import stat
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.host.places import Directory, Key, Place, directory_at, find_place
-from ..sandbox.host.trees import Tree
-from ..sandbox.images import info, rebases, vmdk
-from ..sandbox.images.chain import open_chain
-from ..sandbox.images.image import Image, Limits
-from ..sandbox.words import opening
-from .clock import Clock
+from ...sandbox import errors
+from ...sandbox.host.places import Directory, Key, Place, directory_at, find_place
+from ...sandbox.host.trees import Tree
+from ...sandbox.images import info, rebases, vmdk
+from ...sandbox.images.chain import open_chain
+from ...sandbox.images.image import Image, Limits
+from ...sandbox.words import opening
+from ..clock import Clock
 
 if t.TYPE_CHECKING:
-    from ..sandbox.images.chain import Layer
-    from .chain_wanted import Wanted
+    from ...sandbox.images.chain import Layer
+    from .options import Wanted
 
 _SHOWN_MAX = 5
 _NO_IMAGE = ("not_found", "is_directory", "not_regular")  # gone, or another thing since it was listed

@@ -10,10 +10,10 @@ import pwd
 import re
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.host.drafts import Access
-from ..sandbox.images.image import Image
-from ..sandbox.words import opening
+from ...sandbox import errors
+from ...sandbox.host.drafts import Access
+from ...sandbox.images.image import Image
+from ...sandbox.words import opening
 
 _MODE = re.compile(r"0?o?[0-7]{3}", re.ASCII)
 _ID_MAX = (1 << 32) - 2

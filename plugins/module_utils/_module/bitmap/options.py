@@ -9,11 +9,11 @@ import typing as t
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..sandbox import errors
-from ..sandbox.images import bitmaps
-from .arguments import image_text
-from .options import check_given, settle_paths
-from .sizes import parse_size
+from ...sandbox import errors
+from ...sandbox.images import bitmaps
+from ..arguments import image_text
+from ..options import check_given, settle_paths
+from ..sizes import parse_size
 
 MERGE_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "name": {"type": "str", "required": True},

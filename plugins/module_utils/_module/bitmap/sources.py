@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import typing as t
 
-from ..sandbox import errors
-from ..sandbox.host.places import Place, find_place
-from ..sandbox.images import bitmaps
-from ..sandbox.images.image import Image
-from .bitmap_wanted import Merge
-from .group import OpenImage
+from ...sandbox import errors
+from ...sandbox.host.places import Place, find_place
+from ...sandbox.images import bitmaps
+from ...sandbox.images.image import Image
+from ..group import OpenImage
+from .options import Merge
 
 
 class Source(t.NamedTuple):

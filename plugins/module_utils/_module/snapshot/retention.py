@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 import typing as t
 
-from ..sandbox import errors
-from .arguments import image_text
+from ...sandbox import errors
+from ..arguments import image_text
 
 if t.TYPE_CHECKING:
-    from ..sandbox.images.snapshots import Snapshot
+    from ...sandbox.images.snapshots import Snapshot
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}  # in seconds
 SECOND = 1_000_000_000  # in nanoseconds

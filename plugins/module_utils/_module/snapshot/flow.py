@@ -10,12 +10,12 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..sandbox import errors
-from ..sandbox.facts.snapshot_facts import snapshot_facts
-from ..sandbox.images.snapshots import Snapshot
+from ...sandbox import errors
+from ...sandbox.facts.snapshot_facts import snapshot_facts
+from ...sandbox.images.snapshots import Snapshot
+from ..bounded import Room, check_limit, size_of
+from ..group import for_each, open_images, sandbox_summary
 from . import report
-from .bounded import Room, check_limit, size_of
-from .group import for_each, open_images, sandbox_summary
 from .plan import Plan, Wanted
 
 
@@ -53,8 +53,8 @@ def _go_on(plans: t.Sequence[Plan], check_mode: bool) -> None:
 
         foresee_all(plans)
     else:
-        from .all_or_none import change_all
-        from .change import carry_out
+        from ..all_or_none import change_all
+        from .carry_out import carry_out
 
         change_all(plans, carry_out)
 
@@ -74,7 +74,7 @@ def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
         result["diff"] = [_image_diff(module, plan, len(plans)) for plan in plans]
     for plan in plans:
         if plan.leaked_clusters:
-            from .leaks import leak_warning  # few images have some
+            from ..leaks import leak_warning  # few images have some
 
             module.warn(leak_warning(plan.path, plan.leaked_clusters))
     return result
@@ -116,7 +116,7 @@ def _image_record(module: AnsibleModule, plan: Plan, images: int) -> dict[str, t
 
 def _image_diff(module: AnsibleModule, plan: Plan, images: int) -> dict[str, str]:
     """One element of the diff, of so many, made from the values that the task works with."""
-    from .diffs import both_sides
+    from ..diffs import both_sides
 
     before, after = "", ""
     if plan.comparison is not None:
