@@ -2,18 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Runs random chains of operations by qemu-img and by us and compares the results.
+"""Runs random chains by qemu-img and by us and compares the results.
 
-Snapshot operations are compared byte for byte, lists of bitmap actions by meaning.
+    python -m tests.differential.run --kind commit --seed 77                  # one chain: a failing one, once more
+    python -m tests.differential.run --kind bitmap --seed 1 --count 2000      # seeds 1 to 2000
+    python -m tests.differential.run --kind snapshot --seed 77 --driver cli   # through build/airlock
+    python -m tests.differential.run --kind snapshot --seed 5 --count 50 --cell compat=0.10,cluster_bits=9
+    python -m tests.differential.run --kind snapshot --count 50 --driver qemu # self test: qemu-img against itself
 
-    python3 tests/differential/run.py --seed 1 --count 2000
-    python3 tests/differential/run.py --seed 77 --count 1 --driver cli      # one chain, through build/airlock
-    python3 tests/differential/run.py --seed 5 --count 50 --cell compat=0.10,cluster_bits=9
-    python3 tests/differential/run.py --driver qemu                          # self test: qemu-img against itself
-    python3 tests/differential/run.py --bitmaps --seed 1 --count 2000
-
-Chain N of a run has the seed SEED + N. A mismatch prints its chain, reduced, and what differs; the images stay in the
-directory that is named (before.qcow2, qemu.qcow2, ours.qcow2: for dump.py).
+To be run where the Makefile is, after `make build cli`. A mismatch prints its chain (a list of steps: reduced), what
+differs, and the command that runs it once more; the images stay in the directory that is named.
 """
 
 from __future__ import annotations
@@ -24,95 +22,124 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, islice
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-
-from tests.differential.harness.bitmap_chains import BitmapArena, BitmapMismatch, BitmapTally
-from tests.differential.harness.bitmap_drivers import BITMAP_DRIVERS
-from tests.differential.harness.bitmap_steps import BitmapChain, make_bitmap_chain
 from tests.differential.harness.cells import Cell, every_axis
-from tests.differential.harness.chains import Arena, Mismatch, Tally
+from tests.differential.harness.chains import ALL_VERBS
 from tests.differential.harness.drivers import DRIVERS
-from tests.differential.harness.steps import Chain, make_chain
+from tests.differential.harness.families import (
+    KINDS,
+    SCENARIOS,
+    STEPS,
+    counted,
+    failure_of_seed,
+    failure_of_steps,
+)
+
+ONLY_FOR = {"driver": STEPS, "cell": STEPS, "axes": STEPS, "no_reduce": STEPS, "verbs": ("snapshot",)}
+"""Options that not every kind has."""
+
+
+def _cell(text: str) -> Cell:
+    try:
+        return Cell.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _verbs(text: str) -> frozenset[str]:
+    verbs = frozenset(text.split(","))
+    if not verbs <= ALL_VERBS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not some of {','.join(sorted(ALL_VERBS))}")
+    return verbs
+
+
+def _directory(text: str) -> str:
+    if not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"there is no directory {text!r}")
+    return text
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
+    return int(text)
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1, help="seed of the first chain")
-    parser.add_argument("--count", type=int, default=200, help="stop after this many compared operations")
-    parser.add_argument("--driver", choices=sorted(DRIVERS), default="airlock", help="who is compared with qemu-img")
-    parser.add_argument("--cell", help="only this cell: name=value,... (default: random cells)")
-    parser.add_argument("--verbs", default="create,apply,delete", help="compare only these; others are done by qemu")
-    parser.add_argument("--axes", action="store_true", help="one chain for each cell of the systematic grid")
-    parser.add_argument("--bitmaps", action="store_true", help="lists of bitmap actions instead of snapshots")
-    parser.add_argument("--directory", help="where the images go (default: a directory in memory)")
-    parser.add_argument("--mismatches", type=int, default=1, help="stop after this many")
-    parser.add_argument("--no-reduce", action="store_true", help="do not shorten a failing chain")
-    return parser.parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.differential.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--kind", choices=KINDS, required=True, help="what is compared")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first chain; the next has the next one")
+    parser.add_argument("--count", type=_number, help="how many chains (default: one; with --axes: one for each cell)")
+    parser.add_argument("--directory", type=_directory, help="where the images go (default: a directory in memory)")
+    parser.add_argument("--mismatches", type=_number, default=1, help="stop after this many")
+    steps = parser.add_argument_group("only for snapshot and bitmap")
+    steps.add_argument("--driver", choices=sorted(DRIVERS), help="who is compared with qemu-img (default: airlock)")
+    cells = steps.add_mutually_exclusive_group()
+    cells.add_argument("--cell", type=_cell, help="only this cell: name=value,... (default: random cells)")
+    cells.add_argument("--axes", action="store_true", help="a chain for each cell of the systematic grid")
+    steps.add_argument("--no-reduce", action="store_true", help="do not shorten a failing chain")
+    snapshots = parser.add_argument_group("only for snapshot")
+    snapshots.add_argument("--verbs", type=_verbs, help="compare only these (verb,verb); qemu-img does the others")
+    options = parser.parse_args(arguments)
+    for name, kinds in ONLY_FOR.items():
+        if getattr(options, name) and options.kind not in kinds:
+            parser.error(f"--{name.replace('_', '-')} is only for --kind {' or '.join(kinds)}, not for {options.kind}")
+    return options
 
 
-def show(mismatch: Mismatch | BitmapMismatch, directory: str, options: argparse.Namespace) -> None:
-    print(f"\nMISMATCH at step {mismatch.step}: {mismatch.operation}")
-    print(mismatch.chain)
-    print(mismatch.report)
-    again = f"python3 tests/differential/run.py --seed {mismatch.chain.seed} --count 1 --driver {options.driver}"
-    again += " --bitmaps" if options.bitmaps else ""
-    if options.cell or options.axes:
-        again += f" --cell {mismatch.chain.cell}"
-    print(f"again: {again}\nimages: {directory}/{{before,qemu,ours}}.qcow2", flush=True)
-
-
-def chains(options: argparse.Namespace) -> Iterator[Chain | BitmapChain]:
-    """The chains of the systematic grid, or random ones without end."""
-    make = make_bitmap_chain if options.bitmaps else make_chain
+def chains(options: argparse.Namespace) -> Iterator[tuple[int, Cell | None]]:
+    """Seeds, and the cells that they are for: of the systematic grid, the one that is given, or any."""
     if options.axes:
-        for i, cell in enumerate(every_axis()):
-            yield make(options.seed + i, cell)
-        return
-    cell = Cell.parse(options.cell) if options.cell else None
-    for number in count():
-        yield make(options.seed + number, cell)
+        cells = ((options.seed + index, cell) for index, cell in enumerate(every_axis()))
+        return islice(cells, options.count)
+    return islice(((seed, options.cell) for seed in count(options.seed)), options.count or 1)
 
 
 def run_chain(
-    chain: Chain | BitmapChain, directory: str, tally: Tally | BitmapTally, options: argparse.Namespace
-) -> Mismatch | BitmapMismatch | None:
-    """One chain; a mismatch is reduced unless that is not wanted."""
-    if isinstance(chain, BitmapChain):
-        bitmaps = BitmapArena(directory, BITMAP_DRIVERS[options.driver](), tally)
-        found = bitmaps.run(chain)
-        return bitmaps.reduce(found) if found and not options.no_reduce else found
-    arena = Arena(directory, DRIVERS[options.driver](), tally, frozenset(options.verbs.split(",")))
-    mismatch = arena.run(chain)
-    return arena.reduce(mismatch) if mismatch and not options.no_reduce else mismatch
+    seed: int, cell: Cell | None, directory: str, options: argparse.Namespace
+) -> tuple[str, dict[str, Counter[str]]]:
+    """One chain, in an arena of its own: what happens must not depend on the chains before. Returns what is to be said
+    of a mismatch, or "", and what was counted."""
+    if options.kind in SCENARIOS:
+        arena = SCENARIOS[options.kind].arena(directory)
+        return failure_of_seed(options.kind, arena, seed, options.directory or ""), counted(arena)
+    family = STEPS[options.kind]
+    verbs = (options.verbs,) if options.verbs else ()
+    arena = family.arena(directory, family.drivers[options.driver or "airlock"](), family.tally(), *verbs)
+    failure = failure_of_steps(arena, family.make(seed, cell), not options.no_reduce, options.directory or "")
+    return failure, counted(arena)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Returns 0, or 1 after a mismatch."""
     options = parse_arguments(arguments)
     parent = options.directory or ("/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     top = tempfile.mkdtemp(prefix="airlock-differential-", dir=parent)
-    tally = BitmapTally() if options.bitmaps else Tally()
+    total: dict[str, Counter[str]] = {}
     started, found, number = time.monotonic(), 0, 0
-    for chain in chains(options):
-        if tally.operations >= options.count or found >= options.mismatches:
-            break
+    for seed, cell in chains(options):
         number += 1
-        directory = os.path.join(top, f"chain{chain.seed}")
-        mismatch = run_chain(chain, directory, tally, options)
-        if mismatch is None:
+        directory = os.path.join(top, f"chain{seed}")
+        failure, counters = run_chain(seed, cell, directory, options)
+        for name, counter in counters.items():
+            total.setdefault(name, Counter()).update(counter)
+        if not failure:
             shutil.rmtree(directory)
             continue
+        print(f"\nMISMATCH\n{failure}\nimages: {directory}", flush=True)
         found += 1
-        show(mismatch, directory, options)
-    seconds = time.monotonic() - started
-    print(f"{tally.operations} operations in {number} chains, {seconds:.1f} s: {dict(tally.compared)}")
-    if isinstance(tally, BitmapTally):
-        print(f"actions: {dict(tally.actions)}")
-    print(f"refused by both: {dict(tally.refused)}; on purpose: {dict(tally.divergences)}; mismatches: {found}")
-    print(f"happened: {dict(tally.events)}")
-    print("cells: " + ", ".join(f"{name}: {times}" for name, times in sorted(tally.cells.items())))
+        if found == options.mismatches:
+            break
+    print(f"{number} chains, {time.monotonic() - started:.1f} s, mismatches: {found}")
+    for name, counter in total.items():
+        print(f"{name}: " + (", ".join(f"{what}: {times}" for what, times in sorted(counter.items())) or "none"))
     if not found:
         shutil.rmtree(top)
     return 1 if found else 0

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Lists of bitmap actions: a chain for every cell of the grid, and random chains over all of it, compared by meaning
-with what qemu-img makes of them. run.py --bitmaps does the same at length.
+with what qemu-img makes of them. `run.py --kind bitmap` does the same at length.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import os
 
 import pytest
 
-from tests.differential.harness.bitmap_chains import BitmapArena, BitmapMismatch, BitmapTally
+from tests.differential.harness.bitmap_chains import BitmapArena, BitmapTally
 from tests.differential.harness.bitmap_drivers import BITMAP_DRIVERS, CliBitmaps
 from tests.differential.harness.bitmap_steps import make_bitmap_chain
 from tests.differential.harness.cells import Cell, every_axis
 from tests.differential.harness.chains import Arena
+from tests.differential.harness.families import agree_on_steps
 from tests.differential.harness.steps import up_to_call
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
@@ -29,28 +30,21 @@ def lists(arena: Arena) -> BitmapArena:
     return BitmapArena(arena.directory, driver, BitmapTally())
 
 
-def told(mismatch: BitmapMismatch | None) -> str:
-    return f"{mismatch.chain}\nstep {mismatch.step}\n{mismatch.report}" if mismatch else ""
-
-
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_every_cell(lists: BitmapArena, cell: Cell) -> None:
     chain = make_bitmap_chain(CELLS.index(cell), cell)
     if not LONG:
         chain.steps = up_to_call(chain.steps, 5)
-    mismatch = lists.run(chain)
-    assert mismatch is None, told(mismatch)
+    agree_on_steps(lists, chain)
     assert lists.tally.operations > 0
 
 
 @pytest.mark.parametrize("seed", range(3000, 3400 if LONG else 3015))
 def test_random_chain(lists: BitmapArena, seed: int) -> None:
-    mismatch = lists.run(make_bitmap_chain(seed))
-    assert mismatch is None, told(mismatch)
+    agree_on_steps(lists, make_bitmap_chain(seed))
 
 
 @pytest.mark.parametrize("seed", range(4000, 4050 if LONG else 4006))
 def test_command_line(lists: BitmapArena, seed: int) -> None:
     """build/airlock beside qemu-img: what it leads to, exit codes, and the words of refusals."""
-    mismatch = BitmapArena(lists.directory, CliBitmaps(), BitmapTally()).run(make_bitmap_chain(seed))
-    assert mismatch is None, told(mismatch)
+    agree_on_steps(BitmapArena(lists.directory, CliBitmaps(), BitmapTally()), make_bitmap_chain(seed))

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.differential.harness.commits import CommitArena, Scenario, make_scenario, make_slow_scenario
+from tests.differential.harness.commits import CommitArena
+from tests.differential.harness.families import agree_on_seed
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 CHAINS = 1000 if LONG else 40
@@ -30,15 +31,10 @@ def arena() -> Iterator[CommitArena]:
     shutil.rmtree(directory)
 
 
-def faults(arena: CommitArena, scenario: Scenario) -> str:
-    found = arena.run(scenario)
-    return "\n".join([str(scenario), *found]) if found else ""
-
-
 @pytest.mark.parametrize("first", range(1, CHAINS + 1, BATCH))
 def test_random_chains(arena: CommitArena, first: int) -> None:
     for seed in range(first, first + BATCH):
-        assert faults(arena, make_scenario(seed)) == ""
+        agree_on_seed("commit", arena, seed)
     assert sum(arena.tally.outcomes.values()) == BATCH
     assert arena.tally.outcomes["to the byte"] + arena.tally.outcomes["in effect"] > BATCH // 2
 
@@ -46,11 +42,11 @@ def test_random_chains(arena: CommitArena, first: int) -> None:
 @pytest.mark.parametrize("seed", [152, 604])
 def test_bitmaps_of_a_base_that_is_larger(arena: CommitArena, seed: int) -> None:
     """The top ends within a chunk: the base's bitmaps record no more than what was written."""
-    assert faults(arena, make_scenario(seed)) == ""
+    agree_on_seed("commit", arena, seed)
 
 
 @pytest.mark.parametrize("seed", range(1, SLOW + 1))
 def test_one_operation_at_a_time(arena: CommitArena, seed: int) -> None:
     """Every file is qemu-img's, to the byte."""
-    assert faults(arena, make_slow_scenario(seed)) == ""
+    agree_on_seed("commit-slow", arena, seed)
     assert arena.tally.outcomes["to the byte"] == 1

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.differential.harness.rebases import RebaseArena, RebaseScenario, make_rebase
+from tests.differential.harness.families import agree_on_seed
+from tests.differential.harness.rebases import RebaseArena
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 CHAINS = 1000 if LONG else 40
@@ -29,13 +30,8 @@ def arena() -> Iterator[RebaseArena]:
     shutil.rmtree(directory)
 
 
-def faults(arena: RebaseArena, scenario: RebaseScenario) -> str:
-    found = arena.run(scenario)
-    return "\n".join([str(scenario), *found]) if found else ""
-
-
 @pytest.mark.parametrize("first", range(1, CHAINS + 1, BATCH))
 def test_random_chains(arena: RebaseArena, first: int) -> None:
     for seed in range(first, first + BATCH):
-        assert faults(arena, make_rebase(seed)) == ""
+        agree_on_seed("rebase", arena, seed)
     assert arena.outcomes["to the byte"] + arena.outcomes["in effect"] > BATCH // 2

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sandbox import errors
 from sandbox.cli import qemu_words as words
@@ -110,8 +111,22 @@ def make_slow_scenario(seed: int) -> Scenario:
     return Scenario(seed, (*layers, top), len(layers) - 1, False, True)
 
 
-def make_rebase(seed: int) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
-    """A qcow2 image on a chain of vmdk ones, and another chain of those which it is to stand on; () for none."""
+class VmdkRebase(NamedTuple):
+    """layers: a qcow2 image on a chain of vmdk ones. new: another chain of those, for it to stand on; () for none."""
+
+    seed: int
+    layers: tuple[Layer, ...]
+    new: tuple[Layer, ...]
+
+    def __str__(self) -> str:
+        lines = [f"seed {self.seed}"]
+        for layer in (*self.layers, *self.new):
+            lines += [f"  {layer}", *(f"    {step}" for step in layer.steps)]
+        return "\n".join(lines)
+
+
+def make_rebase(seed: int) -> VmdkRebase:
+    """One of each seed."""
     rng = random.Random(-seed)
     size = rng.choice((MEGA, 3 * MEGA, 5 * MEGA + 512 * 7, 16 * MEGA))
     chains = []
@@ -125,7 +140,7 @@ def make_rebase(seed: int) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
         chains.append(layers)
     cluster = rng.choice(CLUSTER_SIZES)
     top = Layer("top.qcow2", size, _steps(rng, size, cluster, 6), None, f"cluster_size={cluster}")
-    return (*chains[0], top), chains[1] if rng.random() < 0.8 else ()
+    return VmdkRebase(seed, (*chains[0], top), chains[1] if rng.random() < 0.8 else ())
 
 
 def build(layers: tuple[Layer, ...], directory: str) -> None:
@@ -207,8 +222,9 @@ class VmdkArena:
         faults = [] if foreseen[:-1] == done[:-1] else [f"foreseen {foreseen[:-1]}, done {done[:-1]}"]
         return faults + (self._faults_alone(scenario, outcome) if outcome.code else self._faults(scenario))
 
-    def rebase(self, layers: tuple[Layer, ...], new: tuple[Layer, ...]) -> list[str]:
+    def rebase(self, scenario: VmdkRebase) -> list[str]:
         """One image, given other backing files by both; what is wrong with ours."""
+        layers, new = scenario.layers, scenario.new
         shutil.rmtree(self.directory, ignore_errors=True)
         build(layers, self.path("made"))
         build(new, self.path("made"))
@@ -223,6 +239,7 @@ class VmdkArena:
                     rebase(chain, backing)
             else:
                 rebase(chain, None)
+        self.outcomes["rebased" if new else "detached"] += 1
         different = [each.name for each in (*layers, *new) if self._differs("qemu", each.name)]
         return [f"{each} is not as qemu-img leaves it" for each in different]
 
