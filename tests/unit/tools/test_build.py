@@ -79,6 +79,13 @@ def test_the_abi_in_the_tree_is_of_these_headers():
     assert (TOP / "sandbox" / "guests" / "_abi.py").read_text() == text
 
 
+def test_nothing_that_is_generated_is_tracked():
+    listed = subprocess.run(["git", "ls-files", "sandbox/guests"], cwd=TOP, check=False, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("this is no checkout of git")
+    assert listed.stdout.split() == ["sandbox/guests/__init__.py"]
+
+
 def test_backend_is_imported_when_it_is_needed():
     """A host without cffi learns so from our error, and not from an import."""
     code = "import sandbox.guests._abi, sys; sys.exit('_cffi_backend' in sys.modules)"
