@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.fuzz import build
-from tests.unit.guest.native import COVERAGE, HERE, TOP
+from tests.support.native import COVERAGE, TOP
 
 INPUTS = 3000  # of each fuzzer; always the same
 SHORT_TESTS, SHORT_INPUTS = "test_counters.py", 200
@@ -47,7 +47,8 @@ def share(counts: dict[int, int] | dict[tuple[int, int], int]) -> str:
 
 def unit_tests(directory: Path, short: bool) -> int:
     """Runs those of the guest; what they count goes to the directory. Returns pytest's exit status."""
-    tests = HERE.parent / SHORT_TESTS if short else HERE.parent
+    tests = TOP / "tests" / "unit" / "guest"
+    tests = tests / SHORT_TESTS if short else tests
     environment = {**os.environ, COVERAGE: str(directory), "PYTHONPATH": str(TOP)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
     return subprocess.run(command, check=False, env=environment, cwd=TOP).returncode

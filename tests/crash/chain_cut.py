@@ -18,10 +18,10 @@ import pytest
 
 from tests.crash import disk, judge, replay
 from tests.crash.cut import LONG, record
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmaps import Bitmap, bitmaps
-from tests.differential.harness.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
-from tests.differential.harness.vmdk import Vmdk
+from tests.support import qemu
+from tests.support.bitmaps import Bitmap, bitmaps
+from tests.support.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
+from tests.support.vmdk import Vmdk
 
 RUN_AGAIN_EVERY = 3 if LONG else 60
 RANDOM_SUBSETS = 100 if LONG else 6

@@ -20,9 +20,9 @@ from sandbox.host.disks import Disk
 from sandbox.vmm import machine
 from sandbox.vmm.journal import Recorder
 from tests.crash import judge, replay
-from tests.differential.harness import qemu
-from tests.differential.harness.drivers import Result
-from tests.differential.harness.qcow2 import BITMAPS_EXTENSION, Qcow2
+from tests.support import qemu
+from tests.support.drivers import Result
+from tests.support.qcow2 import BITMAPS_EXTENSION, Qcow2
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 ASK_QEMU_EVERY = 5 if LONG else 20

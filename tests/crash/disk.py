@@ -11,7 +11,7 @@ import functools
 import os
 import zlib
 
-from tests.differential.harness.qcow2 import (
+from tests.support.qcow2 import (
     COMPRESSED,
     COPIED,
     INCOMPATIBLE_DATA_FILE,
@@ -19,7 +19,7 @@ from tests.differential.harness.qcow2 import (
     ZERO,
     Qcow2,
 )
-from tests.differential.harness.vmdk import Vmdk
+from tests.support.vmdk import Vmdk
 
 BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
 SUBCLUSTERS = 32

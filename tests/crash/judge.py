@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tests.differential.harness.qcow2 import COMPRESSED, COPIED, INCOMPATIBLE_DATA_FILE, OFFSET_MASK, Qcow2
+from tests.support.qcow2 import COMPRESSED, COPIED, INCOMPATIBLE_DATA_FILE, OFFSET_MASK, Qcow2
 
 BITMAPS = {"bitmap directory", "bitmap table", "bitmap data"}
 METADATA = {"header", "refcount table", "refcount block", "L1", "L2", "snapshot table", *BITMAPS}

@@ -16,8 +16,8 @@ import pytest
 from sandbox.images.chain import open_chain
 from sandbox.images.commits import commit, find_base, open_base
 from tests.crash.chain_cut import Cut, cut_power
-from tests.differential.harness import qemu
-from tests.differential.harness.vmdk import Recipe
+from tests.support import qemu
+from tests.support.vmdk import Recipe
 
 KIB = 1 << 10
 SIZE = 192 * KIB

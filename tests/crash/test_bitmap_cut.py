@@ -21,15 +21,15 @@ import pytest
 
 from tests.crash import judge
 from tests.crash.cut import LONG, cut_power
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmap_drivers import BitmapCall, PythonBitmaps
-from tests.differential.harness.bitmap_steps import OTHER, make_bitmap_chain
-from tests.differential.harness.bitmaps import bitmaps
-from tests.differential.harness.cells import Cell
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.qcow2 import AUTOCLEAR_BITMAPS, Qcow2
-from tests.differential.harness.steps import Fill
-from tests.differential.harness.untouched import header_without_bitmaps
+from tests.support import qemu
+from tests.support.bitmap_drivers import BitmapCall, PythonBitmaps
+from tests.support.bitmap_steps import OTHER, make_bitmap_chain
+from tests.support.bitmaps import bitmaps
+from tests.support.cells import Cell
+from tests.support.patch import Patch
+from tests.support.qcow2 import AUTOCLEAR_BITMAPS, Qcow2
+from tests.support.steps import Fill
+from tests.support.untouched import header_without_bitmaps
 
 FEATURE_NAMES = 0x6803F857
 

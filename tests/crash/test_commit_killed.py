@@ -21,7 +21,7 @@ from sandbox.images.commits import commit, open_base
 from sandbox.images.image import Image
 from sandbox.images.info import image_info
 from tests.crash.killed import killing
-from tests.differential.harness import qemu
+from tests.support import qemu
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 MOMENTS = 10_000 if LONG else 16  # at most, of one chain

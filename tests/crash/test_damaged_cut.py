@@ -24,11 +24,11 @@ from sandbox.images.image import Image
 from tests.crash import judge, replay
 from tests.crash.cut import ASK_QEMU_EVERY, LONG, RANDOM_SUBSETS, qemu_agrees, record
 from tests.crash.killed import killing
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmaps import bitmaps
-from tests.differential.harness.damaged_bitmaps import DAMAGES, Damaged
-from tests.differential.harness.qcow2 import BITMAPS_EXTENSION, Qcow2
-from tests.differential.harness.untouched import header_without_bitmaps
+from tests.support import qemu
+from tests.support.bitmaps import bitmaps
+from tests.support.damaged_bitmaps import DAMAGES, Damaged
+from tests.support.qcow2 import BITMAPS_EXTENSION, Qcow2
+from tests.support.untouched import header_without_bitmaps
 
 MOMENTS = 10_000 if LONG else 12  # at most, of one removal
 SMALL, LARGE = "cluster_size=4096", "cluster_size=65536,refcount_bits=64"

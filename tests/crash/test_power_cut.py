@@ -24,11 +24,11 @@ import pytest
 
 from tests.crash import judge
 from tests.crash.cut import LONG, cut_power
-from tests.differential.harness import qemu
-from tests.differential.harness.cells import Cell
-from tests.differential.harness.drivers import PythonDriver, SnapshotCall
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.steps import Fill, make_chain, trim_l1
+from tests.support import qemu
+from tests.support.cells import Cell
+from tests.support.drivers import PythonDriver, SnapshotCall
+from tests.support.patch import Patch
+from tests.support.steps import Fill, make_chain, trim_l1
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from sandbox.images.chain import open_chain
 from sandbox.images.info import image_info
 from sandbox.images.rebases import open_backing, rebase
 from tests.crash.killed import killing
-from tests.differential.harness import qemu
+from tests.support import qemu
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 MOMENTS = 10_000 if LONG else 10  # at most, of one chain

@@ -21,9 +21,9 @@ from sandbox.images.image import Image
 from tests.crash import judge
 from tests.crash.cut import LONG
 from tests.crash.killed import killing
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmaps import Bitmap, bitmaps, bitmaps_of
-from tests.differential.harness.qcow2 import Qcow2
+from tests.support import qemu
+from tests.support.bitmaps import Bitmap, bitmaps, bitmaps_of
+from tests.support.qcow2 import Qcow2
 
 OLD, NEW, LONG_TERM = b"monday", b"tuesday", b"week"
 

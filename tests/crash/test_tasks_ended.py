@@ -25,7 +25,7 @@ import pytest
 from tests.crash.cut import LONG
 from tests.crash.killed import killing
 from tests.crash.test_tasks_killed import in_process
-from tests.differential.harness import qemu
+from tests.support import qemu
 from tests.unit.plugins.running import PLUGINS
 
 GROUP = ("a", "b", "c")

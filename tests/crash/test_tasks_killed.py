@@ -27,9 +27,9 @@ from sandbox.images.overlays import create_overlay
 from tests.crash import replay
 from tests.crash.cut import LONG, record
 from tests.crash.killed import Killer, killing
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmaps import bitmaps_of
-from tests.differential.harness.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
+from tests.support import qemu
+from tests.support.bitmaps import bitmaps_of
+from tests.support.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
 from tests.unit.plugins.running import PLUGINS
 from tests.waiting import until
 

@@ -20,7 +20,7 @@ import pytest
 from tests.crash.chain_cut import Cut, cut_power
 from tests.crash.cut import LONG
 from tests.crash.scenarios import BASE_STEPS, KIB, SIZE, TOP_STEPS, Layer, Scenario, committed
-from tests.differential.harness.vmdk import Recipe
+from tests.support.vmdk import Recipe
 
 # Tables of 64 entries: a commit writes several groups of them.
 SMALL = Recipe(SIZE, 512, 64)

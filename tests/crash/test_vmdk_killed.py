@@ -19,8 +19,8 @@ from sandbox import errors
 from sandbox.images.chain import open_chain
 from sandbox.images.commits import commit, open_base
 from tests.crash.killed import killing
-from tests.differential.harness import qemu
-from tests.differential.harness.vmdk import Recipe, Vmdk
+from tests.support import qemu
+from tests.support.vmdk import Recipe, Vmdk
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 MOMENTS = 10_000 if LONG else 16  # at most, of one chain

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena, Tally
-from tests.differential.harness.drivers import DRIVERS, Driver
-from tests.differential.harness.hostile_bitmaps import with_bitmaps
+from tests.support import qemu
+from tests.support.chains import Arena, Tally
+from tests.support.drivers import DRIVERS, Driver
+from tests.support.hostile_bitmaps import with_bitmaps
 
 
 @pytest.fixture(scope="session")

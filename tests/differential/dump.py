@@ -16,8 +16,8 @@ from collections.abc import Iterator
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from tests.differential.harness.bitmaps import extents
-from tests.differential.harness.qcow2 import (
+from tests.support.bitmaps import extents
+from tests.support.qcow2 import (
     AUTOCLEAR_BITMAPS,
     COMPRESSED,
     COPIED,

@@ -26,10 +26,10 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import count, islice
 
-from tests.differential.harness.cells import Cell, every_axis
-from tests.differential.harness.chains import ALL_VERBS
-from tests.differential.harness.drivers import DRIVERS
-from tests.differential.harness.families import (
+from tests.support.cells import Cell, every_axis
+from tests.support.chains import ALL_VERBS
+from tests.support.drivers import DRIVERS
+from tests.support.families import (
     KINDS,
     SCENARIOS,
     STEPS,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.patch import Entry, Patch
-from tests.differential.harness.qcow2 import Qcow2
-from tests.differential.harness.steps import trim_l1
+from tests.support import qemu
+from tests.support.chains import Arena
+from tests.support.patch import Entry, Patch
+from tests.support.qcow2 import Qcow2
+from tests.support.steps import trim_l1
 
 MEGA = 1 << 20
 

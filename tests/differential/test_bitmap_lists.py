@@ -12,13 +12,13 @@ import os
 
 import pytest
 
-from tests.differential.harness.bitmap_chains import BitmapArena, BitmapTally
-from tests.differential.harness.bitmap_drivers import BITMAP_DRIVERS, CliBitmaps
-from tests.differential.harness.bitmap_steps import make_bitmap_chain
-from tests.differential.harness.cells import Cell, every_axis
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.families import agree_on_steps
-from tests.differential.harness.steps import up_to_call
+from tests.support.bitmap_chains import BitmapArena, BitmapTally
+from tests.support.bitmap_drivers import BITMAP_DRIVERS, CliBitmaps
+from tests.support.bitmap_steps import make_bitmap_chain
+from tests.support.cells import Cell, every_axis
+from tests.support.chains import Arena
+from tests.support.families import agree_on_steps
+from tests.support.steps import up_to_call
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 CELLS = list(every_axis())[:: 1 if LONG else 3]

@@ -15,15 +15,15 @@ import pytest
 from sandbox import errors
 from sandbox.images.bitmaps import Action, change_bitmap, list_bitmaps
 from sandbox.images.image import Image
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmap_chains import BitmapArena, BitmapTally
-from tests.differential.harness.bitmap_drivers import BitmapCall, CliBitmaps, PythonBitmaps, QemuBitmaps
-from tests.differential.harness.bitmaps import bitmaps_of, peak_memory_of_list, stale_names
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.compare import differences
-from tests.differential.harness.nbd import extents as extents_by_nbd
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.qcow2 import BITMAPS_EXTENSION, Qcow2
+from tests.support import qemu
+from tests.support.bitmap_chains import BitmapArena, BitmapTally
+from tests.support.bitmap_drivers import BitmapCall, CliBitmaps, PythonBitmaps, QemuBitmaps
+from tests.support.bitmaps import bitmaps_of, peak_memory_of_list, stale_names
+from tests.support.chains import Arena
+from tests.support.compare import differences
+from tests.support.nbd import extents as extents_by_nbd
+from tests.support.patch import Patch
+from tests.support.qcow2 import BITMAPS_EXTENSION, Qcow2
 
 LUKS = ["--object", "secret,id=key,data=abc"]
 MEMORY_MAX = 160 << 20  # bytes, whatever the image

@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmaps import Bitmap, bitmaps_of, describe, stale_names
-from tests.differential.harness.cells import MEGA, Cell, random_cell
-from tests.differential.harness.chains import Arena
+from tests.support import qemu
+from tests.support.bitmaps import Bitmap, bitmaps_of, describe, stale_names
+from tests.support.cells import MEGA, Cell, random_cell
+from tests.support.chains import Arena
 from tests.unit.plugins import running
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"

@@ -17,15 +17,15 @@ import pytest
 
 from sandbox import errors, operations
 from sandbox.cli import qemu_words
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.compare import differences
-from tests.differential.harness.divergences import differs_in_effect
-from tests.differential.harness.drivers import QemuDriver, SnapshotCall
-from tests.differential.harness.hostile import check_refusal, operate
-from tests.differential.harness.hostile_bitmaps import CHANGES, ROWS, with_bitmaps
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.qcow2 import OFFSET_MASK, Qcow2
+from tests.support import qemu
+from tests.support.chains import Arena
+from tests.support.compare import differences
+from tests.support.divergences import differs_in_effect
+from tests.support.drivers import QemuDriver, SnapshotCall
+from tests.support.hostile import check_refusal, operate
+from tests.support.hostile_bitmaps import CHANGES, ROWS, with_bitmaps
+from tests.support.patch import Patch
+from tests.support.qcow2 import OFFSET_MASK, Qcow2
 
 
 def bitmap_facts(path: str) -> list[dict[str, object]]:

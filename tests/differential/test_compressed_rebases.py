@@ -17,12 +17,12 @@ import pytest
 
 from sandbox.images.chain import open_chain
 from sandbox.images.rebases import open_backing, rebase
-from tests.differential.harness import qemu
-from tests.differential.harness.commits import Layer, Scenario
-from tests.differential.harness.compressed_rebases import FILL_SIZE, CompressedArena
-from tests.differential.harness.families import agree_on_seed
-from tests.differential.harness.qcow2 import COPIED, Qcow2
-from tests.differential.harness.rebases import RebaseScenario, by_airlock
+from tests.support import qemu
+from tests.support.commits import Layer, Scenario
+from tests.support.compressed_rebases import FILL_SIZE, CompressedArena
+from tests.support.families import agree_on_seed
+from tests.support.qcow2 import COPIED, Qcow2
+from tests.support.rebases import RebaseScenario, by_airlock
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 CHAINS = 1000 if LONG else 20

@@ -19,10 +19,10 @@ from sandbox.images.image import Image
 from sandbox.images.info import image_info
 from sandbox.images.snapshot_changes import create_snapshot
 from sandbox.images.snapshots import list_snapshots
-from tests.differential.harness import qemu
-from tests.differential.harness.damaged_bitmaps import DAMAGES, Damaged, number
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.qcow2 import Qcow2
+from tests.support import qemu
+from tests.support.damaged_bitmaps import DAMAGES, Damaged, number
+from tests.support.patch import Patch
+from tests.support.qcow2 import Qcow2
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 SEEDS = 400 if LONG else 40

@@ -14,8 +14,8 @@ import pytest
 from sandbox.images.chain import open_chain
 from sandbox.images.commits import commit, find_base, open_base
 from sandbox.images.rebases import open_backing, rebase
-from tests.differential.harness import qemu
-from tests.differential.harness.apart import printed_apart
+from tests.support import qemu
+from tests.support.apart import printed_apart
 
 LAYERS = 64
 GIGA = 1 << 30

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.drivers import SnapshotCall
-from tests.differential.harness.qcow2 import COPIED, Qcow2
+from tests.support import qemu
+from tests.support.chains import Arena
+from tests.support.drivers import SnapshotCall
+from tests.support.qcow2 import COPIED, Qcow2
 
 KILO64 = 64 << 10
 

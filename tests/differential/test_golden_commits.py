@@ -15,9 +15,9 @@ import pytest
 
 from sandbox.images.chain import open_chain
 from sandbox.images.commits import commit, find_base, open_base
-from tests.differential.harness import qemu
-from tests.differential.harness.maps import KILO64, data, entries, refcounts
-from tests.differential.harness.qcow2 import COPIED, Qcow2
+from tests.support import qemu
+from tests.support.maps import KILO64, data, entries, refcounts
+from tests.support.qcow2 import COPIED, Qcow2
 
 MEGA = 1 << 20
 ZERO = 1

@@ -14,8 +14,8 @@ import pytest
 
 from sandbox.images.chain import open_chain
 from sandbox.images.commits import commit, open_base
-from tests.differential.harness import qemu
-from tests.differential.harness.vmdk import Vmdk
+from tests.support import qemu
+from tests.support.vmdk import Vmdk
 
 KILO64 = 65536
 SECTORS = 128  # of a grain

@@ -11,11 +11,11 @@ import os
 
 import pytest
 
-from tests.differential.harness.cells import Cell, every_axis
-from tests.differential.harness.chains import Arena, Tally
-from tests.differential.harness.drivers import CliDriver, Driver
-from tests.differential.harness.families import agree_on_steps
-from tests.differential.harness.steps import make_chain, up_to_call
+from tests.support.cells import Cell, every_axis
+from tests.support.chains import Arena, Tally
+from tests.support.drivers import CliDriver, Driver
+from tests.support.families import agree_on_steps
+from tests.support.steps import make_chain, up_to_call
 
 CELLS = list(every_axis())
 LONG = os.environ.get("AIRLOCK_LONG") == "1"

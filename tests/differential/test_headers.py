@@ -10,10 +10,10 @@ import struct
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.qcow2 import Qcow2
+from tests.support import qemu
+from tests.support.chains import Arena
+from tests.support.patch import Patch
+from tests.support.qcow2 import Qcow2
 
 MEGA = 1 << 20
 BITMAPS_BIT, RAW_DATA_BIT = 1, 2

@@ -19,13 +19,13 @@ import sys
 import pytest
 
 from sandbox import errors, operations
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.compare import differences
-from tests.differential.harness.drivers import TOP, QemuDriver, SnapshotCall
-from tests.differential.harness.hostile import LIMITS, ROWS, check_refusal, operate, sound_image
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.qcow2 import Qcow2
+from tests.support import qemu
+from tests.support.chains import Arena
+from tests.support.compare import differences
+from tests.support.drivers import TOP, QemuDriver, SnapshotCall
+from tests.support.hostile import LIMITS, ROWS, check_refusal, operate, sound_image
+from tests.support.patch import Patch
+from tests.support.qcow2 import Qcow2
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 # Contradictions that qemu-img check does not look for: a zero flag in version 2, one host cluster twice in a mapping.

@@ -19,16 +19,16 @@ import pytest
 from sandbox import errors
 from sandbox.images.bitmaps import list_bitmaps
 from sandbox.images.image import Image
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmap_chains import BitmapArena, BitmapTally
-from tests.differential.harness.bitmap_drivers import BitmapCall, PythonBitmaps, QemuBitmaps
-from tests.differential.harness.bitmaps import bitmaps_of, peak_memory_of_list
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.compare import differences
-from tests.differential.harness.hostile import LIMITS, check_refusal
-from tests.differential.harness.hostile_bitmaps import ALL, CHANGES, ROWS, operate_on_bitmaps, with_bitmaps
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.untouched import what_else_changed
+from tests.support import qemu
+from tests.support.bitmap_chains import BitmapArena, BitmapTally
+from tests.support.bitmap_drivers import BitmapCall, PythonBitmaps, QemuBitmaps
+from tests.support.bitmaps import bitmaps_of, peak_memory_of_list
+from tests.support.chains import Arena
+from tests.support.compare import differences
+from tests.support.hostile import LIMITS, check_refusal
+from tests.support.hostile_bitmaps import ALL, CHANGES, ROWS, operate_on_bitmaps, with_bitmaps
+from tests.support.patch import Patch
+from tests.support.untouched import what_else_changed
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 MEMORY_MAX = 160 << 20  # bytes, whatever the image

@@ -14,12 +14,12 @@ import os
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.hostile import CHANGES, ROWS
-from tests.differential.harness.hostile_chains import VMDK, VMDK_ROWS, Outcome, Workshop, airlock, vmdk_chain
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.vmdk import Vmdk
+from tests.support import qemu
+from tests.support.chains import Arena
+from tests.support.hostile import CHANGES, ROWS
+from tests.support.hostile_chains import VMDK, VMDK_ROWS, Outcome, Workshop, airlock, vmdk_chain
+from tests.support.patch import Patch
+from tests.support.vmdk import Vmdk
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 NOT_FOR_QEMU = {5, 31, 43, 47, 48, 49}  # rows on which qemu-img check never ends, or takes a minute

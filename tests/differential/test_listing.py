@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.drivers import QemuDriver
-from tests.differential.harness.patch import Entry, Patch
+from tests.support import qemu
+from tests.support.chains import Arena
+from tests.support.drivers import QemuDriver
+from tests.support.patch import Entry, Patch
 
 MAX64 = (1 << 64) - 1
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from tests.differential.harness import commits, rebases, vmdk_chains
-from tests.differential.harness.bitmap_chains import BitmapArena, BitmapTally
-from tests.differential.harness.bitmap_drivers import CliBitmaps, PythonBitmaps
-from tests.differential.harness.bitmap_steps import make_bitmap_chain
-from tests.differential.harness.cells import Cell
-from tests.differential.harness.chains import Arena, Tally
-from tests.differential.harness.drivers import CliDriver, PythonDriver, Result
-from tests.differential.harness.families import KINDS, SCENARIOS, agree_on_seed, agree_on_steps
-from tests.differential.harness.steps import make_chain
 from tests.differential.run import main, parse_arguments
+from tests.support import commits, rebases, vmdk_chains
+from tests.support.bitmap_chains import BitmapArena, BitmapTally
+from tests.support.bitmap_drivers import CliBitmaps, PythonBitmaps
+from tests.support.bitmap_steps import make_bitmap_chain
+from tests.support.cells import Cell
+from tests.support.chains import Arena, Tally
+from tests.support.drivers import CliDriver, PythonDriver, Result
+from tests.support.families import KINDS, SCENARIOS, agree_on_seed, agree_on_steps
+from tests.support.steps import make_chain
 
 TOP = pathlib.Path(__file__).parents[2]
 SEEDS = {**dict.fromkeys(KINDS, 3), "rebase": 1, "rebase-compressed": 1, "vmdk": 2}  # whose operation changes something

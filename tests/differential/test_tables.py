@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.patch import Entry, Patch
-from tests.differential.harness.qcow2 import COPIED, Qcow2
+from tests.support import qemu
+from tests.support.chains import Arena
+from tests.support.patch import Entry, Patch
+from tests.support.qcow2 import COPIED, Qcow2
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 MEGA = 1 << 20

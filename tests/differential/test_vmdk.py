@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.differential.harness.families import agree_on_seed
-from tests.differential.harness.vmdk_chains import VmdkArena
+from tests.support.families import agree_on_seed
+from tests.support.vmdk_chains import VmdkArena
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 CHAINS = 1000 if LONG else 30

@@ -25,11 +25,11 @@ from sandbox.images.rebases import open_backing, rebase
 from sandbox.images.snapshot_changes import create_snapshot
 from sandbox.images.snapshots import list_snapshots
 from sandbox.images.vmdk import vmdk_info
-from tests.differential.harness import qemu
-from tests.differential.harness.chains import Arena
-from tests.differential.harness.compare import differences
-from tests.differential.harness.vmdk import SECTOR, Vmdk
-from tests.differential.harness.writers import (
+from tests.support import qemu
+from tests.support.chains import Arena
+from tests.support.compare import differences
+from tests.support.vmdk import SECTOR, Vmdk
+from tests.support.writers import (
     GIGA,
     KILO64,
     MEGA,

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from tests.differential.harness.qcow2 import Qcow2
 from tests.fuzz import chain_seeds
-from tests.unit.guest import native
-from tests.unit.guest.images import NAMES, RECIPES
+from tests.support import native
+from tests.support.qcow2 import Qcow2
+from tests.support.recipes import NAMES, RECIPES
 
 HERE = Path(__file__).resolve().parent
 SANITIZERS = "address,undefined"

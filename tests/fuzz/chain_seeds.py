@@ -11,9 +11,9 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.differential.harness.vmdk import Recipe as VmdkRecipe
-from tests.differential.harness.vmdk import filled
-from tests.unit.guest.images import KILO, RECIPES, TINY, Recipe
+from tests.support.recipes import KILO, RECIPES, TINY, Recipe
+from tests.support.vmdk import Recipe as VmdkRecipe
+from tests.support.vmdk import filled
 
 OPERATIONS = ("commit", "rebase", "compress", "relink", "empty", "overlay", "facts")
 FLAGS = ("may_resize", "empties", "records_id", "backed", "no_format")

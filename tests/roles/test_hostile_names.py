@@ -20,7 +20,7 @@ import typing as t
 import pytest
 import yaml
 
-from tests.differential.harness import qemu
+from tests.support import qemu
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 OLDEST = CHECKOUT / ".venv-2.18/bin"

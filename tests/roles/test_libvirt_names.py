@@ -17,7 +17,7 @@ import typing as t
 
 import pytest
 
-from tests.differential.harness import qemu
+from tests.support import qemu
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 COMMANDS = pathlib.Path(sys.executable).parent

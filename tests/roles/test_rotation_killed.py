@@ -22,11 +22,11 @@ import pytest
 import yaml
 
 from sandbox.images.image import Image
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmaps import IN_USE, bitmaps_of, extents
-from tests.differential.harness.nbd import extents as extents_by_nbd
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.qcow2 import Qcow2
+from tests.support import qemu
+from tests.support.bitmaps import IN_USE, bitmaps_of, extents
+from tests.support.nbd import extents as extents_by_nbd
+from tests.support.patch import Patch
+from tests.support.qcow2 import Qcow2
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]

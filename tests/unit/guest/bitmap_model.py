@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.differential.harness.bitmaps import merged
-from tests.differential.harness.patch import Patch
-from tests.unit.guest.native import BitmapAction, Guest
+from tests.support.bitmaps import merged
+from tests.support.native import BitmapAction, Guest
+from tests.support.patch import Patch
 
 DEFAULT_GRANULARITY = 4096  # for clusters of up to 4 KiB
 Runs = tuple[tuple[int, int], ...]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.guest.images import RECIPES
-from tests.unit.guest.native import Guest, compiled
+from tests.support.native import Guest, compiled
+from tests.support.recipes import RECIPES
 
 MAKES = {
     "plain": (),

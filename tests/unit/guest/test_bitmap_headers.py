@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmaps import bitmaps_of
-from tests.differential.harness.qcow2 import Qcow2
-from tests.differential.harness.untouched import header_without_bitmaps
-from tests.unit.guest.native import BitmapAction, Guest
-from tests.unit.guest.patching import END, FEATURES, extension, patched, put
+from tests.support import qemu
+from tests.support.bitmaps import bitmaps_of
+from tests.support.native import BitmapAction, Guest
+from tests.support.patching import END, FEATURES, extension, patched, put
+from tests.support.qcow2 import Qcow2
+from tests.support.untouched import header_without_bitmaps
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 SIZES = (512, 4096, 8192)

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.differential.harness import qemu
-from tests.differential.harness.bitmaps import bitmaps, tail_is_clean
-from tests.differential.harness.qcow2 import Qcow2
+from tests.support import qemu
+from tests.support.bitmaps import bitmaps, tail_is_clean
+from tests.support.native import BitmapAction, Guest, bitmap_records
+from tests.support.qcow2 import Qcow2
 from tests.unit.guest.bitmap_model import Bitmap, RefusedError, after, runs_of, store
-from tests.unit.guest.native import BitmapAction, Guest, bitmap_records
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 NAMES = (b"a", b"b", b"c" * 300)

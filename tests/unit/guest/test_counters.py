@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.guest.native import Guest
+from tests.support.native import Guest
 
 WIDEST = 64 << 20  # bytes of counters
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.guest.native import Answer, Guest, Request
+from tests.support.native import Answer, Guest, Request
 
 MEBI = 1 << 20
 MEMORY = 64 * 1024

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.crash import judge
-from tests.differential.harness.bitmaps import bitmaps
-from tests.differential.harness.qcow2 import Qcow2
-from tests.unit.guest.native import Answer, BitmapAction, Guest
+from tests.support.bitmaps import bitmaps
+from tests.support.native import Answer, BitmapAction, Guest
+from tests.support.qcow2 import Qcow2
 
 OPERATIONS = [
     ("tiny", "create", b"fresh"),

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.differential.harness import qemu
-from tests.unit.guest.native import Guest
-from tests.unit.guest.patching import (
+from tests.support import qemu
+from tests.support.native import Guest
+from tests.support.patching import (
     BACKING_FORMAT,
     BITMAPS,
     CRYPTO,

@@ -11,7 +11,7 @@ import signal
 
 import pytest
 
-from tests.unit.guest.native import Guest
+from tests.support.native import Guest
 
 HEAP = 128 << 20  # bytes, and more than there is
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.differential.harness.patch import Entry, Patch
-from tests.unit.guest.native import TOP, Guest, sources
-from tests.unit.guest.patching import field, patched, put
+from tests.support import qemu
+from tests.support.native import TOP, Guest, sources
+from tests.support.patch import Entry, Patch
+from tests.support.patching import field, patched, put
 
 pytestmark = pytest.mark.slow
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential.harness import qemu
-from tests.unit.guest import images
+from tests.support import qemu
+from tests.support import recipes as images
+from tests.support.native import Answer, Guest
+from tests.support.patching import DATA_FILE, extension, field, patched, u64, with_extensions
 from tests.unit.guest.conftest import MAKES
-from tests.unit.guest.native import Answer, Guest
-from tests.unit.guest.patching import DATA_FILE, extension, field, patched, u64, with_extensions
 
 OPERATIONS = [
     *((name, "create", b"fresh") for name in images.RECIPES),

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.differential.harness import qemu
-from tests.differential.harness.qcow2 import Qcow2
-from tests.unit.guest.native import Guest
+from tests.support import qemu
+from tests.support.native import Guest
+from tests.support.qcow2 import Qcow2
 
 CLUSTER = 512
 ALLOCATE, FREE, PUNCH, WRITE_BACK, ALLOCATE_BYTES = 1, 2, 3, 4, 5

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.differential.harness.patch import Entry
-from tests.unit.guest.native import Guest
-from tests.unit.guest.patching import patched, put
+from tests.support.native import Guest
+from tests.support.patch import Entry
+from tests.support.patching import patched, put
 
 NAME_MAX, ID_MAX = 255, 127
 small_numbers = st.integers(0, 30).map(lambda number: b"%d" % number)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.differential.harness.patch import Patch
-from tests.differential.harness.qcow2 import COMPRESSED, COPIED, OFFSET_MASK, Qcow2
-from tests.unit.guest import images
+from tests.support import recipes as images
+from tests.support.native import Guest
+from tests.support.patch import Patch
+from tests.support.patching import CRYPTO, extension, patched, put, with_extensions
+from tests.support.qcow2 import COMPRESSED, COPIED, OFFSET_MASK, Qcow2
 from tests.unit.guest.conftest import MAKES
-from tests.unit.guest.native import Guest
-from tests.unit.guest.patching import CRYPTO, extension, patched, put, with_extensions
 
 
 @pytest.mark.parametrize("name", images.RECIPES)

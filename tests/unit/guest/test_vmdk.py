@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.differential.harness.vmdk import FLAG_COMPRESSED, FLAG_MARKERS, SECTOR, Recipe, Vmdk, filled
-from tests.unit.guest.native import Answer, Guest
+from tests.support.native import Answer, Guest
+from tests.support.vmdk import FLAG_COMPRESSED, FLAG_MARKERS, SECTOR, Recipe, Vmdk, filled
 
 MEGA = 1 << 20
 GRAIN = 65536

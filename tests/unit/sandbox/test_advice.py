@@ -31,7 +31,7 @@ from sandbox.images.snapshots import Selector
 from sandbox.vmm import answers, faults
 from sandbox.words import advice, opening, refusals, refused
 from sandbox.words.wording import names_of
-from tests.differential.harness.vmdk import Recipe
+from tests.support.vmdk import Recipe
 
 from .bitmap_images import directory_entries, set_in_use
 from .chain_images import overlay, raw

@@ -17,8 +17,8 @@ from sandbox.images.chain import drawing, open_chain
 from sandbox.images.commits import commit, open_base
 from sandbox.images.image import Image
 from sandbox.vmm import machine
-from tests.differential.harness import qemu
-from tests.differential.harness.vmdk import Recipe, Vmdk, patch
+from tests.support import qemu
+from tests.support.vmdk import Recipe, Vmdk, patch
 
 from .chain_images import overlay
 from .command_line import Airlock, qemu_img

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import coverage
-from tests.unit.guest import native
+from tests.support import native
 
 
 def test_a_row_has_shares_and_what_was_missed() -> None:
@@ -26,7 +26,7 @@ def test_the_table_is_of_the_guest_alone_and_ends_with_the_whole() -> None:
     found = {
         guest / "b.c": coverage.Counts({1: 1, 2: 0}, {(1, 0): 1, (1, 1): 3}),
         guest / "a.c": coverage.Counts({1: 1, 2: 5}, {(1, 0): 0, (1, 1): 3}),
-        coverage.TOP / "tests/unit/guest/c/host.c": coverage.Counts({1: 0}),
+        coverage.TOP / "tests/support/c/host.c": coverage.Counts({1: 0}),
     }
     assert coverage.table(found) == [
         " lines   branches",

@@ -14,7 +14,7 @@ import typing as t
 
 import pytest
 
-from tests.differential.harness.vmdk import Recipe
+from tests.support.vmdk import Recipe
 from tests.unit.plugins.chains import Task, actions, overlay, run, shown
 from tests.unit.plugins.running import PLUGINS
 

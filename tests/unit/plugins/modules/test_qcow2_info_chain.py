@@ -10,7 +10,7 @@ import typing as t
 
 import pytest
 
-from tests.differential.harness.vmdk import NO_PARENT, Recipe
+from tests.support.vmdk import NO_PARENT, Recipe
 from tests.unit.sandbox.chain_images import overlay, raw
 
 Run = t.Callable[..., dict[str, t.Any]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from tests.differential.harness.qcow2 import HEADER_FIELDS
+from tests.support.qcow2 import HEADER_FIELDS
 
 PLACES = {name: (offset, size) for offset, size, name in HEADER_FIELDS}
 END, BACKING_FORMAT, FEATURES, CRYPTO = 0, 0xE2792ACA, 0x6803F857, 0x0537BE77

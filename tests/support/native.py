@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import cffi
 
-TOP = Path(__file__).resolve().parents[3]
+TOP = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent / "c"
 BARE = {"start.c", "memory.c", "library.c"}  # what only a bare virtual processor can run
 FLAGS = ("-std=gnu11", "-O1", "-g", "-fPIC", "-msse2", "-Wall", "-Wextra", "-Werror")

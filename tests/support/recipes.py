@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.differential.harness import qemu
-from tests.differential.harness.steps import trim_l1
+from tests.support import qemu
+from tests.support.steps import trim_l1
 
 KILO = 1 << 10
 

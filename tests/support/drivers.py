@@ -15,7 +15,7 @@ from typing import Protocol
 
 from . import qemu
 
-TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 AIRLOCK = os.path.join(TOP, "build", "airlock")
 FLAGS = {"create": "-c", "apply": "-a", "delete": "-d"}
 
