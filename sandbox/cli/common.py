@@ -183,7 +183,7 @@ def complain(message: bytes, command: bytes = b"") -> None:
 
 
 def warn(message: bytes) -> None:
-    """A report that is none of an error."""
+    """A warning, and no error."""
     complain(b"warning: " + message)
 
 

@@ -37,7 +37,7 @@ class Disk:
     """
 
     def __init__(self, path: str, descriptor: int, writable: bool) -> None:
-        """Takes over the descriptor. Raises OSError, and leaves it open then."""
+        """Owns the descriptor from here on. Raises OSError; then the caller still owns it."""
         status = os.fstat(descriptor)
         self.path = path
         self.descriptor = descriptor

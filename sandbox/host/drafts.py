@@ -76,8 +76,8 @@ class Access(t.NamedTuple):
 class Draft:
     """A file in the directory of a place that gets the place's name when it is whole.
 
-    It has none before, so that nothing is left of it when this process is killed; only where the file system knows no
-    such files, it has one that nobody looks for. Raises ImageOpenError.
+    Until then it is unlinked (O_TMPFILE), so that nothing is left of it when this process is killed; on a file system
+    without O_TMPFILE it has a hidden temporary name. Raises ImageOpenError.
     """
 
     def __init__(self, place: Place, access: Access) -> None:

@@ -62,7 +62,7 @@ class NewBacking:
     """What an image is to stand on, open and locked until close().
 
     name: as it is to be recorded. format: one of FORMATS. layers: that file and what it stands on, from the top down.
-    shared: the depth of the file in the chain of now, 0 when it is none of that. reports: of the guests that read them.
+    shared: its depth in the current chain, 0 if it is not in it. reports: of the guests that read them.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class NewBacking:
         self._stack = stack or contextlib.ExitStack()
 
     def close(self) -> None:
-        """Drops the locks, but not those of the chain of now."""
+        """Drops the locks, but not those of the current chain."""
         self._stack.close()
 
     def __enter__(self) -> NewBacking:

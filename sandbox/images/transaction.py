@@ -23,8 +23,8 @@ class Transaction:
             for image in images: create_snapshot(image, name, date)
             transaction.keep()
 
-    An exception inside undoes everything and goes on. A signal that ends the process (ending.py) makes the operations
-    fail, and interrupts nothing else: neither undo() nor keep() stops half way.
+    An exception inside undoes everything and propagates. A signal that ends the process (ending.py) makes the
+    operations fail, and interrupts nothing else: neither undo() nor keep() stops half way.
     """
 
     def __init__(self, images: t.Sequence[Image]) -> None:

@@ -36,7 +36,7 @@ class Limits(t.NamedTuple):
     """What a run may use up. seconds: from the fork. exits: doorbells. bytes: read, written, copied and
     zeroed, REQUEST_BYTES of doorbell_rules.py at least for each request.
     file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
-    and copied, 0: as fast as it goes. flushes: whether what the guest wants on stable storage goes there."""
+    and copied, 0: as fast as it goes. flushes: False: the guest's flush requests are ignored."""
 
     seconds: float = 60.0
     exits: int = 2_000_000

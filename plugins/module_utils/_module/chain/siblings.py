@@ -36,8 +36,8 @@ class Sibling(t.NamedTuple):
 
 
 class Search(t.NamedTuple):
-    """What was found. unclear: images that may stand on the chain: no name may lead to what they stand on, or that
-    could not be found out. closed: what became of files and directories that could not be opened: anything may be in
+    """What was found. unclear: images whose backing file the policy refuses, or could not be read: they may be
+    overlays of this chain. closed: what became of files and directories that could not be opened: anything may be in
     there."""
 
     siblings: list[Sibling]
