@@ -114,8 +114,6 @@ others: build cli $(FULL_ENVIRONMENT) | packages-test
 	@for one in dist demo bench-short; do \
 		$(MAKE) $$one > build/$$one.log 2>&1 || { cat build/$$one.log; echo "make $$one failed"; exit 1; }; done
 
-# Without the variable ansible-test asks the git above, which ignores build/.
-in_copy = cd $(COPY) && ANSIBLE_TEST_CONTENT_ROOT=$$PWD $(1)
 python_version = $$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 # In two parts: workers that have run the first are large by then, and each fork of the second would copy their tables.
@@ -138,7 +136,7 @@ test-one: build cli $(FULL_ENVIRONMENT) ## T=path::name: one test, or what pytes
 	@$(PYTHON) -m pytest $(T) $(PYTEST_ARGUMENTS)
 
 integration: copy $(FULL_ENVIRONMENT) | packages-test
-	@$(call in_copy,ansible-test integration --local --python $(python_version) --color no)
+	@bash tools/run_ansible_test.sh $(COPY) integration --local --python $(python_version) --color no
 
 # One at a time on a machine, for all of them make the same users; a lock on a directory can be had by everybody.
 molecule: build $(FULL_ENVIRONMENT) | packages-test ## the roles and playbooks, on three hosts that are all this one
@@ -191,7 +189,7 @@ lint-docs: build $(FULL_ENVIRONMENT)
 
 sanity: copy $(FULL_ENVIRONMENT)
 	@$(PYTHON) tools/get_pip_stand_in.py --install
-	@$(call in_copy,ansible-test sanity --local --python $(python_version) --color no) > "$(TOP)/build/sanity.log" 2>&1 \
+	@bash tools/run_ansible_test.sh $(COPY) sanity --local --python $(python_version) --color no > "$(TOP)/build/sanity.log" 2>&1 \
 		|| { grep -E '^(ERROR|FATAL)' "$(TOP)/build/sanity.log"; exit 1; }
 
 # ---- what is measured -----------------------------------------------------------------------------------
