@@ -44,6 +44,7 @@ NAMES = [
     "*",
     "back\\slash[^b]",
     "- é",
+    "- É",  # which Jinja takes for the same, unless it is told not to
 ]
 TIME = "20261121T030000Z"
 
@@ -55,7 +56,7 @@ START = """
     airlock.images.qcow2_snapshot:
       limit: 0 # a role needs no more of an image than the snapshot that it is about
   vars:
-    paths: "{{ found.files | map(attribute='path') | sort }}"
+    paths: "{{ found.files | map(attribute='path') | sort(case_sensitive=true) }}"
     machines: >-
       {%- set made = namespace(all=[]) -%}
       {%- for path in paths -%}

@@ -7,6 +7,7 @@ task, and those of the command line against all."""
 from __future__ import annotations
 
 import pathlib
+import re
 import typing as t
 
 import pytest
@@ -34,3 +35,9 @@ def test_a_roles_variables_have_its_name(path: pathlib.Path) -> None:
     role = path.parts[-3]
     names = set(named(yaml.safe_load(path.read_text())))
     assert names == {name for name in names if name.startswith((f"__{role}_", f"{role}_"))}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_names_are_told_apart_by_case(path: pathlib.Path) -> None:
+    """The filter unique takes web and Web for the same, and leaves one out, unless it is told not to."""
+    assert not re.search(r"\|\s*(ansible\.builtin\.)?unique\b(?!\(case_sensitive=true\))", path.read_text())
