@@ -118,7 +118,7 @@ def host(tmp_path: pathlib.Path) -> Host:
 
 
 def test_a_disk_is_not_taken_for_another_one(host: Host) -> None:
-    """A blank at the end is the name's, and what virsh can only describe is no name."""
+    """A blank at the end, or in front, is the name's, and what virsh can only describe is no name."""
     top = host.home / "images"
     top.mkdir()
     for name in ("web.qcow2", "web.qcow2 ", "bär.qcow2", r"new\x0aline.qcow2"):
@@ -126,11 +126,15 @@ def test_a_disk_is_not_taken_for_another_one(host: Host) -> None:
     host.has("blank", [f"{top}/web.qcow2 ", f"{top}/bär.qcow2"])
     host.has("last", [f"{top}/bär.qcow2", f"{top}/web.qcow2  "])
     host.has("newline", [rf"{top}/new\x0aline.qcow2"])
-    blank, last, newline = host.disks("blank", "last", "newline")
+    host.has("front", [f"{top}/bär.qcow2", f" {top}/web.qcow2"])
+    host.has("part", ["images/web.qcow2"])
+    blank, last, newline, front, part = host.disks("blank", "last", "newline", "front", "part")
     assert blank == [f"{top}/web.qcow2 ", f"{top}/bär.qcow2"]
     assert f"{top}/web.qcow2  " in last
     assert "No such file" in last
     assert "as they are: vda. Give the disks of machine vm as a list." in newline
+    assert "as they are: vdb. Give the disks of machine vm as a list." in front
+    assert "as they are: vda. Give the disks of machine vm as a list." in part
 
 
 def test_a_domain_is_not_taken_for_another_one(host: Host) -> None:
