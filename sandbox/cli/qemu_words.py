@@ -142,7 +142,7 @@ _AHEAD = {
     "unknown_format": "Invalid format name: '{given}'",
 }
 
-_FILES = ("file", "top")  # facts that are names of files, out of images some of them
+_FILES = ("file", "top", "new_backing")  # facts that are names of files, out of images some of them
 
 
 class Reported(Exception):
@@ -156,10 +156,11 @@ class Reported(Exception):
 
 class Voice(t.NamedTuple):
     """How qemu-img tells of a refusal during an operation. texts: by code. prefix: what it has in front of them, made
-    of the exception."""
+    of the exception. files: facts that are names of files."""
 
     texts: t.Mapping[str, str]
     prefix: t.Callable[[errors.AirlockError], str]
+    files: tuple[str, ...] = _FILES
 
 
 def reading() -> Voice:
@@ -188,7 +189,7 @@ def bitmap(verbs: t.Sequence[str]) -> Voice:
 
 
 def commit() -> Voice:
-    return Voice(_COMMIT, lambda _error: "Block job failed: ")
+    return Voice(_COMMIT, lambda _error: "Block job failed: ", (*_FILES, "given"))
 
 
 def rebase() -> Voice:
@@ -197,7 +198,7 @@ def rebase() -> Voice:
             return "Error while writing to COW image: "  # it finds out there
         return f"Could not change the backing file to '{error.facts['given']}': "
 
-    return Voice(_REBASE, prefix)
+    return Voice(_REBASE, prefix, (*_FILES, "given"))
 
 
 @contextlib.contextmanager
@@ -218,7 +219,7 @@ def reports(error: errors.AirlockError, voice: Voice) -> list[str]:
     makes a report of its own. What else the operator gave is as it was given.
     """
     facts = error.facts
-    for key in _FILES:
+    for key in voice.files:
         if key in facts:
             facts[key] = _printable(facts[key])
     if "message" in facts:

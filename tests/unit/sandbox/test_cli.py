@@ -554,6 +554,27 @@ def test_names_of_files_in_messages(airlock: Airlock, tmp_path: pathlib.Path, co
     assert airlock(*command.split(), hostile, directory=tmp_path) == (1, b"", head + b"Image is not in qcow2 format\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        (b"commit -b %s top", b"Did not find '%s' in the backing chain of 'top'"),
+        (
+            b"rebase -b %s -F qcow2 top",
+            b"Could not open new backing file '%s': Could not open '%s': No such file or directory",
+        ),
+        (b"rebase -u -b %s top", b"Could not change the backing file to '%s': backing format must be specified"),
+    ],
+)
+def test_names_of_backing_files_in_messages(
+    airlock: Airlock, tmp_path: pathlib.Path, command: bytes, wanted: bytes
+) -> None:
+    for arguments in (["base", "1M"], ["-F", "qcow2", "-b", "base", "top"]):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *arguments], cwd=tmp_path, check=True)
+    arguments = [word.replace(b"%s", b"./x\x1b[31m\nairlock: ok") for word in command.split()]
+    shown = wanted.replace(b"%s", b"./x\\x1b[31m\\nairlock: ok")
+    assert airlock(*arguments, directory=tmp_path) == (1, b"", b"airlock: " + shown + b"\n")
+
+
 def test_names_out_of_images_in_messages(airlock: Airlock, tmp_path: pathlib.Path) -> None:
     missing = "gone\x1b[31m\nairlock ok"
     subprocess.run(
