@@ -300,8 +300,8 @@ def trusted_file_flow(module: AnsibleModule) -> dict[str, t.Any]:
         ],
         "diff": [
             {
-                "before_header": place.path,
-                "after_header": place.path,
+                "before_header": errors.clean(place.path, errors.PATH_LIMIT),
+                "after_header": errors.clean(place.path, errors.PATH_LIMIT),
                 "before": _text(place.old),
                 "after": _text(content),
             }

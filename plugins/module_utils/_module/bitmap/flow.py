@@ -96,8 +96,8 @@ def _image_diff(plan: Plan, images: int) -> dict[str, str]:
 
     before, after = both_sides(plan.before, plan.after, _diff_line, images)
     return {
-        "before_header": plan.path,
-        "after_header": plan.path,
+        "before_header": errors.clean(plan.path, errors.PATH_LIMIT),
+        "after_header": errors.clean(plan.path, errors.PATH_LIMIT),
         "before": _diff_text(plan.virtual_size, before, plan.damage),
         "after": _diff_text(plan.virtual_size, after),
     }

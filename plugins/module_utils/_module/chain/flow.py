@@ -176,8 +176,8 @@ def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
     }
     if module._diff:
         result["diff"] = {
-            "before_header": wanted.layers[0],
-            "after_header": wanted.layers[0],
+            "before_header": errors.clean(wanted.layers[0], errors.PATH_LIMIT),
+            "after_header": errors.clean(wanted.layers[0], errors.PATH_LIMIT),
             "before": f"{task.before}\n",
             "after": f"{task.after}\n",
         }

@@ -143,8 +143,8 @@ def _result(module: AnsibleModule, task: Task) -> dict[str, t.Any]:
     }
     if module._diff:
         result["diff"] = {
-            "before_header": task.wanted.path,
-            "after_header": task.wanted.path,
+            "before_header": errors.clean(task.wanted.path, errors.PATH_LIMIT),
+            "after_header": errors.clean(task.wanted.path, errors.PATH_LIMIT),
             "before": _diff_text(task.before, task.base_layer.virtual_size, done if task.commits else None),
             "after": _diff_text(after, layers[task.base - int(task.wanted.drop)]["virtual_size"], None),
         }

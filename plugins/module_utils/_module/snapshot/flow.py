@@ -129,8 +129,8 @@ def _image_diff(module: AnsibleModule, plan: Plan, images: int) -> dict[str, str
 
     lines = both_sides(plan.before.snapshots, plan.after.snapshots, line, images)
     return {
-        "before_header": plan.path,
-        "after_header": plan.path,
+        "before_header": errors.clean(plan.path, errors.PATH_LIMIT),
+        "after_header": errors.clean(plan.path, errors.PATH_LIMIT),
         "before": report.diff_text(plan.before.virtual_size, before, lines[0]),
         "after": report.diff_text(plan.after.virtual_size, after, lines[1]),
     }

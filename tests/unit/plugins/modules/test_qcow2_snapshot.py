@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import typing as t
 
 import pytest
@@ -71,6 +72,24 @@ def test_present_in_check_mode_predicts(run: Run, script: Script) -> None:
             "after": "disk size: 1048576 bytes\nsnapshot (new): new, date not known yet, 1048576 bytes\n",
         }
     ]
+
+
+def test_what_a_diff_is_of_has_no_control_characters(run: Run, script: Script) -> None:
+    """Ansible prints it as it is. What the result says of the image is its name, to go on with."""
+    path = "x\x1b[31m\nok: [forged]"
+    script.expect("open", path, False, False).expect("list_snapshots", path, gives=script.listed())
+    script.expect("close", path)
+    answer = run(path=path, name="new", check=True, diff=True)
+    assert answer["images"][0]["path"] == path
+    (diff,) = answer["diff"]
+    assert diff["before_header"] == diff["after_header"] == "x\ufffd[31m\ufffdok: [forged]"
+
+
+def test_what_any_diff_is_of_is_cleaned() -> None:
+    source = pathlib.Path(__file__).resolve().parents[4] / "plugins/module_utils/_module"
+    lines = [line for path in source.glob("*.py") for line in path.read_text().splitlines() if '_header": ' in line]
+    assert len(lines) == 10
+    assert all("errors.clean(" in line for line in lines)
 
 
 def test_absent_deletes_exactly_what_was_found(run: Run, script: Script, operations: t.Any) -> None:
