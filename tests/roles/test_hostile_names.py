@@ -44,6 +44,7 @@ NAMES = [
     "*",
     "back\\slash[^b]",
     "- é",
+    "y\x1b]0;title\x07\nok: [forged]",
     "- É",  # which Jinja takes for the same, unless it is told not to
 ]
 TIME = "20261121T030000Z"
@@ -159,6 +160,20 @@ UPGRADE = """
 """
 
 
+REFUSED = """
+    - name: Be refused
+      block:
+        - name: Look at machines that cannot be rolled back
+          ansible.builtin.include_role:
+            name: airlock.images.pre_upgrade_snapshot
+            tasks_from: check
+      rescue:
+        - name: Keep what was said
+          ansible.builtin.set_fact:
+            facts: "{{ [{'said': ansible_failed_result.msg}] }}"
+"""
+
+
 class Tenant:
     """The images of a tenant, and plays about them with one ansible-core."""
 
@@ -206,6 +221,8 @@ class Tenant:
         )
         assert done.returncode == 0, done.stdout
         assert not list(self.home.rglob(MARK)), done.stdout
+        assert "\x1b" not in done.stdout
+        assert "\nok: [forged]" not in done.stdout
         said = json.loads((self.home / "said.json").read_text())
         assert said["listed"] == self.paths
         return said["facts"]
@@ -251,6 +268,14 @@ def test_an_upgrade(tenant: Tenant) -> None:
     assert tenant.snapshots() == [["20261130", name[:3] + "young"]] * len(NAMES)
     assert [(one["group"], one["outcome"]) for one in last["rotated"]] == [(name, "rotated"), ("x", "rotated")]
     assert [disk["path"] for one in last["rotated"] for disk in one["disks"]] == tenant.paths
+
+
+def test_a_refusal(tenant: Tenant) -> None:
+    """A name in a message makes no line of its own, and has no terminal act on it."""
+    (forged,) = (path for path in tenant.paths if "[forged]" in path)
+    qemu.must(["qemu-img", "bitmap", "--add", forged, "b"])
+    refused, _nothing = tenant.play(REFUSED)
+    assert "/y\ufffd]0;title\ufffd\ufffdok: [forged].qcow2 cannot be rolled back" in refused["said"]
 
 
 def test_a_schedule(tenant: Tenant) -> None:

@@ -41,3 +41,10 @@ def test_a_roles_variables_have_its_name(path: pathlib.Path) -> None:
 def test_names_are_told_apart_by_case(path: pathlib.Path) -> None:
     """The filter unique takes web and Web for the same, and leaves one out, unless it is told not to."""
     assert not re.search(r"\|\s*(ansible\.builtin\.)?unique\b(?!\(case_sensitive=true\))", path.read_text())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_labels_of_loops_are_printable(path: pathlib.Path) -> None:
+    """They are printed as they are, and most are names of files."""
+    labels = re.findall(r"label: (.*)", path.read_text())
+    assert labels == [label for label in labels if label.endswith(' | airlock.images.printable }}"')]
