@@ -18,6 +18,8 @@ import datetime
 import re
 import typing as t
 
+from ansible_collections.airlock.images.plugins.module_utils.sandbox import errors
+
 DAY = 86400
 PERIODS = ("hour", "day", "week", "month")
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
@@ -32,7 +34,10 @@ PHASES = ("repair", "record", "stop", "merge", "prune")
 
 
 class RotationError(ValueError):
-    """What is asked for makes no sense, or what is there."""
+    """What is asked for makes no sense, or what is there. Its text is printable: names of files are in it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errors.clean(message, errors.MESSAGE_LIMIT))
 
 
 class Keep(t.NamedTuple):

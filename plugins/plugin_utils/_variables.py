@@ -19,6 +19,7 @@ import typing as t
 
 import yaml
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.airlock.images.plugins.module_utils.sandbox import errors
 
 _ORIGIN = (
     "Look where the value comes from: a variable that was set to nothing, an empty answer of a survey, the result of a "
@@ -30,11 +31,12 @@ Options = t.Mapping[str, t.Mapping[str, t.Any]]
 
 
 class VariableError(ValueError):
-    """Variables that cannot be what they are meant to be. faults: a sentence or two on each, with its name."""
+    """Variables that cannot be what they are meant to be. faults: a sentence or two on each, with its name, printable:
+    names of files are values of them."""
 
     def __init__(self, faults: t.Sequence[str]) -> None:
-        super().__init__(" ".join(faults))
-        self.faults = list(faults)
+        self.faults = [errors.clean(fault, errors.MESSAGE_LIMIT) for fault in faults]
+        super().__init__(" ".join(self.faults))
 
 
 class _Fault(ValueError):

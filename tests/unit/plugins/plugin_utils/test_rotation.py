@@ -39,6 +39,14 @@ def test_a_list_with_something_left_out_is_refused(rotation: types.ModuleType) -
     assert rotation.plan([{**told, "bitmap_count": 1}], "r", DAYS, NOW)["rotates"]
 
 
+def test_names_in_refusals_are_printable(rotation: types.ModuleType) -> None:
+    """The role's message has them, and ansible-playbook prints that as it is."""
+    future = bitmap("r-day-20261130T030000Z", recording=True)
+    for told in (image(future, path="x\x1b[m\nok:"), {**image(path="x\x1b[m\nok:"), "bitmap_count": 1}):
+        with pytest.raises(rotation.RotationError, match=r"^x\ufffd\[m\ufffdok: has "):
+            rotation.plan([told], "r", DAYS, NOW)
+
+
 @pytest.mark.parametrize("text", ["0", "1000", "3k", "256", "4g", "x", "64 k b"])
 def test_a_granularity_that_the_module_would_refuse(rotation: types.ModuleType, text: str) -> None:
     with pytest.raises(rotation.RotationError, match="granularity"):

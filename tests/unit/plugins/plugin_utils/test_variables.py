@@ -111,3 +111,9 @@ def test_all_faults_are_told_at_once(variables: types.ModuleType) -> None:
     with pytest.raises(variables.VariableError) as caught:
         variables.settle(options, read, {"a", "b", "c"})
     assert [fault.split()[0] for fault in caught.value.faults] == ["a", "b", "c"]
+
+
+def test_names_in_refusals_are_printable(variables: types.ModuleType) -> None:
+    """They may be those of files that a play has found."""
+    with pytest.raises(variables.VariableError, match=r"is 'y\ufffd\[m\ufffdok:'\. It has to be a dictionary"):
+        settle(variables, DISKS, ["y\x1b[m\nok:"])
