@@ -87,8 +87,8 @@ def test_what_a_diff_is_of_has_no_control_characters(run: Run, script: Script) -
 
 def test_what_any_diff_is_of_is_cleaned() -> None:
     source = pathlib.Path(__file__).resolve().parents[4] / "plugins/module_utils/_module"
-    lines = [line for path in source.glob("*.py") for line in path.read_text().splitlines() if '_header": ' in line]
-    assert len(lines) == 10
+    lines = [line for path in source.rglob("*.py") for line in path.read_text().splitlines() if '_header": ' in line]
+    assert len(lines) >= 10
     assert all("errors.clean(" in line for line in lines)
 
 
