@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What qcow2_snapshot has to do with one image, found out by reading it once.
 
-It is foreseen in foresight.py, or carried out in change.py.
+It is foreseen in foresight.py, or carried out in carry_out.py.
 """
 
 from __future__ import annotations
