@@ -16,6 +16,7 @@ import struct
 from dataclasses import dataclass
 
 SECTOR = 512
+CID_DIGITS = 8  # at most
 HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 FIELDS = (
     *("magic", "version", "flags", "capacity", "grain", "descriptor", "descriptor_size", "table_entries"),
@@ -135,11 +136,14 @@ class Vmdk:
 
     @property
     def masked(self) -> bytes:
-        """All of it but the value of CID, of which qemu draws a random one. Its digits may be as many as they are."""
+        """All of it but the value of CID, of which qemu draws a random one. Where that has fewer digits than the one
+        before, qemu leaves what was the end of the text behind its NUL."""
         first, end = self.places[b"CID"]
         behind = (1 + self.header["descriptor_size"]) * SECTOR
-        text = self.bytes[SECTOR:behind].rstrip(b"\0")
+        text, _nul, rest = self.bytes[SECTOR:behind].partition(b"\0")
         text = text[: first - SECTOR] + text[end - SECTOR :]
+        left = rest.strip(b"\0")
+        text += left if len(left) >= CID_DIGITS else b""
         return self.bytes[:SECTOR] + text + self.bytes[behind:]
 
     def entries(self, redundant: bool = False) -> dict[int, int]:
