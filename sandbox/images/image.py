@@ -16,7 +16,7 @@ import typing as t
 from .. import errors
 from ..host import disks, locks
 from ..host.places import Key, Place, file_key, find_place
-from ..vmm import machine
+from ..vmm import kvm, machine
 from ..vmm.machine import Limits, Report
 from ..words import opening
 from . import calls
@@ -81,6 +81,11 @@ class Image:
 
     def __exit__(self, *_exception: object) -> None:
         self.close()
+
+
+def get_ready_for_threads() -> None:
+    """To be called before several threads run guests. Raises NoCffiError, NotBuiltError."""
+    kvm.realize()
 
 
 def run_guest(

@@ -60,6 +60,16 @@ def bindings() -> tuple[t.Any, t.Any]:
     return _bindings[0]
 
 
+def realize() -> None:
+    """Makes all types and functions of the bindings, which cffi makes when they are first used. To be called before
+    threads use them: cffi 2.0 aborts the process when two make one type at the same time. Raises as bindings()."""
+    ffi, library = bindings()
+    for name in ffi.list_types()[1]:
+        ffi.typeof(f"struct {name} *").item.fields  # noqa: B018  which makes those of the fields, too
+    for name in dir(library):
+        getattr(library, name)
+
+
 def open_device(path: str = DEVICE) -> int:
     """A descriptor of /dev/kvm. Raises NoKvmError, KvmPermissionError, KvmError, NoCffiError, NotBuiltError."""
     if os.uname().machine != "x86_64":

@@ -97,8 +97,7 @@ def test_group(
         with killing(moment, monkeypatch, changes, number) as killer:
             code = os.waitstatus_to_exitcode(in_process(task, killer))
         if not killer.killed:  # one run has an exit or two less than another: how much is done at once varies
-            assert code == DONE
-            assert moment >= nobody.moments - 3
+            assert code == DONE, moment
             for path in images:
                 path.write_bytes(before)
             continue

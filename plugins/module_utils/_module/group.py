@@ -12,7 +12,7 @@ import typing as t
 from ..sandbox import errors
 from ..sandbox.host import descriptors, ending
 from ..sandbox.host.places import Key, Place, find_place
-from ..sandbox.images.image import Image, Limits, Report
+from ..sandbox.images.image import Image, Limits, Report, get_ready_for_threads
 from .arguments import check_timeout
 from .outcome import UNTOUCHED, GroupError
 
@@ -74,6 +74,8 @@ def for_each(function: t.Callable[[Item], Result], items: t.Sequence[Item]) -> l
     if workers < 2:
         return [function(item) for item in items]
     from concurrent import futures  # for groups only, and not quick to import
+
+    get_ready_for_threads()
 
     with futures.ThreadPoolExecutor(workers) as pool:
         runs = [pool.submit(function, item) for item in items]
