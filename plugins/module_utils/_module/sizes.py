@@ -14,8 +14,8 @@ _FACTORS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 def parse_size(text: str) -> int | None:
-    """Bytes; None for what is no size. Suffixes are powers of 1024."""
-    match = _SIZE.fullmatch(text.strip())
+    """Bytes; None for what is no size, as with blanks around it. Suffixes are powers of 1024."""
+    match = _SIZE.fullmatch(text)
     return int(match[1][:24]) * _FACTORS[(match[2] or "").lower()] if match else None
 
 
@@ -23,7 +23,8 @@ def parse_rate(value: str | None) -> int:
     """rate_limit in bytes a second; 0 when it was not given. Raises ArgumentError."""
     if value is None:
         return 0
-    rate = parse_size(value.strip().removesuffix("/s").removesuffix("/S"))
+    text = value.strip()
+    rate = parse_size(text[:-2] if text[-2:].lower() == "/s" else text)
     if rate is None or not 0 < rate < 1 << 63:
         raise errors.ArgumentError(
             f"rate_limit is '{errors.clean(value, 80)}'. It must be a number of bytes a second above 0, such as "

@@ -78,7 +78,7 @@ def parse_granularity(value: str | None) -> int:
     """Bytes; 0 when it was not given. Raises ArgumentError."""
     if value is None:
         return 0
-    size = parse_size(value) or 0
+    size = parse_size(value.strip()) or 0
     if not bitmaps.GRANULARITY_MIN <= size <= bitmaps.GRANULARITY_MAX or size & (size - 1):
         raise errors.ArgumentError(
             f"granularity is '{errors.clean(value, 80)}'. It must be a power of two from 512 bytes to 2 GiB, such as "
