@@ -220,9 +220,8 @@ def change_bitmap(
     everything = [image, *sources]
     names = [name, *(action.name for action in actions if action.verb == "merge")]
     refuse = functools.partial(_refusal, [each.path for each in everything], names)
-    result, payload, report = run_guest(
-        everything, _bitmap_guest, "bitmap_change", fields, limits, refuse, read_only=dry_run
-    )
+    writable = () if dry_run else (0,)
+    result, payload, report = run_guest(everything, _bitmap_guest, "bitmap_change", fields, limits, refuse, writable)
     try:
         records = _decode_change(result, payload)
     except errors.GuestProtocolError as error:

@@ -176,9 +176,8 @@ def commit(
         fields,
         limits or commit_limits(chain),
         refuse,
-        read_only=dry_run,
-        changed=_changed(rows, layers),
-        progress=progress,
+        () if dry_run else _changed(rows, layers),
+        progress,
     )
     try:
         _check(result, payload, chain.top.virtual_size)
@@ -211,8 +210,7 @@ def empty(chain: Chain, limits: Limits | None = None) -> int:
         {"layer": rows[0]},
         limits or commit_limits(chain),
         refuse,
-        read_only=False,
-        changed=_changed(rows, (0,)),
+        _changed(rows, (0,)),
     )
     if payload:
         raise errors.GuestProtocolError("The guest's answer about an emptied image contradicts itself.")

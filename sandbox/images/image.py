@@ -17,7 +17,7 @@ from .. import errors
 from ..host import disks, locks
 from ..host.places import Key, Place, file_key, find_place
 from ..vmm import kvm, machine
-from ..vmm.machine import Limits, Report
+from ..vmm.machine import Limits, Loader, Report, Run
 from ..words import opening
 from . import calls
 
@@ -90,36 +90,36 @@ def get_ready_for_threads() -> None:
 
 def run_guest(
     images: t.Sequence[Image],
-    guest: machine.Loader,
+    guest: Loader,
     operation: str,
     fields: t.Mapping[str, t.Any],
     limits: Limits | None,
     refuse: t.Callable[[t.Any], errors.AirlockError],
-    read_only: bool = True,
-    changed: t.Container[int] = (0,),
+    writable: t.Collection[int] = (),
     progress: t.Callable[[int, int], None] | None = None,
 ) -> tuple[t.Any, bytes, Report]:
     """One guest: (result struct, payload, report). images: the first is what the operation is about.
 
-    guest: loads it. fields: of the call. refuse: makes the exception for a result's header with a refusal in it.
-    read_only: the guest may write to none of them; otherwise to those whose indexes are in `changed`. progress: as of
-    machine.run(). Raises ArgumentError for one that was opened for reading.
+    fields: of the call. refuse: makes the exception for a result's header with a refusal in it. guest, writable,
+    progress: as of Run. Raises ArgumentError for one that is to be written to and was opened for reading.
     """
-    image = images[0]
-    files = []
-    for index, each in enumerate(images):
-        changes = not read_only and index in changed
-        if changes and not each.disk.writable:
+    for index in writable:
+        if not images[index].disk.writable:
             raise errors.ArgumentError(
-                f"{errors.clean(each.path)} was opened for reading. Open it writable to change it."
+                f"{errors.clean(images[index].path)} was opened for reading. Open it writable to change it."
             )
-        # One may be open for writing as well and not be meant here: this guest only reads it.
-        as_it_is = read_only or changes or not each.disk.writable
-        files.append(each.disk if as_it_is else disks.Disk(each.path, each.disk.descriptor, writable=False))
-    call = calls.build(operation, [disk.size for disk in files], fields)
-    journal = None if read_only else image.journal
+    call = calls.build(operation, [image.disk.size for image in images], fields)
+    run = Run(
+        guest,
+        call,
+        [image.disk for image in images],
+        writable,
+        limits or Limits(),
+        images[0].journal if writable else None,
+        progress,
+    )
     try:
-        answer = machine.run(guest, call, files, limits, journal, progress=progress, read_only=read_only)
+        answer = machine.run(run)
     except OSError as error:
         from ..words import advice  # it is hardly ever wanted
 
@@ -129,7 +129,7 @@ def run_guest(
         ) from error
     result = calls.result(operation, answer.result)
     header = result.header
-    if header.modified and read_only:
+    if header.modified and not writable:
         raise errors.GuestProtocolError("The guest says that it wrote to an image which it was to read.")
     if header.code:
         raise refuse(header)

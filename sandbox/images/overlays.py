@@ -71,9 +71,7 @@ def _fill(
         "backing_format": recorded,
     }
     refuse = functools.partial(_refusal, image.path, os.fsdecode(name))
-    result, payload, report = run_guest(
-        [image], _chain_guest, "overlay_create", fields, limits, refuse, read_only=False
-    )
+    result, payload, report = run_guest([image], _chain_guest, "overlay_create", fields, limits, refuse, writable=(0,))
     if payload or result.file_size != image.disk.size:
         raise errors.GuestProtocolError("The guest's answer about a new overlay contradicts itself.")
     return report

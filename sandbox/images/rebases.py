@@ -319,7 +319,7 @@ def _disks(
 def _run(
     everything: t.Sequence[Image],
     fields: t.Mapping[str, t.Any],
-    changed: t.Container[int],
+    changed: t.Collection[int],
     name: bytes,
     size: int | None,
     dry_run: bool,
@@ -335,9 +335,8 @@ def _run(
         {**fields, "dry_run": int(dry_run)},
         limits,
         refuse,
-        read_only=dry_run,
-        changed=changed,
-        progress=progress,
+        () if dry_run else changed,
+        progress,
     )
     held = result.copied_bytes + result.zeroed_bytes
     if payload or held > result.virtual_size or (size is not None and result.virtual_size != size):

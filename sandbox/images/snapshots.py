@@ -63,7 +63,7 @@ def change(
 ) -> tuple[t.Any, bytes, Report]:
     """One guest that changes the image, as ask(). Raises ArgumentError for one that was opened for reading."""
     refuse = _refuse(image, name)
-    return run_guest([image], _snapshot_guest, operation, fields or {}, limits, refuse, read_only=False)
+    return run_guest([image], _snapshot_guest, operation, fields or {}, limits, refuse, writable=(0,))
 
 
 def list_snapshots(image: Image, limits: Limits | None = None) -> SnapshotList:

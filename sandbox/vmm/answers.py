@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run may cost, what it answers, and how the answer comes through the pipe from the jailed child.
+"""What a run is, what it may cost, what it answers, and how the answer comes through the pipe from the jailed child.
 
 The child sends numbers and opaque bytes; the words for what went wrong are in faults.py. Named tuples and not data
 classes: those take 12 ms to import.
@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import struct
 import typing as t
+
+if t.TYPE_CHECKING:
+    from ..host.disks import Disk
+    from .journal import UndoJournal
 
 RESULT_SIZE = 8192  # bytes of the result area that are handed over; every struct result_* fits
 TEXT_LIMIT = 1024
@@ -44,6 +48,35 @@ class Limits(t.NamedTuple):
     file_growth: int = 1 << 34
     rate: int = 0
     flushes: bool = True
+
+
+class Program(t.NamedTuple):
+    """A guest: what lies at TEXT_ADDRESS and at DATA_ADDRESS when it starts."""
+
+    text: bytes
+    data: bytes
+
+
+Loader = t.Callable[[], tuple[bytes, bytes]]
+"""load() of a generated file _guest_FAMILY.py, which it imports: so the file travels with who has the import."""
+
+
+class Run(t.NamedTuple):
+    """What one guest is to do, with what, and at what cost; made by the operation, and nobody changes it.
+
+    guest: a program, or what loads it. call: the bytes of a struct call_*. disks: in the order of their indexes.
+    writable: indexes of the disks that the guest may change; the others it only reads, however they were opened.
+    journal: records the old content of its disk, which is one of disks. progress: is told (done, total) while the guest
+    works; what it raises stops the guest.
+    """
+
+    guest: Loader | Program
+    call: bytes
+    disks: t.Sequence[Disk] = ()
+    writable: t.Collection[int] = ()
+    limits: Limits = Limits()
+    journal: UndoJournal | None = None
+    progress: t.Callable[[int, int], None] | None = None
 
 
 class Report(t.NamedTuple):

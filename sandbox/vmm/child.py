@@ -18,12 +18,9 @@ import signal
 import typing as t
 
 from . import answers, boot, jail, kvm, seccomp
-from .answers import Limits
+from .answers import Limits, Program, Run
 from .doorbell import BytesError, Finish, Server, UndoError, UndoTimeError
 from .doorbell_rules import File, RuleError
-
-if t.TYPE_CHECKING:
-    from .journal import Recorder, UndoJournal
 
 # A signal that is really pending interrupts every time; the machine's own suspend does it once.
 _INTERRUPTIONS = 3
@@ -53,34 +50,26 @@ class Job(t.NamedTuple):
     filter: bytes
 
 
-def plan(
-    program: tuple[bytes, bytes],
-    call: bytes,
-    files: t.Sequence[File],
-    limits: Limits,
-    device: int,
-    answer: int,
-    journal: UndoJournal | None,
-    recorder: Recorder | None,
-    wants_progress: bool,
-) -> Job:
-    """The job, with what can be known before the fork. Raises OSError."""
-    appended = [holder.descriptor for holder in (journal, recorder) if holder] + [answer]
+def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answer: int) -> Job:
+    """The job, with what can be known before the fork. program, files: what.guest loaded, and what.disks as the child
+    gets them. Raises OSError."""
+    journal = what.journal
+    appended = [journal.descriptor, answer] if journal else [answer]
     taken = {device, *appended, *(file.descriptor for file in files)}
     # 0, 1 and 2 are not taken: the machine and the processor are born there.
     vcpu = next(number for number in itertools.count(3) if number not in taken)
-    allowed = jail.rules(vcpu, files, appended, journal.disk.descriptor if journal else -1, sleeps=limits.rate > 0)
+    allowed = jail.rules(vcpu, files, appended, journal.disk.descriptor if journal else -1, sleeps=what.limits.rate > 0)
     boot.prepare()
     return Job(
         *program,
-        call,
+        what.call,
         files,
-        limits,
+        what.limits,
         device,
         answer,
         os.getpid(),
-        wants_progress,
-        _server(files, limits, journal, recorder),
+        what.progress is not None,
+        _server(what),
         vcpu,
         appended,
         jail.mapped_memory() + boot.ADDRESS_SPACE + jail.SPARE_MEMORY,
@@ -88,13 +77,12 @@ def plan(
     )
 
 
-def _server(
-    files: t.Sequence[File], limits: Limits, journal: UndoJournal | None, recorder: Recorder | None
-) -> t.Callable[..., Server]:
+def _server(what: Run) -> t.Callable[..., Server]:
     """What makes the server, loaded while files can still be opened."""
-    if not any(file.writable for file in files):
+    if not what.writable:
         return Server
-    more: dict[str, t.Any] = {"journal": journal, "recorder": recorder, "seconds": limits.seconds}
+    limits = what.limits
+    more: dict[str, t.Any] = {"journal": what.journal, "seconds": limits.seconds}
     if limits.rate or not limits.flushes:
         from .doorbell_paced import PacedServer
 

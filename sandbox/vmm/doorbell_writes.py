@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Serving the doorbell of a guest that writes: all its requests, and the journal and the recorder of what they do.
+"""Serving the doorbell of a guest that writes: all its requests, and the journal of what they overwrite.
 
 Runs in the jailed child, loaded before the fork.
 """
@@ -21,7 +21,7 @@ from .doorbell import Server, UndoError, UndoTimeError
 from .doorbell_rules import File
 
 if t.TYPE_CHECKING:
-    from .journal import Recorder, UndoJournal  # some runs have none, and need not load it
+    from .journal import UndoJournal  # some runs have none, and need not load it
 
 CHUNK = 1 << 20
 _BEHIND_MAX = 8 << 20  # bytes copied to a file before the kernel is told to write them
@@ -33,7 +33,7 @@ _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class ChangingServer(Server):
-    """Serves a guest that writes. What the journal's disk loses is saved first; what was done is recorded."""
+    """Serves a guest that writes. What the journal's disk loses is saved first."""
 
     def __init__(
         self,
@@ -42,7 +42,6 @@ class ChangingServer(Server):
         byte_budget: int,
         progress: t.Callable[[int, int], None] | None = None,
         journal: UndoJournal | None = None,
-        recorder: Recorder | None = None,
         seconds: float = math.inf,
     ) -> None:
         """seconds: for this run and for undoing it."""
@@ -56,9 +55,7 @@ class ChangingServer(Server):
         self._undo_bytes, self._undo_records = journal.budget() if journal else (0, 0)
         self._deadline = time.monotonic() + seconds
         self._cut_off = 0  # errno of the record that is not whole
-        self._record_header: t.Any = recorder.HEADER if recorder else None
         self._journal_disk = self._descriptors.index(journal.disk.descriptor) if journal else -1
-        self._recorder = recorder.descriptor if recorder else -1
         # One chunk to copy through, and one that stays zero. They cost no memory until they are used.
         self._bounce = kvm.map_memory(2 * CHUNK, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
         self._zeros = self._bounce + CHUNK
@@ -72,8 +69,8 @@ class ChangingServer(Server):
             library.DOORBELL_DISCARD: self._discard,
             library.DOORBELL_RESIZE: self._resize,
         }
-        observed = {number: functools.partial(self._observe, number) for number in self._changes}
-        self._operations.update(observed if journal or recorder else self._changes)
+        noted = {number: functools.partial(self._noted, number) for number in self._changes}
+        self._operations.update(noted if journal else self._changes)
         reserve = self._reserve_noted if journal else self._reserve
         self._operations.update({library.DOORBELL_RESERVE: reserve, library.DOORBELL_FLUSH: self._flush})
 
@@ -212,27 +209,19 @@ class ChangingServer(Server):
     def _flush(self, disk: int, *_unused: int) -> int:
         if self._library.fdatasync(self._descriptors[disk]) != 0:
             return -int(self._ffi.errno)
-        if self._recorder >= 0:
-            return self._record(self._library.DOORBELL_FLUSH, disk, 0, 0)
         return 0
 
-    # ---- journal and recorder ------------------------------------------------------------------------------
+    # ---- journal -------------------------------------------------------------------------------------------
 
-    def _observe(
-        self, operation: int, disk: int, offset: int, length: int, memory: int, source: int, source_offset: int
-    ) -> int:
-        """Do a change with a record of what was there before it, and of what was done after it."""
+    def _noted(self, operation: int, disk: int, offset: int, length: int, *where: int) -> int:
+        """Do a change with a record of what was there before it."""
         if disk == self._journal_disk:
             failure = self._save(operation, disk, offset, length)
             if failure:
                 return -failure
             if operation == self._library.DOORBELL_DISCARD:
                 return 0
-        done = self._changes[operation](disk, offset, length, memory, source, source_offset)
-        if self._recorder < 0 or done < 0:
-            return done
-        failure = self._record(operation, disk, offset, done if operation == self._library.DOORBELL_COPY else length)
-        return failure or done
+        return self._changes[operation](disk, offset, length, *where)
 
     def _reserve_noted(self, disk: int, offset: int, length: int, *unused: int) -> int:
         """Blocks behind the end are seen by nobody, and stay until the file gets its length anew."""
@@ -294,24 +283,6 @@ class ChangingServer(Server):
             left -= done
         self._cut_off = failure or self._append(self._journal, self._ffi.from_buffer(trailer), len(trailer))
         return self._cut_off
-
-    def _record(self, operation: int, disk: int, offset: int, length: int) -> int:
-        """Append what was done to the recorder: 0 or -errno. The data is read back from the file."""
-        is_copy = operation == self._library.DOORBELL_COPY
-        stored = self._library.DOORBELL_WRITE if is_copy else operation
-        head = self._record_header.pack(stored, disk, offset, length)
-        failure = self._append(self._recorder, self._ffi.from_buffer(head), len(head))
-        if stored != self._library.DOORBELL_WRITE:
-            length = 0
-        while length > 0 and not failure:
-            step = min(length, CHUNK)
-            done = self._library.pread(self._descriptors[disk], self._bounce, step, offset)
-            if done <= 0:
-                return -errno.EIO
-            failure = self._append(self._recorder, self._bounce, done)
-            offset += done
-            length -= done
-        return -failure
 
     def _append(self, descriptor: int, address: t.Any, length: int) -> int:
         """0 or an errno."""

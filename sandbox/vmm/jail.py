@@ -204,7 +204,7 @@ def rules(
     vcpu: int, files: t.Sequence[File], appended: t.Sequence[int], journal: int = -1, sleeps: bool = False
 ) -> list[Rule]:
     """What the child may still do. vcpu: the descriptor that KVM_RUN is for. appended: what write(2) may go to: the
-    result pipe, a journal, a recorder. journal: the disk whose length is asked for, or -1. sleeps: to keep to a
+    result pipe, a journal. journal: the disk whose length is asked for, or -1. sleeps: to keep to a
     rate."""
     chain = tuple(file.descriptor for file in files)
     writable = tuple(file.descriptor for file in files if file.writable)

@@ -1,10 +1,9 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was there before a change, and what was changed in which order: opaque bytes in a file.
+"""What was there before a change: opaque bytes in a file, which make a group of images all or nothing.
 
-An UndoJournal makes a group of images all or nothing; a Recorder feeds crash tests. Both are opened by the parent,
-written by the jailed child with write(2) alone, and read by the parent.
+Opened by the parent, written by the jailed child with write(2) alone, and read by the parent.
 """
 
 from __future__ import annotations
@@ -171,53 +170,6 @@ class UndoJournal:
     def _cut(self, length: int) -> None:
         os.ftruncate(self.descriptor, length)
         os.lseek(self.descriptor, length, os.SEEK_SET)
-
-
-class Event(t.NamedTuple):
-    """What was done to a disk. operation: WRITE, ZERO, DISCARD, RESIZE (to length) or FLUSH. data: of a WRITE."""
-
-    operation: int
-    disk: int
-    offset: int
-    length: int
-    data: bytes
-
-
-class Recorder:
-    """Every change of every disk, in the order in which it was done, in a file. For tests; a COPY is a WRITE."""
-
-    HEADER = struct.Struct("<IIQQ")  # operation, disk, offset, length; then the data of a WRITE
-
-    def __init__(self, path: str) -> None:
-        """Creates the file, or empties it. Raises OSError."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self.descriptor = beyond_standard(os.open(path, flags, 0o600))
-
-    def close(self) -> None:
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-    def __enter__(self) -> Recorder:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
-
-    def events(self) -> t.Iterator[Event]:
-        """What was recorded so far; the last event is left out when it was cut off. Raises OSError."""
-        end = os.fstat(self.descriptor).st_size
-        position = 0
-        while position + self.HEADER.size <= end:
-            operation, disk, offset, length = self.HEADER.unpack(
-                _read_exactly(self.descriptor, self.HEADER.size, position)
-            )
-            position += self.HEADER.size
-            stored = length if operation == WRITE else 0
-            if position + stored > end:
-                return
-            yield Event(operation, disk, offset, length, _read_exactly(self.descriptor, stored, position))
-            position += stored
 
 
 class _Ranges:

@@ -20,29 +20,15 @@ from .. import errors
 from ..host import ending
 from ..host.disks import Disk, beyond_standard
 from . import answers, boot, child, kvm
-from .answers import Answer, Limits, Message, Report
+from .answers import Answer, Limits, Loader, Message, Program, Report, Run
 from .doorbell_rules import PAYLOAD_MAX, File
 
-if t.TYPE_CHECKING:
-    from .journal import Recorder, UndoJournal
-
-__all__ = ["Answer", "Limits", "Program", "Report", "run"]
+__all__ = ["Answer", "Limits", "Loader", "Program", "Report", "Run", "run"]
 
 # The parent's own deadline, behind the child's timer.
 GRACE_SECONDS = 1.0
 _POLL_SECONDS = 3600.0  # poll(2) takes no more than 24 days
 _READ_SIZE = 1 << 20
-
-
-class Program(t.NamedTuple):
-    """A guest: what lies at TEXT_ADDRESS and at DATA_ADDRESS when it starts."""
-
-    text: bytes
-    data: bytes
-
-
-Loader = t.Callable[[], tuple[bytes, bytes]]
-"""load() of a generated file _guest_FAMILY.py, which it imports: so the file travels with who has the import."""
 
 
 def _load(guest: Loader) -> Program:
@@ -55,70 +41,51 @@ def _load(guest: Loader) -> Program:
         raise errors.NotBuiltError(f"A generated file is missing ({error}). {advice.say('build')}") from error
 
 
-def run(
-    guest: Loader | Program,
-    call: bytes,
-    disks: t.Sequence[Disk],
-    limits: Limits | None = None,
-    journal: UndoJournal | None = None,
-    recorder: Recorder | None = None,
-    progress: t.Callable[[int, int], None] | None = None,
-    read_only: bool = False,
-) -> Answer:
+def run(what: Run) -> Answer:
     """Run one guest to its end and return its answer.
 
-    guest: a program, or what loads it. call: the bytes of a struct call_*. disks: in the order of their
-    indexes. journal: records the old content of its disk, which is one of disks. progress: is told (done, total)
-    while the guest works; what it raises stops the guest. read_only: no disk may be written to, however it was opened.
-
     Raises NoKvmError, KvmPermissionError, NoCffiError, NotBuiltError and KvmError before anything is started,
-    JailError, GuestCrashError, GuestProtocolError, TimeLimitError, BudgetError, ValueError for a call or a number of
-    disks that does not fit, OSError when the system is out of processes or descriptors; EndedError when the process
-    was told to end.
+    JailError, GuestCrashError, GuestProtocolError, TimeLimitError, BudgetError, ValueError for a call, disks or a set
+    of writable ones that do not fit, OSError when the system is out of processes or descriptors; EndedError when the
+    process was told to end.
     """
     ending.check()
-    limits = limits or Limits()
     started = time.monotonic()
-    program = guest if isinstance(guest, Program) else _load(guest)
+    limits = what.limits
+    program = what.guest if isinstance(what.guest, Program) else _load(what.guest)
     worker = _Worker()
     device = beyond_standard(kvm.open_device())
     try:
-        _check(program, call, disks, journal)
-        blocks = [] if read_only else [(disk, os.fstat(disk.descriptor).st_blocks) for disk in disks if disk.writable]
+        _check(program, what)
+        changed = [disk for index, disk in enumerate(what.disks) if index in what.writable]
+        blocks = [(disk, os.fstat(disk.descriptor).st_blocks) for disk in changed]
         receiving, sending = map(beyond_standard, os.pipe2(os.O_CLOEXEC))
         try:
             files = [
-                File(
-                    disk.descriptor,
-                    disk.writable and not read_only,
-                    disk.is_block,
-                    disk.size + limits.file_growth,
-                )
-                for disk in disks
+                File(disk.descriptor, index in what.writable, disk.is_block, disk.size + limits.file_growth)
+                for index, disk in enumerate(what.disks)
             ]
-            job = child.plan(
-                program, call, files, limits, device, sending, journal, recorder, wants_progress=progress is not None
-            )
+            job = child.plan(what, program, files, device, sending)
             try:
                 worker.start(job)
             finally:
                 os.close(sending)
             ending.check()  # who came between the fork and its being known
-            outcome = _Pipe(receiving, started + limits.seconds + GRACE_SECONDS).outcome(progress)
+            outcome = _Pipe(receiving, started + limits.seconds + GRACE_SECONDS).outcome(what.progress)
         finally:
             os.close(receiving)
             worker.end()
             _give_back(blocks)
     finally:
         os.close(device)
-        if journal is not None:
-            journal.seconds = max(0.0, started + limits.seconds - time.monotonic())
+        if what.journal is not None:
+            what.journal.seconds = max(0.0, started + limits.seconds - time.monotonic())
     try:
         return _answer(outcome, worker, limits, started)
     except errors.AirlockError as error:
         # A child that could not tell what it did may have done anything that it was allowed to.
         if outcome is None or outcome.message is None:
-            error.modified = not read_only and any(disk.writable for disk in disks)
+            error.modified = bool(what.writable)
             ending.check(error.modified)  # it was killed for that
         raise
 
@@ -224,15 +191,17 @@ class _Outcome(t.NamedTuple):
     rest: bytes
 
 
-def _check(program: Program, call: bytes, disks: t.Sequence[Disk], journal: UndoJournal | None) -> None:
+def _check(program: Program, what: Run) -> None:
     """Raises ValueError for what no guest could be given."""
-    boot.check_sizes(program.text, program.data, call)
-    if len(disks) > kvm.bindings()[1].DISKS_MAX:
+    boot.check_sizes(program.text, program.data, what.call)
+    if len(what.disks) > kvm.bindings()[1].DISKS_MAX:
         raise ValueError("too many disks")
-    if journal is not None:
-        if all(journal.disk is not disk for disk in disks):
+    if not all(what.disks[index].writable for index in what.writable):
+        raise ValueError("a disk that is to be written to was opened for reading")
+    if what.journal is not None:
+        if all(what.journal.disk is not disk for disk in what.disks):
             raise ValueError("the journal belongs to none of the disks")
-        journal.trim()  # behind a run that was killed
+        what.journal.trim()  # behind a run that was killed
 
 
 def _give_back(blocks: t.Sequence[tuple[Disk, int]]) -> None:

@@ -262,7 +262,7 @@ def cut_power(cut: Cut, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     there were: clean, with leaks, with flags, dirty; and how many states."""
     before = _read(cut.directory)
     wanted = _wanted(cut)
-    log = record(cut.directory + ".log", lambda: cut.operate(cut.directory), monkeypatch)
+    log = record(lambda: cut.operate(cut.directory), monkeypatch)
     for change in log:
         change.file = os.path.basename(change.file)
     assert disk.shown(os.path.join(cut.directory, cut.top)) == wanted.disk

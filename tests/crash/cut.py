@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
-from sandbox.host.disks import Disk
 from sandbox.vmm import machine
-from sandbox.vmm.journal import Recorder
 from tests.crash import judge, replay
 from tests.support import qemu
 from tests.support.drivers import Result
 from tests.support.qcow2 import BITMAPS_EXTENSION, Qcow2
+from tests.support.recording import recording
 
 LONG = os.environ.get("AIRLOCK_LONG") == "1"
 ASK_QEMU_EVERY = 5 if LONG else 20
@@ -30,23 +28,23 @@ RANDOM_SUBSETS = 200 if LONG else 30
 Meaning = Callable[[Qcow2], object]
 
 
-def record(log_path: str, operate: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[replay.Change]:
+def record(operate: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[replay.Change]:
     """Runs the operation with a recorder behind the doorbell of each guest that it takes: what was done to which file,
-    by the path that it was opened with. log_path: of a file for the recorder."""
+    by the path that it was opened with."""
     names = replay.operation_names()
     log: list[replay.Change] = []
 
-    def run(guest: str, call: bytes, disks: Sequence[Disk], *rest: Any, **named: Any) -> machine.Answer:
-        with Recorder(log_path) as recorder:
-            answer = machine_run(guest, call, disks, *rest, recorder=recorder, **named)
+    def run(what: machine.Run) -> machine.Answer:
+        with recording(monkeypatch) as recorder:
+            answer = machine_run(what)
             for event in recorder.events():
-                path = disks[event.disk].path
+                path = what.disks[event.disk].path
                 log.append(replay.Change(path, names[event.operation], event.offset, event.length, event.data))
         return answer
 
     machine_run = machine.run
     with monkeypatch.context() as patch:
-        patch.setattr("sandbox.vmm.machine.run", run)
+        patch.setattr(machine, "run", run)
         operate()
     return log
 
@@ -87,7 +85,7 @@ def cut_power(
     with Qcow2(path) as image:
         allowed = [meaning(image)]
         assert judge.faults(image).damage == []
-    log = record(path + ".log", lambda: must(operate()), monkeypatch)
+    log = record(lambda: must(operate()), monkeypatch)
     with Qcow2(path) as image:
         allowed.append(meaning(image))
     tally: Counter[str] = Counter()

@@ -26,7 +26,7 @@ Files = dict[str, bytes]
 
 
 def operation_names() -> dict[int, str]:
-    """The doorbell's numbers for what a Recorder stores."""
+    """The doorbell's numbers for what a Recorder tells."""
     from sandbox.vmm import kvm
 
     ffi, _library = kvm.bindings()

@@ -105,7 +105,7 @@ class Removal:
 def test_power_cut(case: str, options: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     removal = Removal(tmp_path, case, options)
     path, state = removal.path, removal.path + ".state"
-    log = record(path + ".log", lambda: remove(path), monkeypatch)
+    log = record(lambda: remove(path), monkeypatch)
     with Qcow2(path) as image:
         after = removal.meaning(image)
     assert replay.replayed({path: removal.bytes}, log)[path] == pathlib.Path(path).read_bytes()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.host.disks import open_disk
-from sandbox.vmm.machine import run
+from sandbox.vmm.machine import Run, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -27,15 +27,22 @@ def mode_names():
     return list(modes())
 
 
+def _run(guest, call, disks, writable=None, **options):
+    """writable: None for all disks that were opened for writing."""
+    if writable is None:
+        writable = [index for index, disk in enumerate(disks) if disk.writable]
+    return run(Run(guest, call, disks, writable, **options))
+
+
 @pytest.fixture(scope="session")
 def hostile():
-    """hostile(mode, *arguments, disks=(), **limits of run) runs a hostile guest."""
+    """hostile(mode, *arguments, disks=(), **fields of Run) runs a hostile guest."""
     guest = program("hostile")
     numbers = modes()
 
     def attack(mode, *arguments, disks=(), **options):
         call = struct.pack("<9Q", numbers[mode], *arguments, *[0] * (8 - len(arguments)))
-        return run(guest, call, disks, **options)
+        return _run(guest, call, disks, **options)
 
     return attack
 
@@ -48,7 +55,7 @@ def worker():
     def work(requests, disks=(), fill=0, payload=0, **options):
         packed = b"".join(struct.pack("<IIQQQIIQqQ", *request) for request in requests)
         call = struct.pack("<4Q", len(requests), fill, payload, 0) + packed
-        answer = run(guest, call, disks, **options)
+        answer = _run(guest, call, disks, **options)
         size = 8 * len(requests)
         return struct.unpack(f"<{len(requests)}q", answer.payload[:size]), answer.payload[size:], answer
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.vmm import kvm
-from sandbox.vmm.journal import Recorder, UndoJournal
+from sandbox.vmm.journal import UndoJournal
 from sandbox.vmm.machine import Limits
+from tests.support.recording import recording
 
 LIBRARY = kvm.bindings()[1]
 HEAP = LIBRARY.HEAP_ADDRESS
@@ -153,9 +154,10 @@ def test_progress_that_makes_no_sense(worker):
     assert told == [(huge, 0), (huge, 1)]
 
 
-def test_record_of_all_changes(worker, disk, tmp_path):
+def test_record_of_all_changes(worker, disk, monkeypatch):
+    """What the crash tests learn of a guest, though the jail has nothing to tell it with."""
     first, second = disk(b"1" * 8192), disk(b"2" * 8192)
-    with Recorder(str(tmp_path / "record")) as recorder:
+    with recording(monkeypatch) as recorder:
         statuses, *_unused = worker(
             [
                 request("READ", 0, 0, 100, HEAP + 8192),
@@ -168,7 +170,6 @@ def test_record_of_all_changes(worker, disk, tmp_path):
             ],
             [first, second],
             fill=65,
-            recorder=recorder,
         )
         events = list(recorder.events())
     assert min(statuses) >= 0

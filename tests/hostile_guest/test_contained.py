@@ -192,8 +192,9 @@ def test_all_memory(hostile):
         import struct, sys
         sys.path[:0] = [{str(here.parents[1])!r}, {str(here)!r}]
         from guests import modes, program
-        from sandbox.vmm.machine import run
-        print(run(program("hostile"), struct.pack("<Q", modes()["TOUCH_ALL_MEMORY"]), []).report.peak_memory)
+        from sandbox.vmm.machine import Run, run
+        call = struct.pack("<Q", modes()["TOUCH_ALL_MEMORY"])
+        print(run(Run(program("hostile"), call)).report.peak_memory)
     """
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert 128 << 20 <= int(done.stdout) < 160 << 20
@@ -257,7 +258,7 @@ def test_no_change_in_a_run_that_reads(hostile, disk, operation):
     """Though the disk itself was opened for writing."""
     target = disk(b"target")
     with pytest.raises(errors.GuestProtocolError, match="opened for reading") as caught:
-        hostile("REQUEST", operation, 0, 0, 4, HEAP, 0, 2, disks=[target], read_only=True)
+        hostile("REQUEST", operation, 0, 0, 4, HEAP, 0, 2, disks=[target], writable=())
     assert not caught.value.modified
     with open(target.path, "rb") as file:
         assert file.read() == b"target"

@@ -156,13 +156,13 @@ def test_forbidden_system_call_in_the_child(hostile, monkeypatch):
         hostile("CPUID")
 
 
-@pytest.mark.parametrize(("writable", "read_only"), [(False, False), (True, False), (True, True)])
-def test_child_that_ends_without_a_word(hostile, disk, monkeypatch, writable, read_only):
+@pytest.mark.parametrize(("opened", "writable"), [(False, ()), (True, (0,)), (True, ())])
+def test_child_that_ends_without_a_word(hostile, disk, monkeypatch, opened, writable):
     """What it could have written must count as written."""
     monkeypatch.setattr(child._Session, "_serve", lambda _self: os._exit(0))
     with pytest.raises(errors.JailError, match="without an answer") as caught:
-        hostile("CPUID", disks=[disk(b"", writable)], read_only=read_only)
-    assert caught.value.modified == (writable and not read_only)
+        hostile("CPUID", disks=[disk(b"", opened)], writable=writable)
+    assert caught.value.modified == bool(writable)
 
 
 @pytest.mark.parametrize(
@@ -253,9 +253,9 @@ ORPHAN = """
 import struct, sys
 sys.path[:0] = [{top!r}, {here!r}]
 from guests import modes, program
-from sandbox.vmm.machine import Limits, run
+from sandbox.vmm.machine import Limits, Run, run
 print("ready", flush=True)
-run(program("hostile"), struct.pack("<Q", modes()["SPIN"]), [], Limits(seconds=600))
+run(Run(program("hostile"), struct.pack("<Q", modes()["SPIN"]), limits=Limits(seconds=600)))
 """
 
 

@@ -44,7 +44,6 @@ KNOWN = {
     ("sandbox/host/drafts.py", "__init__", "os.path.isdir"): "/proc/self/fd: whether there is a /proc",
     ("sandbox/host/drafts.py", "publish", "os.open"): "/proc/self/fd",
     ("sandbox/host/holders.py", "_entries", "os.listdir"): "/proc, and a process's descriptors there",
-    ("sandbox/vmm/journal.py", "__init__", "os.open"): "the recorder of tests, whose path a test chooses",
     (
         "sandbox/vmm/journal.py",
         "_unlinked_file",

@@ -55,7 +55,7 @@ class Guest:
     report = Report((), 1, 0, 0, 0.5, 1 << 20)
 
     def __init__(self) -> None:
-        self.calls: list[tuple[t.Any, ...]] = []
+        self.calls: list[machine.Run] = []
         self.payload = b""
         self.result = b""
 
@@ -75,16 +75,7 @@ class Guest:
         self.result = bytes(ffi.buffer(struct))
         self.payload = payload
 
-    def run(
-        self,
-        load: machine.Loader,
-        call: bytes,
-        disks: t.Any,
-        limits: machine.Limits | None,
-        journal: t.Any,
-        read_only: bool = False,
-        progress: t.Any = None,
-    ) -> Answer:
-        assert load.__name__ == f"_{self.family}_guest"
-        self.calls.append((call, disks, limits, journal, read_only))
+    def run(self, what: machine.Run) -> Answer:
+        assert getattr(what.guest, "__name__", "") == f"_{self.family}_guest"
+        self.calls.append(what)
         return Answer(self.result + bytes(8192 - len(self.result)), self.payload, self.report)

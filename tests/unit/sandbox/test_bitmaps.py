@@ -69,7 +69,7 @@ def extents(*found: tuple[int, int]) -> bytes:
 def call_of(guest: Guest, operation: str) -> t.Any:
     """The struct of the guest's last call; the caller keeps it alive."""
     ffi, _library = kvm.bindings()
-    call = guest.calls[-1][0]
+    call = guest.calls[-1].call
     struct = ffi.new(f"struct call_{operation} *")
     assert ffi.sizeof(struct[0]) == len(call)
     ffi.memmove(struct, call, len(call))
@@ -86,7 +86,7 @@ def test_list(guest: Guest, image: Image) -> None:
     call = call_of(guest, "bitmap_list")
     assert (call.header.operation, call.header.disk_count, call.header.disk_size[0]) == (7, 1, 6)
     assert (call.counts, call.extents_limit, call.name_length) == (1, 0, 0)
-    assert guest.calls[-1][1:] == ([image.disk], None, None, True)
+    assert guest.calls[-1][2:] == ([image.disk], (), machine.Limits(), None, None)
     list_bitmaps(image, counts=False)
     assert call_of(guest, "bitmap_list").counts == 0
 
@@ -260,9 +260,8 @@ def test_change(guest: Guest, image: Image, other: Image) -> None:
         (2, 0, 0, 0, 0),
         (0, 0, 0, 0, 0),
     ]
-    disks, _limits, journal, read_only = guest.calls[-1][1:]
-    assert (journal, read_only) == (None, False)
-    assert [(disk.path, disk.writable) for disk in disks] == [(image.path, True), (other.path, False)]
+    run = guest.calls[-1]
+    assert (run.disks, run.writable, run.journal) == ([image.disk, other.disk], (0,), None)
 
 
 def test_dry_run_writes_nothing(guest: Guest, other: Image) -> None:
@@ -270,7 +269,7 @@ def test_dry_run_writes_nothing(guest: Guest, other: Image) -> None:
     assert change_bitmap(other, b"b0", [Action.clear()], dry_run=True, counts=False).changed is True
     call = call_of(guest, "bitmap_change")
     assert (call.dry_run, call.counts) == (1, 0)
-    assert guest.calls[-1][4] is True
+    assert guest.calls[-1].writable == ()
     with pytest.raises(errors.ArgumentError, match="opened for reading"):
         change_bitmap(other, b"b0", [Action.clear()])
     answer(guest, changed=1, header_modified=1)
@@ -283,8 +282,8 @@ def test_a_source_of_the_same_group_is_only_read(guest: Guest, image: Image, tmp
     (tmp_path / "third").write_bytes(b"opaque")
     with Image.open(str(tmp_path / "third"), writable=True) as third, Transaction([image, third]):
         change_bitmap(image, b"b0", [Action.merge(b"x", third)])
-        assert guest.calls[-1][3] is image.journal
-        assert [disk.writable for disk in guest.calls[-1][1]] == [True, False]
+        assert guest.calls[-1].journal is image.journal
+        assert guest.calls[-1].writable == (0,)
         os.fstat(third.disk.descriptor)  # still open
     with pytest.raises(errors.ArgumentError) as caught:
         change_bitmap(image, b"b0", [Action.merge(b"x", image)])

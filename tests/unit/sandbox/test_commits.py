@@ -60,7 +60,7 @@ def guest(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Guest:
 def call_of(guest: Guest) -> CommitCall:
     ffi, _library = kvm.bindings()
     call = ffi.new("struct call_commit *")
-    ffi.memmove(call, guest.calls[-1][0], ffi.sizeof("struct call_commit"))
+    ffi.memmove(call, guest.calls[-1].call, ffi.sizeof("struct call_commit"))
     return call
 
 
@@ -112,14 +112,13 @@ def test_the_disks_that_may_be_written_to(
     layers = [(layer.format, layer.disk, layer.data_disk) for layer in call.layers[0:4]]
     assert layers == [(1, 0, 0), (1, 1, 4), (1, 2, 0), (2, 3, 0)]
     assert call.header.disk_count == 5
-    assert {index for index, disk in enumerate(guest.calls[-1][1]) if disk.writable} == writable
-    assert guest.calls[-1][-1] is False
+    assert guest.calls[-1].writable == writable
 
 
 def test_a_dry_run_reads(chain: Chain, guest: Guest) -> None:
     guest.answers("commit", virtual_size=1 << 20, committed_bytes=65536, committed_clusters=1, cleared_clusters=1)
     assert commits.commit(chain, 1, dry_run=True)[:5] == (65536, 0, 1, 1, False)
-    assert guest.calls[-1][-1] is True
+    assert guest.calls[-1].writable == ()
     assert call_of(guest).dry_run == 1
 
 
@@ -192,7 +191,7 @@ def test_a_device_does_not_grow(chain: Chain, guest: Guest, directory: pathlib.P
 def test_empty(chain: Chain, guest: Guest) -> None:
     guest.answers("empty", cleared_clusters=3)
     assert commits.empty(chain) == 3
-    assert {index for index, disk in enumerate(guest.calls[-1][1]) if disk.writable} == {0}
+    assert guest.calls[-1].writable == {0}
     guest.answers("empty", b"payload")
     with pytest.raises(errors.GuestProtocolError):
         commits.empty(chain)

@@ -90,7 +90,7 @@ def test_held_it_waits_for_the_next_guest() -> None:
             tell()
             tell(signal.SIGHUP)
         with pytest.raises(ending.EndedError) as caught:
-            machine.run(snapshots._snapshot_guest, b"", [])
+            machine.run(machine.Run(snapshots._snapshot_guest, b""))
         assert caught.value.number == signal.SIGTERM
 
 
@@ -108,7 +108,7 @@ def test_a_guest_that_runs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     before = children()
     monkeypatch.setattr(child._Session, "prepare", serve)
     with ending.by_signals(), ending.held(), pytest.raises(ending.EndedError):
-        machine.run(snapshots._snapshot_guest, b"", [])
+        machine.run(machine.Run(snapshots._snapshot_guest, b""))
     assert not ending.children
     assert children() == before
 

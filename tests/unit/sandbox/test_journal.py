@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The journal's and the recorder's files; what is in them is tested with the doorbell."""
+"""The journal's file; what is in it is tested with the doorbell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from sandbox import errors
 from sandbox.host.disks import FALLOCATE_RESERVE, open_disk
 from sandbox.vmm import journal, kvm
-from sandbox.vmm.journal import DISCARD, RESERVE, RESIZE, WRITE, Recorder, UndoJournal
+from sandbox.vmm.journal import DISCARD, RESERVE, RESIZE, WRITE, UndoJournal
 
 
 @pytest.fixture
@@ -232,15 +232,6 @@ def test_ranges_against_a_set():
             assert missing == set(range(start, end)) - plain
             ranges.add(start, end)
             plain |= set(range(start, end))
-
-
-def test_recorder_starts_empty(tmp_path):
-    path = tmp_path / "record"
-    path.write_bytes(b"old")
-    with Recorder(str(path)) as recorder:
-        assert list(recorder.events()) == []
-        recorder.close()
-        recorder.close()
 
 
 def test_file_that_ends_early(tmp_path):

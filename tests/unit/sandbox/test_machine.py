@@ -19,7 +19,7 @@ from sandbox import errors
 from sandbox.images import snapshots
 from sandbox.vmm import answers, machine
 from sandbox.vmm.answers import MESSAGE, Limits, Message
-from sandbox.vmm.machine import Program
+from sandbox.vmm.machine import Program, Run
 
 pytestmark = pytest.mark.kvm
 
@@ -186,9 +186,9 @@ def test_family_that_is_not_built(monkeypatch):
     monkeypatch.setitem(sys.modules, "sandbox.guests._guest_snapshot", None)
     monkeypatch.delattr("sandbox.guests._guest_snapshot", raising=False)
     with pytest.raises(errors.NotBuiltError, match=r"is missing .*_guest_snapshot"):
-        machine.run(snapshots._snapshot_guest, b"", [])
+        machine.run(machine.Run(snapshots._snapshot_guest, b""))
 
 
 def test_parts_that_do_not_fit():
     with pytest.raises(ValueError, match="call is larger"):
-        machine.run(Program(b"", b""), bytes(0x10001), [])
+        machine.run(Run(Program(b"", b""), bytes(0x10001)))

@@ -46,7 +46,7 @@ def image(path: str) -> t.Iterator[Image]:
 def call_of(guest: Guest, operation: str) -> t.Any:
     """The struct of the guest's last call; the caller keeps it alive."""
     ffi, _library = kvm.bindings()
-    call = guest.calls[-1][0]
+    call = guest.calls[-1].call
     struct = ffi.new(f"struct call_{operation} *")
     assert ffi.sizeof(struct[0]) == len(call)
     ffi.memmove(struct, call, len(call))
@@ -60,7 +60,7 @@ def test_list(guest: Guest, image: Image) -> None:
     assert found == (wanted, 1 << 30, guest.report)
     call = call_of(guest, "snapshot_list")
     assert call.header.disk_size[0] == len(OLD)
-    assert guest.calls[-1][1:] == ([image.disk], None, None, True)
+    assert guest.calls[-1][2:] == ([image.disk], (), machine.Limits(), None, None)
 
 
 def test_info(guest: Guest, image: Image) -> None:
@@ -137,7 +137,7 @@ def test_create(guest: Guest, image: Image, name: bytes) -> None:
     call = call_of(guest, "snapshot_create")
     assert (call.date_seconds, call.date_nanoseconds, call.name_length) == (1_700_000_000, 5, len(name))
     assert bytes(kvm.bindings()[0].buffer(call.name))[: len(name) + 1] == (name + b"\0")[:256]
-    assert guest.calls[-1][2] is limits
+    assert guest.calls[-1].limits is limits
 
 
 @pytest.mark.parametrize(
@@ -261,11 +261,10 @@ class Changer:
         self.runs = 0
         self.fail_at = fail_at
 
-    def run(
-        self, load: machine.Loader, _call: bytes, targets: t.Any, _limits: t.Any, journal: t.Any, **_more: t.Any
-    ) -> machine.Answer:
+    def run(self, what: machine.Run) -> machine.Answer:
         self.runs += 1
-        disk = targets[0]
+        disk, journal = what.disks[0], what.journal
+        assert journal is not None
         old = os.pread(disk.descriptor, 3, 0)
         os.write(journal.descriptor, old + journal.TRAILER.pack(2, 0, 3, 3, journal.mark))
         os.pwrite(disk.descriptor, b"new", 0)
@@ -273,7 +272,7 @@ class Changer:
             raise errors.GuestCrashError("crash")
         guest = Guest()
         guest.answers("snapshot_create", id=b"1", id_length=1)
-        return guest.run(load, _call, targets, None, None)
+        return guest.run(what)
 
 
 @pytest.fixture
