@@ -25,11 +25,12 @@ options:
     required: true
   timeout:
     description:
-      - How many seconds the work on one image may take.
-      - When they have passed, the guest that works on the image is ended, and the task fails with
+      - How many seconds the work on one image may take. Without it, as long as it makes headway. The guest that
+        works on an image is ended when it has not asked for anything for 60 seconds, or after the time in which the
+        slowest storage would have read all that the image holds, 300 seconds and one for each 4 MiB.
+      - When the time has passed, the guest is ended, what it has written is undone, and the task fails with
         RV(ignore:error_code=time_limit).
     type: int
-    default: 300
   lock_timeout:
     description:
       - How many seconds the task waits for images that others hold. With V(0), which is the default, it fails at once
@@ -110,11 +111,11 @@ options:
     type: str
   timeout:
     description:
-      - How many seconds the work may take, all guests together.
-      - When they have passed, the guest is ended, and the task fails with RV(ignore:error_code=time_limit). No data is
-        lost then, run it again with more time.
+      - How many seconds the work may take, all guests together. Without it, as long as it makes headway. A guest is
+        ended when it has not asked for anything for 60 seconds.
+      - When the time has passed, the guest is ended, and the task fails with RV(ignore:error_code=time_limit). No data
+        is lost then, run it again with more time.
     type: int
-    default: 86400
   lock_timeout:
     description:
       - How many seconds the task waits for images that others hold. With V(0), which is the default, it fails at once

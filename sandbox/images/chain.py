@@ -237,7 +237,7 @@ class _Opener:
         self._writable_layers = writable_layers
         self._force_share = force_share
         self._limits = limits
-        self._deadline = time.monotonic() + limits.seconds
+        self._deadline = None if limits.seconds is None else time.monotonic() + limits.seconds
         self._seen: set[Key | None] = {image.key for image in taken}
         self._top = ""
         self._files = 1
@@ -269,8 +269,10 @@ class _Opener:
         """Asks a guest about an image that is open; its data file is opened as well."""
         if format_name == "raw":
             return Layer(image, format_name, depth, None, None)
-        seconds = max(self._deadline - time.monotonic(), _LEAST_SECONDS)
-        header = _header(image, format_name, self._limits._replace(seconds=seconds))
+        limits = self._limits
+        if self._deadline is not None:
+            limits = limits._replace(seconds=max(self._deadline - time.monotonic(), _LEAST_SECONDS))
+        header = _header(image, format_name, limits)
         self.reports.append(header.report)
         data_file = None
         if header.has_data_file:

@@ -218,14 +218,15 @@ def empty(chain: Chain, limits: Limits | None = None) -> int:
 
 
 def commit_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flushes: bool = True) -> Limits:
-    """What a commit may use up: as long as it takes, or `seconds`; a disk may grow as far as the chain's largest can
-    make it. rate: bytes a second. flushes: False: nothing is made sure to be on stable storage."""
+    """What a commit may use up: as long as it makes headway, or `seconds`; a disk may grow as far as the largest of the
+    chain can make it. rate: bytes a second. flushes: False: nothing is made sure to be on stable storage."""
     largest = max(layer.virtual_size for layer in chain.layers)
     longest = max(layer.file_size for layer in chain.layers)
     # Data, tables and refcounts: with the smallest clusters, these are a twentieth of it. And the first grain of vmdk
     # begins at a multiple of its size, which is 1 GiB at most.
     growth = max(0, min(largest + largest // 8 + (3 << 30), OFFSET_MAX - longest))
-    return Limits(_SECONDS_MAX if seconds is None else seconds, _UNLIMITED, _UNLIMITED, growth, rate, flushes)
+    limits = Limits(seconds=_SECONDS_MAX) if seconds is None else Limits.within(seconds)
+    return limits._replace(exits=_UNLIMITED, bytes=_UNLIMITED, file_growth=growth, rate=rate, flushes=flushes)
 
 
 def _disks(chain: Chain) -> tuple[list[Image], list[dict[str, int]]]:

@@ -20,7 +20,7 @@ RESULT_SIZE = 8192  # bytes of the result area that are handed over; every struc
 TEXT_LIMIT = 1024
 
 # Kinds of messages; all but PROGRESS are the last one.
-PROGRESS, FINISHED, CRASHED, RULE_BROKEN, BUDGET_EXITS, BUDGET_BYTES, TIME_OVER, FAILED, BUDGET_UNDO = range(9)
+PROGRESS, FINISHED, CRASHED, RULE_BROKEN, BUDGET_EXITS, BUDGET_BYTES, TIME_OVER, FAILED, BUDGET_UNDO, IDLE = range(10)
 
 # Layers of the jail, by the bit that the child sets once each is up.
 LAYERS = (
@@ -36,18 +36,37 @@ LAYERS = (
 )
 
 
+IDLE_SECONDS = 60.0
+WHOLE_SECONDS = 300.0
+SLOWEST = 4 << 20  # bytes a second: no storage that images live on is slower
+
+
 class Limits(t.NamedTuple):
-    """What a run may use up. seconds: from the fork. exits: doorbells. bytes: read, written, copied and
+    """What a run may use up.
+
+    seconds: from the fork; None: as long as it makes headway, which is at most as long as the slowest storage takes for
+    all that the disks hold. idle: seconds that the guest may run from one doorbell to the next; what the host does for
+    it in between is not counted. exits: doorbells. bytes: read, written, copied and
     zeroed, REQUEST_BYTES of doorbell_rules.py at least for each request.
     file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
     and copied, 0: as fast as it goes. flushes: False: the guest's flush requests are ignored."""
 
-    seconds: float = 60.0
+    seconds: float | None = None
+    idle: float = IDLE_SECONDS
     exits: int = 2_000_000
     bytes: int = 1 << 42
     file_growth: int = 1 << 34
     rate: int = 0
     flushes: bool = True
+
+    @classmethod
+    def within(cls, seconds: float | None) -> Limits:
+        """What somebody who gave a time means: all of it, whatever happens in it. None: nobody did."""
+        return cls() if seconds is None else cls(seconds, idle=seconds)
+
+    def time(self, held: int) -> float:
+        """Seconds that a run may take. held: bytes that its disks have allocated."""
+        return WHOLE_SECONDS + held / SLOWEST if self.seconds is None else self.seconds
 
 
 class Program(t.NamedTuple):

@@ -15,6 +15,7 @@ import gc
 import itertools
 import os
 import signal
+import time
 import typing as t
 
 from . import answers, boot, jail, kvm, seccomp
@@ -58,13 +59,21 @@ def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answ
     taken = {device, *appended, *(file.descriptor for file in files)}
     # 0, 1 and 2 are not taken: the machine and the processor are born there.
     vcpu = next(number for number in itertools.count(3) if number not in taken)
-    allowed = jail.rules(vcpu, files, appended, journal.disk.descriptor if journal else -1, sleeps=what.limits.rate > 0)
+    limits = what.limits
+    allowed = jail.rules(
+        vcpu,
+        files,
+        appended,
+        journal.disk.descriptor if journal else -1,
+        sleeps=limits.rate > 0,
+        rewinds=limits.seconds is None or limits.idle < limits.seconds,
+    )
     boot.prepare()
     return Job(
         *program,
         what.call,
         files,
-        what.limits,
+        limits,
         device,
         answer,
         os.getpid(),
@@ -113,6 +122,8 @@ def main(job: Job) -> t.NoReturn:
 class _Session:
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._seconds = t.cast(float, job.limits.seconds)  # the parent has seen to it
+        self._deadline = 0.0
         self._library = kvm.bindings()[1]
         self._layers = 0
         self._landlock = 0
@@ -136,7 +147,8 @@ class _Session:
         self._up("user_mode_guest")
         self._step = "timer"
         # Before the filter, so that it need not allow it. SIGALRM is blocked but inside KVM_RUN: it cannot be lost.
-        jail.start_timer(job.limits.seconds)
+        self._deadline = time.monotonic() + self._seconds
+        jail.start_timer(min(self._seconds, job.limits.idle))
         self._up("timer")
         self._step = "credentials"
         if jail.drop_credentials():
@@ -149,7 +161,7 @@ class _Session:
         if self._landlock:
             self._up("landlock")
         self._step = "rlimits"
-        jail.limit_resources(job.limits.seconds, max([1 << 20, *(file.limit for file in job.files)]), job.address_space)
+        jail.limit_resources(self._seconds, max([1 << 20, *(file.limit for file in job.files)]), job.address_space)
         self._up("rlimits")
         self._step = "seccomp"
         # From here on: no import, no open, no traceback.
@@ -197,6 +209,7 @@ class _Session:
         io = run.io
         port = self._library.DOORBELL_PORT
         interruptions = 0
+        entered = time.monotonic()
         while True:
             failure = enter()
             if failure:
@@ -204,7 +217,8 @@ class _Session:
                     raise OSError(failure, "KVM_RUN")
                 interruptions += 1
                 if interruptions == _INTERRUPTIONS:
-                    raise _StopError(answers.TIME_OVER)
+                    self._look_at_clock(entered)
+                    interruptions = 0
                 continue
             interruptions = 0
             if (
@@ -230,6 +244,17 @@ class _Session:
                 raise _StopError(answers.TIME_OVER) from None
             if finish:
                 return finish
+            entered = time.monotonic()
+
+    def _look_at_clock(self, entered: float) -> None:
+        """A signal is waiting. Raises _StopError, unless it is the timer's and it was the host that took the time."""
+        now = time.monotonic()
+        left = min(self._deadline, entered + self._job.limits.idle) - now
+        if now >= self._deadline or not jail.forget_alarm():
+            raise _StopError(answers.TIME_OVER)
+        if left <= 0:
+            raise _StopError(answers.IDLE)
+        jail.start_timer(left)
 
     def _crashed(self, exit_reason: int) -> t.NoReturn:
         raise _StopError(answers.CRASHED, exit_reason, self._vcpu.address())

@@ -53,6 +53,10 @@ def _failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockErr
         )
     if message.kind == answers.TIME_OVER:
         return time_over(limits, written)
+    if message.kind == answers.IDLE:
+        return errors.TimeLimitError(
+            f"The guest ran for {limits.idle:g} seconds without asking for anything and was stopped. {report}{written}"
+        )
     if message.kind == answers.FINISHED:
         return errors.GuestProtocolError(f"The sandbox process sent an answer without a result. {report}{written}")
     what = errors.clean(text, answers.TEXT_LIMIT)

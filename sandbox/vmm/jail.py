@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import time
 import typing as t
 
@@ -88,12 +89,17 @@ def leave_namespaces() -> bool:
 
 
 def start_timer(seconds: float) -> None:
-    """SIGALRM once the time is over, and again every 50 ms. Raises OSError."""
+    """SIGALRM when the time is over, and again every 50 ms; what was started before is stopped. Raises OSError."""
     ffi, library = kvm.bindings()
     whole = int(seconds)
     timer = ffi.new("struct interval_timer *", (0, 50000, whole, max(1, int((seconds - whole) * 1e6))))
     if library.setitimer(_ITIMER_REAL, timer, ffi.NULL) != 0:
         raise OSError(ffi.errno, "setitimer")
+
+
+def forget_alarm() -> bool:
+    """Take back a SIGALRM that is waiting, blocked; whether there was one."""
+    return signal.sigtimedwait((signal.SIGALRM,), 0) is not None
 
 
 def drop_credentials() -> bool:
@@ -201,11 +207,16 @@ def limit_resources(seconds: float, file_size: int, address_space: int) -> None:
 
 
 def rules(
-    vcpu: int, files: t.Sequence[File], appended: t.Sequence[int], journal: int = -1, sleeps: bool = False
+    vcpu: int,
+    files: t.Sequence[File],
+    appended: t.Sequence[int],
+    journal: int = -1,
+    sleeps: bool = False,
+    rewinds: bool = False,
 ) -> list[Rule]:
     """What the child may still do. vcpu: the descriptor that KVM_RUN is for. appended: what write(2) may go to: the
     result pipe, a journal. journal: the disk whose length is asked for, or -1. sleeps: to keep to a
-    rate."""
+    rate. rewinds: the timer, where the time that the host takes is not the guest's."""
     chain = tuple(file.descriptor for file in files)
     writable = tuple(file.descriptor for file in files if file.writable)
     allowed = [
@@ -224,6 +235,8 @@ def rules(
     ]
     if journal >= 0:
         allowed.append(Rule("lseek", (OneOf(0, (journal,)), OneOf(1, (0,), wide=True), OneOf(2, (_SEEK_END,)))))
+    if rewinds:
+        allowed += [Rule("setitimer", (OneOf(0, (_ITIMER_REAL,)),)), Rule("rt_sigtimedwait")]
     if sleeps:
         allowed.append(Rule("clock_nanosleep", (OneOf(0, (time.CLOCK_MONOTONIC,)), OneOf(1, (0,)))))
     if writable:

@@ -51,7 +51,8 @@ def run(what: Run) -> Answer:
     """
     ending.check()
     started = time.monotonic()
-    limits = what.limits
+    seconds = what.limits.time(sum(map(_held, what.disks)))
+    limits = what.limits._replace(seconds=seconds)
     program = what.guest if isinstance(what.guest, Program) else _load(what.guest)
     worker = _Worker()
     device = beyond_standard(kvm.open_device())
@@ -65,13 +66,13 @@ def run(what: Run) -> Answer:
                 File(disk.descriptor, index in what.writable, disk.is_block, disk.size + limits.file_growth)
                 for index, disk in enumerate(what.disks)
             ]
-            job = child.plan(what, program, files, device, sending)
+            job = child.plan(what._replace(limits=limits), program, files, device, sending)
             try:
                 worker.start(job)
             finally:
                 os.close(sending)
             ending.check()  # who came between the fork and its being known
-            outcome = _Pipe(receiving, started + limits.seconds + GRACE_SECONDS).outcome(what.progress)
+            outcome = _Pipe(receiving, started + seconds + GRACE_SECONDS).outcome(what.progress)
         finally:
             os.close(receiving)
             worker.end()
@@ -79,7 +80,7 @@ def run(what: Run) -> Answer:
     finally:
         os.close(device)
         if what.journal is not None:
-            what.journal.seconds = max(0.0, started + limits.seconds - time.monotonic())
+            what.journal.seconds = max(0.0, started + seconds - time.monotonic())
     try:
         return _answer(outcome, worker, limits, started)
     except errors.AirlockError as error:
@@ -189,6 +190,11 @@ class _Outcome(t.NamedTuple):
     message: Message | None
     body: bytes
     rest: bytes
+
+
+def _held(disk: Disk) -> int:
+    """Bytes that a disk has allocated. Raises OSError."""
+    return disk.size if disk.is_block else os.fstat(disk.descriptor).st_blocks * 512
 
 
 def _check(program: Program, what: Run) -> None:

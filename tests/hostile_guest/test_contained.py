@@ -10,12 +10,14 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from sandbox import errors
 from sandbox.vmm import kvm
+from sandbox.vmm.doorbell import Server
 from sandbox.vmm.doorbell_rules import PAYLOAD_MAX
 from sandbox.vmm.journal import UndoJournal
 from sandbox.vmm.machine import Limits
@@ -97,9 +99,35 @@ def test_string_instruction_on_the_doorbell(hostile):
         hostile("STRING_DOORBELL")
 
 
-def test_endless_loop(hostile):
-    with pytest.raises(errors.TimeLimitError):
-        hostile("SPIN", limits=Limits(seconds=0.2))
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits.within(0.2), r"did not finish within 0\.2 seconds"),
+        (Limits(seconds=0.2), r"did not finish within 0\.2 seconds"),
+        (Limits(idle=0.2), r"ran for 0\.2 seconds without asking"),
+        (Limits(seconds=60, idle=0.2), r"ran for 0\.2 seconds without asking"),
+    ],
+)
+def test_endless_loop(hostile, limits, message):
+    with pytest.raises(errors.TimeLimitError, match=message):
+        hostile("SPIN", limits=limits)
+
+
+def test_what_the_host_takes_is_not_the_guests_time(hostile, disk, monkeypatch):
+    """A flush that takes long is no guest that hangs; though the time for all together goes on."""
+    serve = Server.serve
+
+    def slowly(server):
+        end = time.monotonic() + 0.8  # no sleep: the jail has none
+        while time.monotonic() < end:
+            pass
+        return serve(server)
+
+    monkeypatch.setattr(Server, "serve", slowly)
+    target = disk(b"x")
+    assert hostile("REQUEST", READ, 0, 0, 1, HEAP, disks=[target], limits=Limits(idle=0.5)).report.exits == 2
+    with pytest.raises(errors.TimeLimitError, match=r"within 0\.5 seconds"):
+        hostile("REQUEST", READ, 0, 0, 1, HEAP, disks=[target], limits=Limits.within(0.5))
 
 
 def test_doorbell_storm(hostile):

@@ -13,7 +13,7 @@ from ..sandbox import errors
 
 IMAGES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "path": {"type": "list", "elements": "str", "required": True},
-    "timeout": {"type": "int", "default": 300},
+    "timeout": {"type": "int"},
     "lock_timeout": {"type": "int", "default": 0},
 }
 
@@ -37,14 +37,14 @@ CHAIN_ARGUMENTS: dict[str, dict[str, t.Any]] = {
 MOVES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "rate_limit": {"type": "str"},
     "progress_file": {"type": "str"},
-    "timeout": {"type": "int", "default": 86400},
+    "timeout": {"type": "int"},
     "lock_timeout": {"type": "int", "default": 0},
 }
 
 
-def check_timeout(seconds: int) -> int:
+def check_timeout(seconds: int | None) -> int | None:
     """The option timeout. Raises ArgumentError."""
-    if seconds < 1:
+    if seconds is not None and seconds < 1:
         raise errors.ArgumentError(f"timeout is {seconds} seconds. It must be at least 1.", "bad_timeout")
     return seconds
 

@@ -24,7 +24,8 @@ AT_ONCE = 8  # images; more than processors, because a guest waits for the disk 
 class OpenImage:
     """One image of the task, with the time that is left for it, and the reports of its guests."""
 
-    def __init__(self, image: Image, seconds: float) -> None:
+    def __init__(self, image: Image, seconds: float | None) -> None:
+        """seconds: that somebody gave for it, None: nobody did."""
         self.image = image
         self.reports: list[Report] = []
         self._seconds = seconds
@@ -37,11 +38,12 @@ class OpenImage:
     def run(self, operation: t.Callable[..., t.Any], *arguments: t.Any) -> t.Any:
         """An operation of the sandbox on this image, within the time that is left; its answer."""
         started = time.monotonic()
-        answer = operation(self.image, *arguments, limits=Limits(seconds=self._seconds))
+        answer = operation(self.image, *arguments, limits=Limits.within(self._seconds))
         self.reports.append(answer.report)
-        # To read a long answer takes time as well.
-        spent = max(answer.report.milliseconds / 1000, time.monotonic() - started)
-        self._seconds = max(self._seconds - spent, LEAST_SECONDS)
+        if self._seconds is not None:
+            # To read a long answer takes time as well.
+            spent = max(answer.report.milliseconds / 1000, time.monotonic() - started)
+            self._seconds = max(self._seconds - spent, LEAST_SECONDS)
         return answer
 
 
@@ -94,7 +96,7 @@ def for_each(function: t.Callable[[Item], Result], items: t.Sequence[Item]) -> l
 @contextlib.contextmanager
 def open_images(
     paths: t.Sequence[str],
-    timeout: int,
+    timeout: int | None,
     writable: bool,
     force_share: bool,
     follow_links: bool = False,
@@ -131,7 +133,7 @@ def open_images(
             raise GroupError(told(error), [(path, UNTOUCHED) for path in paths], writable) from error
 
 
-def check_arguments(paths: t.Sequence[str], timeout: int) -> None:
+def check_arguments(paths: t.Sequence[str], timeout: int | None) -> None:
     """Raises ArgumentError for an empty list, or a time limit of nothing; HostError for more than can be open."""
     if not paths:
         raise errors.ArgumentError("The list of images is empty. Name at least one in path.", "no_images")

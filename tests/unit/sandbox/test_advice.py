@@ -736,7 +736,7 @@ def test_options_of_chains_are_called_what_they_are(tmp_path: pathlib.Path) -> N
                 command = reference_refusals.refusal(reference, error, "name").message
             assert "allowed_roots" not in command
             assert "--allowed" not in module
-    module, command = (advice.say("more_time"), _voices(lambda: _raise(faults.time_over(Limits())))[1])
+    module, command = (advice.say("more_time"), _voices(lambda: _raise(faults.time_over(Limits(seconds=60.0))))[1])
     assert "timeout" in module
     assert "Allow more time" not in command, "it has no such option"
 
@@ -750,7 +750,7 @@ def test_a_run_without_an_answer_says_what_next() -> None:
         assert re.search(r"Run it again|report", faults.vanished(status).message), status
     for layers in (0, 1):
         message = answers.Message(answers.FAILED, layers, 0, 0, 0, 0, 0, 0, 0, 0)
-        assert "Run it again" in faults.failure(message, b"text", Limits()).message
+        assert "Run it again" in faults.failure(message, b"text", Limits(seconds=60.0)).message
 
 
 def test_every_field_is_one() -> None:

@@ -353,8 +353,8 @@ def test_seconds_are_for_all_guests_together(home: pathlib.Path, monkeypatch: py
     monkeypatch.setattr(Limits, "_replace", note)
     overlay(home / "a.qcow2", b"base.qcow2")
     top = overlay(home / "top.qcow2", b"a.qcow2")
-    open_chain(str(top)).close()
-    assert given == [59.0, 2.0, 0.001]
+    open_chain(str(top), limits=Limits.within(60)).close()
+    assert given[::2] == [59.0, 2.0, 0.001]  # in between, each run asks for its own
 
 
 def test_block_device(home: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ from sandbox.host import disks, locks
 from sandbox.images import commits
 from sandbox.images.chain import Chain, open_chain
 from sandbox.vmm import kvm, machine
+from sandbox.vmm.answers import IDLE_SECONDS
 from sandbox.vmm.doorbell_rules import OFFSET_MAX
 
 from .bitmap_images import run
@@ -203,8 +204,10 @@ def test_limits(chain: Chain) -> None:
     assert limits.rate == 0
     assert limits.flushes
     assert 2 << 20 < limits.file_growth < OFFSET_MAX - (2 << 20)
-    assert commits.commit_limits(chain, 5, 1000, False)._replace(file_growth=0)[::3] == (5, 0)
-    assert commits.commit_limits(chain, 5, 1000, False)[-2:] == (1000, False)
+    assert limits.idle == IDLE_SECONDS
+    given = commits.commit_limits(chain, 5, 1000, False)
+    assert (given.seconds, given.idle, given.rate, given.flushes) == (5, 5, 1000, False)
+    assert given.file_growth == limits.file_growth
 
 
 def test_a_disk_of_the_largest_size(directory: pathlib.Path) -> None:

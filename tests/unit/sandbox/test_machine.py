@@ -23,7 +23,7 @@ from sandbox.vmm.machine import Program, Run
 
 pytestmark = pytest.mark.kvm
 
-LIMITS = Limits()
+LIMITS = Limits(seconds=60.0)
 
 
 def outcome(data, progress=None):
@@ -96,7 +96,8 @@ def test_progress_comes_before_the_end():
         (message(answers.RULE_BROKEN, a=1 << 40), errors.GuestProtocolError, "unknown"),
         (message(answers.BUDGET_EXITS), errors.BudgetError, "2000000 times"),
         (message(answers.BUDGET_BYTES), errors.BudgetError, "4398046511104 bytes"),
-        (message(answers.TIME_OVER), errors.TimeLimitError, "60 seconds"),
+        (message(answers.TIME_OVER), errors.TimeLimitError, "within 60 seconds"),
+        (message(answers.IDLE), errors.TimeLimitError, "for 60 seconds without asking"),
         (message(answers.FAILED, 4, layers=0) + b"text", errors.KvmError, "could not be started: text"),
         (message(answers.FAILED, 4) + b"text", errors.JailError, "text"),
         (message(answers.FAILED, 4) + b"\x1b\n\xff\0", errors.JailError, "\ufffd{4}"),
@@ -180,6 +181,14 @@ def test_deadline():
 
 def test_worker_that_never_started():
     machine._Worker().end()
+
+
+def test_time_grows_with_what_the_disks_hold():
+    assert Limits().time(0) == answers.WHOLE_SECONDS
+    assert Limits().time(1 << 30) == answers.WHOLE_SECONDS + 256
+    assert Limits(seconds=5).time(1 << 30) == 5
+    assert Limits.within(None) == Limits()
+    assert Limits.within(7)[:2] == (7, 7)
 
 
 def test_family_that_is_not_built(monkeypatch):

@@ -54,7 +54,7 @@ class Sources:
                 )
 
     @contextlib.contextmanager
-    def opened(self, timeout: int, force_share: bool) -> t.Iterator[dict[str, Source]]:
+    def opened(self, timeout: int | None, force_share: bool) -> t.Iterator[dict[str, Source]]:
         """By their paths. Raises as Image.open()."""
         asked = {merge.path for merge in self._merges if merge.ignore_missing}
         with contextlib.ExitStack() as stack:

@@ -17,7 +17,7 @@ from ...sandbox.host import descriptors
 from ...sandbox.host.places import Key, Place
 from ...sandbox.images import commits, overlays, rebases
 from ...sandbox.images.chain import Chain, Layer, draw, open_chain
-from ...sandbox.images.image import Image, Limits
+from ...sandbox.images.image import Image
 from ..clock import Clock
 from ..group import sandbox_summary
 from ..progress_file import ProgressFile
@@ -92,7 +92,7 @@ class Task:
                 layers = [joint.upper, *layers]
         size, format_name = layers[0].virtual_size, layers[0].format
         for place, name in zip(self.created, self.names):
-            limits = Limits(seconds=self.plan.clock.left())
+            limits = self.plan.clock.limits()
             access = self.wanted.access.of_file_on(layers[0].image)
             report = overlays.create_overlay(place, size, name, format_name, limits=limits, access=access)
             self.plan.clock.reports.append(report)
@@ -134,7 +134,7 @@ class Task:
             committed = commits.commit(view, depth, False, allow_resize, limits=limits, progress=progress, goes_on=True)
             clock.reports.append(committed.report)
         if joint.action == COMMIT and not joint.ends_early:
-            done = rebases.relink(joint.upper.image, name, format_name, limits=Limits(seconds=clock.left()))
+            done = rebases.relink(joint.upper.image, name, format_name, limits=clock.limits())
         else:
             # What the layer shows through does not change below it, wherever this has come to.
             kept = bool(joint.between) and not joint.backing
@@ -196,7 +196,7 @@ def _open(wanted: Wanted, clock: Clock) -> t.Iterator[Chain]:
             stack.enter_context(Image.open(place, use=top_format)),
             backing_format=wanted.backing_format,
             allowed_roots=wanted.allowed_roots,
-            limits=Limits(seconds=clock.left()),
+            limits=clock.limits(),
             top_format=top_format,
         )
         yield stack.enter_context(chain)
@@ -240,7 +240,7 @@ def _read(wanted: Wanted, clock: Clock) -> list[dict[str, t.Any]]:
         wanted.places[0].anew(),
         backing_format=wanted.backing_format,
         allowed_roots=wanted.allowed_roots,
-        limits=Limits(seconds=clock.left()),
+        limits=clock.limits(),
     ) as chain:
         clock.reports += chain.reports
         return [chain_facts.layer_facts(layer) for layer in chain.layers]

@@ -13,7 +13,6 @@ from ...sandbox import errors
 from ...sandbox.host.places import Key, Place
 from ...sandbox.images import commits, rebases
 from ...sandbox.images.chain import Chain, Layer
-from ...sandbox.images.image import Limits
 from ...sandbox.images.rebases import NewBacking
 from ..clock import Clock
 from ..removal import check_no_device
@@ -145,7 +144,7 @@ class Plan:
                     place=place,
                     backing_format=self.wanted.backing_format,
                     allowed_roots=self.wanted.allowed_roots,
-                    limits=Limits(seconds=self.clock.left()),
+                    limits=self.clock.limits(),
                 )
             )
         except errors.ChainError as error:

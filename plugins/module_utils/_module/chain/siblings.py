@@ -16,7 +16,7 @@ from ...sandbox.host.places import Directory, Key, Place, directory_at, find_pla
 from ...sandbox.host.trees import Tree
 from ...sandbox.images import info, rebases, vmdk
 from ...sandbox.images.chain import open_chain
-from ...sandbox.images.image import Image, Limits
+from ...sandbox.images.image import Image
 from ...sandbox.words import opening
 from ..clock import Clock
 
@@ -116,7 +116,7 @@ def _named(place: Place, roots: t.Sequence[str | Place], wanted: Wanted, clock: 
             backing_format=wanted.backing_format,
             allowed_roots=roots,
             force_share=True,
-            limits=Limits(seconds=clock.left()),
+            limits=clock.limits(),
             top_format=format_name,
         ) as chain:
             clock.reports += chain.reports
@@ -127,12 +127,12 @@ def _header(image: Image, clock: Clock) -> tuple[str, bytes]:
     """The format, qcow2 or vmdk, and the backing file's name. Both guests are asked: each knows its own images. Raises
     NotQcow2Error for what is neither."""
     try:
-        header = info.image_info(image, Limits(seconds=clock.left()))
+        header = info.image_info(image, clock.limits())
         clock.reports.append(header.report)
         return "qcow2", header.backing_name
     except errors.NotQcow2Error as error:
         try:
-            other = vmdk.vmdk_info(image, Limits(seconds=clock.left()))
+            other = vmdk.vmdk_info(image, clock.limits())
         except errors.HeaderError as neither:
             if neither.code != "not_vmdk":
                 raise

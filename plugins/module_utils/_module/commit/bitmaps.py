@@ -58,7 +58,7 @@ class Plan:
         return listed.bitmaps
 
     def _limits(self) -> Limits:
-        return Limits(seconds=self._clock.left())
+        return self._clock.limits()
 
     def _check_merge(self, resized: bool) -> None:
         """Raises BitmapError where merging would fail, as far as it can be known."""

@@ -105,7 +105,7 @@ def commit_flow(module: AnsibleModule) -> dict[str, t.Any]:
                 backing_format=wanted.backing_format,
                 allowed_roots=wanted.allowed_roots,
                 writable_layers=() if module.check_mode else (0,),
-                limits=Limits(seconds=clock.left()),
+                limits=clock.limits(),
                 top_format=wanted.format,
             )
         )
