@@ -12,7 +12,18 @@ from .. import errors
 from ..facts.listing import format_size
 from ..images.bitmaps import EXTENTS_MAX, Action, Bitmap, BitmapChange, BitmapList, Extent, change_bitmap, list_bitmaps
 from . import qemu_words
-from .common import Arguments, HelpRequest, Made, UsageError, say_all, say_json, shown, warn, warn_of_leaks
+from .common import (
+    Arguments,
+    HelpRequest,
+    Made,
+    UsageError,
+    all_or_nothing,
+    say_all,
+    say_json,
+    shown,
+    warn,
+    warn_of_leaks,
+)
 from .options import Options
 from .sizes import SIZE_MAX, SizeRangeError, parse_size
 
@@ -133,9 +144,10 @@ def run(arguments: t.Sequence[bytes]) -> None:
         wanted.open(writable=True) as image,
     ):
         if wanted.source is None:
-            done = _change(image, None, wanted)
+            with all_or_nothing(image):
+                done = _change(image, None, wanted)
         else:
-            with _open_source(image, wanted) as source:
+            with _open_source(image, wanted) as source, all_or_nothing(image):
                 done = _change(image, source, wanted)
     _warn_of(wanted, done.bitmaps, done.leaked_clusters)
     if wanted.json:

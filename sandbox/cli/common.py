@@ -106,6 +106,25 @@ class Arguments:
         return image
 
 
+@contextlib.contextmanager
+def all_or_nothing(image: Image) -> t.Iterator[None]:
+    """What is stopped within it, by its time limit, by Ctrl-C or by what else there is, is undone. Raises
+    NoJournalError, TransactionError."""
+    from ..images.transaction import Transaction  # a list needs none
+
+    try:
+        with Transaction([image]) as transaction:
+            yield
+            transaction.keep()
+    except errors.TransactionError:
+        raise
+    except errors.AirlockError as error:
+        if error.modified:
+            error.message += " What was done has been undone, the image is as it was before."
+            error.modified = False
+        raise
+
+
 def warn_of_leaks(path: bytes, clusters: int) -> None:
     """What a change says of clusters that it found leaked."""
     warn(

@@ -15,8 +15,11 @@ from ..images import snapshot_changes, snapshots
 from ..images.snapshot_changes import Applied, Created, Deleted
 from ..images.snapshots import Selector, Snapshot
 from . import qemu_words
-from .common import Arguments, HelpRequest, Made, UsageError, say_all, say_json, shown, warn_of_leaks
+from .common import Arguments, HelpRequest, Made, UsageError, all_or_nothing, say_all, say_json, shown, warn_of_leaks
 from .options import Options
+
+if t.TYPE_CHECKING:
+    from ..images.image import Image
 
 HELP = b"""\
 List or manipulate snapshots within image.  Usage:
@@ -90,18 +93,21 @@ def run(arguments: t.Sequence[bytes]) -> None:
         if reads:
             _say_list(snapshots.list_snapshots(image).snapshots, wanted)
             return
-        done: Created | Applied | Deleted
-        if wanted.operation == b"c":
-            done = snapshot_changes.create_snapshot(image, wanted.value[:255], _date())
-        elif wanted.operation == b"a":
-            selector = Selector.by_id_or_name(wanted.value)
-            done = snapshot_changes.apply_snapshot(image, selector, allow_resize=wanted.resize)
-        else:
-            done = snapshot_changes.delete_snapshot(image, Selector.by_name(wanted.value))
+        with all_or_nothing(image):
+            done = _change(image, wanted)
         if done.leaked_clusters and not wanted.quiet:
             warn_of_leaks(wanted.path, done.leaked_clusters)
         if wanted.json:
             say_json(_change_facts(done))
+
+
+def _change(image: Image, wanted: _Wanted) -> Created | Applied | Deleted:
+    if wanted.operation == b"c":
+        return snapshot_changes.create_snapshot(image, wanted.value[:255], _date())
+    if wanted.operation == b"a":
+        selector = Selector.by_id_or_name(wanted.value)
+        return snapshot_changes.apply_snapshot(image, selector, allow_resize=wanted.resize)
+    return snapshot_changes.delete_snapshot(image, Selector.by_name(wanted.value))
 
 
 def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
