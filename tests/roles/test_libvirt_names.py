@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import typing as t
@@ -42,6 +43,7 @@ PLAY = """
       loop: "{{ domains }}"
       loop_control:
         loop_var: domain
+        label: "{{ domain | airlock.images.printable }}"
     - name: Keep what is said
       ansible.builtin.copy:
         dest: "{{ home }}/said.json"
@@ -107,6 +109,7 @@ class Host:
             check=False,
         )
         assert done.returncode == 0, done.stdout
+        assert not re.search("\n(ok|changed): \\[forged|[\x1b\x9b\u202e]", done.stdout), done.stdout
         said = json.loads((self.home / "said.json").read_text())
         assert len(said) == len(domains)
         return t.cast("list[t.Any]", said)
@@ -161,3 +164,15 @@ def test_a_domain_by_its_uuid_and_a_padded_name(host: Host) -> None:
     host.has("web", [path], uuid)
     host.answers["list --all --uuid --name"] = f"{uuid} {'web':30}\n"
     assert host.disks(uuid, "web") == [[path], [path]]
+
+
+def test_a_domains_name_makes_no_line_of_its_own(host: Host) -> None:
+    """Neither one that is not there, nor one of which virsh tells why it tells nothing."""
+    absent, broken = "x\nok: [forged]\x1b[31m", "y\x9b31m\u202e"
+    host.has(broken, [])
+    uuid = host.answers["list --all --uuid --name"].split()[0]
+    for name in (uuid, broken):
+        del host.answers[f"domblklist --details --domain {name}"]
+    none, silent = host.disks(absent, broken)
+    assert "There is no libvirt domain x\ufffdok: [forged]\ufffd[31m (" in none
+    assert f"of libvirt domain y\ufffd31m\ufffd: error: failed to get domain '{uuid}'" in silent

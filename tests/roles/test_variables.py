@@ -15,6 +15,13 @@ import yaml
 
 ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
 FILES = sorted(ROLES.glob("*/tasks/*.yml"))
+PLAYBOOKS = sorted(ROLES.parent.glob("playbooks/*.yml"))
+# What a name is in, that somebody else may have chosen: of an image, a machine, a set, a libvirt domain.
+NAME = re.compile(
+    r"item\.(path|name|manifest|old_manifest)\b|attribute=('(path|name|group|item\.\w+)'|\d)|"
+    r"\w+_domain\b|\w+_vm\.name\b|\w+[._]set\b|\.stderr\b"
+)
+SHOWN = re.compile(r"[^~}]*\b(airlock\.images\.printable|to_json|length)\b|\s+else\b")
 
 
 def named(node: t.Any) -> t.Iterator[str]:
@@ -48,3 +55,23 @@ def test_labels_of_loops_are_printable(path: pathlib.Path) -> None:
     """They are printed as they are, and most are names of files."""
     labels = re.findall(r"label: (.*)", path.read_text())
     assert labels == [label for label in labels if label.endswith(' | airlock.images.printable }}"')]
+
+
+def messages(node: t.Any) -> t.Iterator[str]:
+    """All that tasks say."""
+    if isinstance(node, list):
+        for each in node:
+            yield from messages(each)
+    elif isinstance(node, dict):
+        yield from (str(node[key]) for key in ("msg", "fail_msg", "success_msg") if key in node)
+        for each in node.values():
+            yield from messages(each)
+
+
+@pytest.mark.parametrize("path", [*FILES, *PLAYBOOKS], ids=lambda path: f"{path.parts[-3]}-{path.stem}")
+def test_names_in_messages_are_printable(path: pathlib.Path) -> None:
+    """What a failing task says is printed as it is, and of what one says that does not fail some control characters."""
+    for message in messages(yaml.safe_load(path.read_text())):
+        for expression in re.findall(r"\{\{.*?\}\}", message):
+            raw = [found[0] for found in NAME.finditer(expression) if not SHOWN.match(expression, found.end())]
+            assert raw == [], expression
