@@ -302,8 +302,8 @@ def trusted_file_flow(module: AnsibleModule) -> dict[str, t.Any]:
             {
                 "before_header": errors.clean(place.path, errors.PATH_LIMIT),
                 "after_header": errors.clean(place.path, errors.PATH_LIMIT),
-                "before": _text(place.old),
-                "after": _text(content),
+                "before": _shown(place.old),
+                "after": _shown(content),
             }
             for place, content in changed
         ],
@@ -327,6 +327,11 @@ def _wanted(entry: dict[str, t.Any], state: str) -> bytes | None:
 
 def _text(content: bytes | None) -> str:
     return (content or b"").decode("utf-8", "replace")
+
+
+def _shown(content: bytes | None) -> str:
+    """For the diff, which ansible-playbook prints as it is: names of others are in it."""
+    return "\n".join(errors.clean(line, SIZE_LIMIT) for line in (content or b"").split(b"\n"))
 
 
 def _foresee(place: TrustedPath) -> None:

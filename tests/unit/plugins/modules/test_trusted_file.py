@@ -65,6 +65,15 @@ def test_what_was_written_is_read(task: Run, home: pathlib.Path) -> None:
     assert not task("absent", path)["changed"]
 
 
+def test_nothing_in_a_diff_acts_on_a_terminal(task: Run, home: pathlib.Path) -> None:
+    """The content of a file is what it is; what is shown of it has its lines, and nothing that cannot be printed."""
+    content = "a\n\x1b[31m\x9b\u202e\r\n"
+    written = task("present", home / "file", content=content)
+    assert (home / "file").read_bytes().decode() == written["files"][0]["content"] == content
+    (diff,) = written["diff"]
+    assert (diff["before"], diff["after"]) == ("ours", "a\n\ufffd[31m\ufffd\ufffd\ufffd\n")
+
+
 def test_the_draft_of_a_run_that_was_killed_is_replaced(task: Run, home: pathlib.Path) -> None:
     (home / ".airlock.draft").write_text("half")
     assert task("present", home / "file", content="new")["changed"]
