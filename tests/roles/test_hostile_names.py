@@ -173,6 +173,37 @@ REFUSED = """
             facts: "{{ [{'said': ansible_failed_result.msg}] }}"
 """
 
+RETENTION = """
+    - name: Go on where something was left out
+      block:
+        - name: Let the old ones go
+          ansible.builtin.include_role:
+            name: airlock.images.snapshot_retention
+          vars:
+            snapshot_retention_disks: ["{{ others }}/odd/*.qcow2", "{{ others }}/many/*.qcow2", "{{ others }}/none/*"]
+            snapshot_retention_prefix: s
+            snapshot_retention_keep: 1
+            snapshot_retention_pattern_limit: 2
+      rescue:
+        - name: Keep what was said
+          ansible.builtin.set_fact:
+            facts: "{{ [{'said': ansible_failed_result.msg}] }}"
+"""
+
+ROTATION = """
+    - name: Go on where a group was not rotated
+      block:
+        - name: Rotate the bitmaps
+          ansible.builtin.include_role:
+            name: airlock.images.bitmap_rotation
+          vars:
+            bitmap_rotation_group_timeout: 1
+      rescue:
+        - name: Keep what was said
+          ansible.builtin.set_fact:
+            facts: "{{ [{'said': ansible_failed_result.msg}] }}"
+"""
+
 
 class Tenant:
     """The images of a tenant, and plays about them with one ansible-core."""
@@ -274,8 +305,41 @@ def test_a_refusal(tenant: Tenant) -> None:
     """A name in a message makes no line of its own, and has no terminal act on it."""
     (forged,) = (path for path in tenant.paths if "[forged]" in path)
     qemu.must(["qemu-img", "bitmap", "--add", forged, "b"])
-    refused, _nothing = tenant.play(REFUSED)
+    # Where a manifest lay up to 0.2.0; a task that told where this leads to would have told no text.
+    os.symlink(b"\xff\x1b", os.path.join(os.path.dirname(forged), f"{os.path.basename(forged)}.set.snapshots.yml"))
+    refused, _nothing = tenant.play(REFUSED, pre_upgrade_snapshot_set="set")
     assert "/y\ufffd]0;title\ufffd\ufffdok: [forged].qcow2 cannot be rolled back" in refused["said"]
+
+
+def test_a_pattern_in_a_tenants_directory(tenant: Tenant) -> None:
+    """More files than a pattern may mean, and a name that is no text, keep nobody else's from being seen to."""
+    others = tenant.home / "others"
+    names = [b"odd/good.qcow2", b"odd/\xff\x1b\n.qcow2", b"many/a.qcow2", b"many/b.qcow2", b"many/c.qcow2"]
+    for name in names:
+        path = os.fsencode(others) + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        qemu.copy(tenant.paths[0], os.fsdecode(path))
+        for snapshot in ("s1", "s2"):
+            qemu.must(["qemu-img", "snapshot", "-c", snapshot, os.fsdecode(path)])
+    said, kept = tenant.play(RETENTION, others=str(others))
+    assert f"{others}/odd/\ufffd\ufffd\ufffd.qcow2 has bytes in its name that are no UTF-8." in said["said"]
+    assert f"{others}/many/*.qcow2 means more than 2 files (snapshot_retention_pattern_limit)." in said["said"]
+    assert [(one["path"], one["removed"]) for one in kept["let_go"]] == [(f"{others}/odd/good.qcow2", ["s1"])]
+    left = [tenant.info(os.fsdecode(os.fsencode(others) + b"/" + name))["snapshots"] for name in names]
+    assert [[one["name"] for one in each] for each in left] == [["s2"], *[["s1", "s2"]] * 4]
+
+
+def test_a_group_that_takes_long(tenant: Tenant) -> None:
+    """However many bitmaps there are whose names are the rotation's own, no other group waits for good."""
+    for number in range(60):
+        name = f"rotation-day-202001{1 + number % 28:02}T0000{number:02}Z"
+        qemu.must(["qemu-img", "bitmap", "--add", tenant.paths[0], name])
+    said, kept = tenant.play(ROTATION, bitmap_rotation_time=TIME)
+    assert "It has taken more than 1 seconds (bitmap_rotation_group_timeout), with " in said["said"]
+    assert [one["outcome"] for one in kept["rotated"]][0] == "failed"
+    bitmaps = [tenant.info(path)["format-specific"]["data"]["bitmaps"] for path in tenant.paths]
+    assert "auto" in bitmaps[0][55]["flags"]  # that step never came
+    assert [each[-1]["name"] for each in bitmaps] == [f"rotation-day-{TIME}"] * len(NAMES)
 
 
 def test_a_schedule(tenant: Tenant) -> None:
