@@ -336,7 +336,7 @@ def test_a_group_that_takes_long(tenant: Tenant) -> None:
         qemu.must(["qemu-img", "bitmap", "--add", tenant.paths[0], name])
     said, kept = tenant.play(ROTATION, bitmap_rotation_time=TIME)
     assert "It has taken more than 1 seconds (bitmap_rotation_group_timeout), with " in said["said"]
-    assert [one["outcome"] for one in kept["rotated"]][0] == "failed"
+    assert kept["rotated"][0]["outcome"] == "failed"
     bitmaps = [tenant.info(path)["format-specific"]["data"]["bitmaps"] for path in tenant.paths]
     assert "auto" in bitmaps[0][55]["flags"]  # that step never came
     assert [each[-1]["name"] for each in bitmaps] == [f"rotation-day-{TIME}"] * len(NAMES)
