@@ -30,7 +30,7 @@ enum memory_map {
     STACK_BOTTOM = 0x1c0000,     /* the page below is not mapped */
     STACK_TOP = 0x200000,
     HEAP_ADDRESS = 0x200000,
-    MEMORY_SIZE = 0x8000000 /* 128 MiB: end of the heap and of everything */
+    MEMORY_SIZE = 0x8000000 /* 128 MiB: end of the heap and of everything unless the host gives more */
 };
 
 enum doorbell_operation {
@@ -51,7 +51,7 @@ struct doorbell_request {
     uint32_t disk;      /* index into the disks of the call */
     uint64_t offset;    /* bytes from the start of the disk */
     uint64_t length;    /* bytes */
-    uint64_t memory;    /* guest address, in DATA .. MEMORY_SIZE */
+    uint64_t memory;    /* guest address, from DATA to the end of memory */
     uint32_t source_disk;
     uint32_t reserved;
     uint64_t source_offset;

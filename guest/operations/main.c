@@ -6,11 +6,11 @@
 
 #include "start/heap.h"
 
-_Noreturn void guest_main(void) {
+_Noreturn void guest_main(u64 memory_size) {
     const struct call_header *call = call_memory();
     struct result_header *result = result_memory();
     result->abi_version = ABI_VERSION;
-    heap_open((void *)HEAP_ADDRESS, MEMORY_SIZE - HEAP_ADDRESS);
+    heap_open((void *)HEAP_ADDRESS, memory_size - HEAP_ADDRESS);
     if (call->abi_version != ABI_VERSION || call->disk_count == 0 || call->disk_count > DISKS_MAX) {
         refuse(REFUSAL_BAD_CALL);
     }

@@ -71,7 +71,9 @@ static inline u64 max64(u64 a, u64 b) { return a > b ? a : b; }
 static inline u64 divide_up(u64 value, u64 by) { return value / by + (value % by != 0); }
 static inline u64 round_up(u64 value, u64 to) { return divide_up(value, to) * to; }
 
-/* The heap: memory is taken in a row and given back to a mark. What is taken is not cleared. */
+/* The heap: memory is taken in a row and given back to a mark. What heap_take() gives is not cleared.
+ * heap_take_zeroed() does not touch what was never handed out: it is zero, and takes no memory of the host until it is
+ * used. */
 void *heap_take(u64 size);
 void *heap_take_zeroed(u64 size);
 
@@ -79,6 +81,9 @@ void *heap_take_zeroed(u64 size);
  * the heap: the guest ends with a trap when something lies behind it. A piece that is to grow can begin with 0 bytes.
  */
 void *heap_extend(void *piece, u64 size, u64 more);
+
+/* Gives back all that was taken since the mark, but this piece of it, which moves there. Returns its place. */
+void *heap_keep(void *mark, const void *piece, u64 size);
 
 u64 heap_left(void);
 void *heap_mark(void);
@@ -118,7 +123,8 @@ void result_disk(u32 index);
 /* Remembers in the result that the first write has gone out. */
 void result_modified(void);
 
-/* Where the host lets a guest begin: guest/operations/main.c. */
-_Noreturn void guest_main(void);
+/* Where the host lets a guest begin: guest/operations/main.c. memory_size: where its memory ends, MEMORY_SIZE at least.
+ */
+_Noreturn void guest_main(u64 memory_size);
 
 #endif

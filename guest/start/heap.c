@@ -12,10 +12,14 @@
 static u8 *heap_start;
 static u8 *heap_end;
 static u8 *heap_top;
+static u8 *heap_used; /* up to here memory was handed out at some time; behind, all is zero */
 
 void heap_open(void *start, u64 size) {
     heap_start = heap_top = start;
     heap_end = heap_start + size;
+    if (heap_used < heap_start || heap_used > heap_end) {
+        heap_used = heap_start;
+    }
 }
 
 u64 heap_left(void) { return (u64)(heap_end - heap_top); }
@@ -27,6 +31,9 @@ void *heap_take(u64 size) {
     }
     void *taken = heap_top;
     heap_top += size;
+    if (heap_top > heap_used) {
+        heap_used = heap_top;
+    }
     return taken;
 }
 
@@ -40,7 +47,19 @@ void *heap_extend(void *piece, u64 size, u64 more) {
     return at;
 }
 
-void *heap_take_zeroed(u64 size) { return memset(heap_take(size), 0, size); }
+void *heap_take_zeroed(u64 size) {
+    const u8 *used = heap_used;
+    u8 *taken = heap_take(size);
+    return used > taken ? memset(taken, 0, min64(size, (u64)(used - taken))) : taken;
+}
+
+void *heap_keep(void *mark, const void *piece, u64 size) {
+    if (piece != mark) {
+        memmove(mark, piece, size);
+    }
+    heap_top = mark;
+    return heap_take(size);
+}
 
 void *heap_mark(void) { return heap_top; }
 

@@ -7,7 +7,8 @@
  */
 #include "start/guest.h"
 
-/* The host has set the stack pointer; user mode, no interrupts, nothing to set up. */
+/* The host has set the stack pointer, and in rdi, where a C function has its first argument, where memory ends; user
+ * mode, no interrupts, nothing to set up. */
 __asm__(".section .start, \"ax\"\n"
         ".globl _start\n"
         "_start:\n"

@@ -49,7 +49,8 @@ class Limits(t.NamedTuple):
     it in between is not counted. exits: doorbells. bytes: read, written, copied and
     zeroed, REQUEST_BYTES of doorbell_rules.py at least for each request.
     file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
-    and copied, 0: as fast as it goes. flushes: False: the guest's flush requests are ignored."""
+    and copied, 0: as fast as it goes. flushes: False: the guest's flush requests are ignored. memory: bytes that a
+    guest may have at most, 0: a quarter of the host's; LEAST of memory.py it has in any case."""
 
     seconds: float | None = None
     idle: float = IDLE_SECONDS
@@ -58,6 +59,7 @@ class Limits(t.NamedTuple):
     file_growth: int = 1 << 34
     rate: int = 0
     flushes: bool = True
+    memory: int = 0
 
     @classmethod
     def within(cls, seconds: float | None) -> Limits:
@@ -99,7 +101,8 @@ class Run(t.NamedTuple):
 
 
 class Report(t.NamedTuple):
-    """How a run went. layers: what held the guest in. peak_memory: bytes resident in the child, at most."""
+    """How a run went. layers: what held the guest in. peak_memory: bytes resident in the child, at most. memory: bytes
+    that the guest might have used. windows: how often it went over all tables, because not all counters had room."""
 
     layers: tuple[str, ...]
     exits: int
@@ -107,6 +110,8 @@ class Report(t.NamedTuple):
     bytes_written: int
     milliseconds: float
     peak_memory: int
+    memory: int = 0
+    windows: int = 1
 
 
 class Answer(t.NamedTuple):

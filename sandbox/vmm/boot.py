@@ -18,9 +18,11 @@ import typing as t
 from . import kvm
 
 # Guest-physical addresses of one page each, in this order.
-_PML4, _PDPT, _DIRECTORY, _LOW_TABLE, _TASK_STATE = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000
+_PML4, _PDPT, _DIRECTORY, _LOW_TABLE, _TASK_STATE, _MORE_DIRECTORIES = 0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x6000
 _PAGE = 0x1000
 _LARGE_PAGE = 0x200000
+_REACH = 1 << 30  # bytes that a directory maps
+MEMORY_MAX = 3 * _REACH  # behind it lies what processors have mapped for themselves
 
 # Page table entries. Accessed and dirty are set from the start: the processor has no reason to write here.
 _PRESENT, _WRITABLE, _USER, _ACCESSED, _DIRTY, _LARGE, _NO_EXECUTE = 1, 2, 4, 0x20, 0x40, 0x80, 1 << 63
@@ -53,13 +55,13 @@ _CPUID = (
 
 _MADV_HUGEPAGE = 14
 
-# Bytes of address space that booting and serving a guest takes, generously: its memory, KVM's shared pages, buffers.
-ADDRESS_SPACE = (128 << 20) + (8 << 20)
+# Bytes of address space that booting and serving a guest takes besides its memory, generously: KVM's pages, buffers.
+ADDRESS_SPACE = 8 << 20
 
 
 @functools.cache
-def system_pages() -> bytes:
-    """What lies from _PML4 to the end of the task state segment's page."""
+def system_pages(size: int) -> bytes:
+    """What lies from _PML4 to the end of the last directory. size: of the guest's memory, bytes up to MEMORY_MAX."""
     library = kvm.bindings()[1]
 
     def low_entry(address: int) -> int:
@@ -72,14 +74,19 @@ def system_pages() -> bytes:
     def page(entries: t.Iterable[int]) -> bytes:
         return b"".join(entry.to_bytes(8, "little") for entry in entries).ljust(_PAGE, b"\0")
 
-    large = (address | _DATA | _LARGE for address in range(_LARGE_PAGE, library.MEMORY_SIZE, _LARGE_PAGE))
+    def large(start: int) -> t.Iterable[int]:
+        end = min(size, start // _REACH * _REACH + _REACH)
+        return (address | _DATA | _LARGE for address in range(start, end, _LARGE_PAGE))
+
+    more = range(_REACH, size, _REACH)
     return b"".join(
         (
             page([_PDPT | _TABLE]),
-            page([_DIRECTORY | _TABLE]),
-            page([_LOW_TABLE | _TABLE, *large]),
+            page(place | _TABLE for place in (_DIRECTORY, *(_MORE_DIRECTORIES + i * _PAGE for i in range(len(more))))),
+            page([_LOW_TABLE | _TABLE, *large(_LARGE_PAGE)]),
             page(low_entry(address) for address in range(0, _LARGE_PAGE, _PAGE)),
             _task_state(library.DOORBELL_PORT).ljust(_PAGE, b"\0"),
+            *(page(large(start)) for start in more),
         )
     )
 
@@ -90,27 +97,27 @@ def _task_state(port: int) -> bytes:
     return bytes(_TASK_STATE_SIZE - 2) + struct.pack("<H", _TASK_STATE_SIZE) + permitted
 
 
-def prepare() -> None:
-    """Make what is the same for every machine, once, in the parent."""
-    system_pages()
+def prepare(size: int) -> None:
+    """Make what is the same for every machine with that much memory, once, in the parent."""
+    system_pages(size)
     processor_state()
 
 
-def map_guest_memory() -> t.Any:
-    """MEMORY_SIZE bytes of zeros, as char *, that take memory only where they are used. Raises OSError."""
+def map_guest_memory(size: int) -> t.Any:
+    """Zeros, as char *, that take memory only where they are used. Raises OSError."""
     ffi, library = kvm.bindings()
-    mapped = kvm.map_memory(library.MEMORY_SIZE + _LARGE_PAGE, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
+    mapped = kvm.map_memory(size + _LARGE_PAGE, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
     memory = mapped + -int(ffi.cast("uintptr_t", mapped)) % _LARGE_PAGE
     # The heap; the first 2 MiB are used sparsely. Without transparent huge pages it fails, and that is fine.
-    library.madvise(memory + _LARGE_PAGE, library.MEMORY_SIZE - _LARGE_PAGE, _MADV_HUGEPAGE)
+    library.madvise(memory + _LARGE_PAGE, size - _LARGE_PAGE, _MADV_HUGEPAGE)
     return memory
 
 
-def load_guest(memory: t.Any, text: bytes, data: bytes, call: bytes) -> None:
+def load_guest(memory: t.Any, size: int, text: bytes, data: bytes, call: bytes) -> None:
     """Lay out everything that is there before the first instruction. Sizes are checked by check_sizes()."""
     ffi, library = kvm.bindings()
     for address, content in (
-        (_PML4, system_pages()),
+        (_PML4, system_pages(size)),
         (library.TEXT_ADDRESS, text),
         (library.DATA_ADDRESS, data),
         (library.CALL_ADDRESS, call),
@@ -167,9 +174,10 @@ def processor_state() -> ProcessorState:
     return ProcessorState(cpuid, special, general)
 
 
-def set_processor(vcpu: kvm.Vcpu) -> None:
-    """Raises OSError."""
+def set_processor(vcpu: kvm.Vcpu, size: int) -> None:
+    """size: of the memory, which the guest finds in its first argument. Raises OSError."""
     state = processor_state()
+    state.general.rdi = size
     kvm.call(vcpu.descriptor, kvm.SET_CPUID2, state.cpuid)
     kvm.call(vcpu.descriptor, kvm.SET_SREGS, state.special)
     kvm.call(vcpu.descriptor, kvm.SET_REGS, state.general)

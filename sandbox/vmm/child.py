@@ -32,7 +32,7 @@ class Job(t.NamedTuple):
 
     device: of /dev/kvm; answer: the pipe's writing end; parent: process id. server: makes what serves the doorbell, of
     Server's arguments. vcpu: the number that the processor's descriptor is to have. appended: descriptors for write(2).
-    address_space: bytes. filter: packed seccomp program.
+    memory: of the guest, bytes. address_space: bytes. filter: packed seccomp program.
     """
 
     text: bytes
@@ -47,11 +47,12 @@ class Job(t.NamedTuple):
     server: t.Callable[..., Server]
     vcpu: int
     appended: t.Sequence[int]
+    memory: int
     address_space: int
     filter: bytes
 
 
-def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answer: int) -> Job:
+def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answer: int, memory: int) -> Job:
     """The job, with what can be known before the fork. program, files: what.guest loaded, and what.disks as the child
     gets them. Raises OSError."""
     journal = what.journal
@@ -68,7 +69,7 @@ def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answ
         sleeps=limits.rate > 0,
         rewinds=limits.seconds is None or limits.idle < limits.seconds,
     )
-    boot.prepare()
+    boot.prepare(memory)
     return Job(
         *program,
         what.call,
@@ -81,7 +82,8 @@ def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answ
         _server(what),
         vcpu,
         appended,
-        jail.mapped_memory() + boot.ADDRESS_SPACE + jail.SPARE_MEMORY,
+        memory,
+        jail.mapped_memory() + memory + boot.ADDRESS_SPACE + jail.SPARE_MEMORY,
         seccomp.packed(seccomp.program(allowed)),
     )
 
@@ -175,11 +177,11 @@ class _Session:
     def _boot(self) -> None:
         """In the child, because KVM ties a machine to the address space that created it. Raises OSError."""
         job = self._job
-        memory = boot.map_guest_memory()
-        boot.load_guest(memory, job.text, job.data, job.call)
-        machine = kvm.create_machine(job.device, memory, self._library.MEMORY_SIZE)
+        memory = boot.map_guest_memory(job.memory)
+        boot.load_guest(memory, job.memory, job.text, job.data, job.call)
+        machine = kvm.create_machine(job.device, memory, job.memory)
         vcpu = kvm.Vcpu(job.device, machine, job.vcpu)
-        boot.set_processor(vcpu)
+        boot.set_processor(vcpu, job.memory)
         vcpu.set_open_signals((signal.SIGALRM, signal.SIGXCPU))
         # Without a first KVM_RUN now, a limit of no processes makes it fail later: KVM may start a worker thread.
         vcpu.run.immediate_exit = 1
@@ -190,7 +192,7 @@ class _Session:
         self._vcpu = vcpu
         self._memory = memory
         progress = self._send_progress if job.wants_progress else None
-        self._server = job.server(memory, job.files, job.limits.bytes, progress)
+        self._server = job.server(memory, job.files, job.limits.bytes, progress, memory_size=job.memory)
 
     def work(self) -> None:
         """Run the guest and send what came of it. Raises OSError."""

@@ -51,8 +51,9 @@ class Server:
         files: t.Sequence[File],
         byte_budget: int,
         progress: t.Callable[[int, int], None] | None = None,
+        memory_size: int = 0,
     ) -> None:
-        """memory: the guest's, as char *. Raises OSError."""
+        """memory: the guest's, as char *. memory_size: bytes, 0: MEMORY_SIZE. Raises OSError."""
         ffi, library = kvm.bindings()
         self.bytes_read = 0
         self.bytes_written = 0
@@ -72,7 +73,7 @@ class Server:
             library.DOORBELL_PROGRESS: self._report_progress,
         }
         self._finish = library.DOORBELL_FINISH
-        self._check = Checker(library, files)
+        self._check = Checker(library, files, memory_size)
 
     def serve(self) -> Finish | None:
         """Run the batch that the guest has laid out; the Finish when it was the last one.

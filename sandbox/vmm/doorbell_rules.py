@@ -48,10 +48,11 @@ class File(t.NamedTuple):
 class Checker:
     """Holds every request of a batch against the rules."""
 
-    def __init__(self, library: t.Any, files: t.Sequence[File]) -> None:
+    def __init__(self, library: t.Any, files: t.Sequence[File], memory_size: int = 0) -> None:
+        """memory_size: where guest memory ends; 0: where it does as a rule."""
         self._files = files
         self._first = library.DATA_ADDRESS
-        self._end = library.MEMORY_SIZE
+        self._end = memory_size or library.MEMORY_SIZE
         self._checks: dict[int, t.Callable[..., int]] = {
             library.DOORBELL_READ: self._read,
             library.DOORBELL_WRITE: self._write,

@@ -43,9 +43,10 @@ class ChangingServer(Server):
         progress: t.Callable[[int, int], None] | None = None,
         journal: UndoJournal | None = None,
         seconds: float = math.inf,
+        memory_size: int = 0,
     ) -> None:
         """seconds: for this run and for undoing it."""
-        super().__init__(memory, files, byte_budget, progress)
+        super().__init__(memory, files, byte_budget, progress, memory_size)
         ffi, library = self._ffi, self._library
         self._files = files
         self._journal = journal.descriptor if journal else -1

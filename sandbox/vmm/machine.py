@@ -19,7 +19,7 @@ import warnings
 from .. import errors
 from ..host import ending
 from ..host.disks import Disk, beyond_standard
-from . import answers, boot, child, kvm
+from . import answers, boot, child, kvm, memory
 from .answers import Answer, Limits, Loader, Message, Program, Report, Run
 from .doorbell_rules import PAYLOAD_MAX, File
 
@@ -51,9 +51,10 @@ def run(what: Run) -> Answer:
     """
     ending.check()
     started = time.monotonic()
-    seconds = what.limits.time(sum(map(_held, what.disks)))
+    seconds = what.limits.time(sum(map(memory.held, what.disks)))
     limits = what.limits._replace(seconds=seconds)
     program = what.guest if isinstance(what.guest, Program) else _load(what.guest)
+    size = memory.size_for(what.disks, limits.memory)
     worker = _Worker()
     device = beyond_standard(kvm.open_device())
     try:
@@ -66,7 +67,7 @@ def run(what: Run) -> Answer:
                 File(disk.descriptor, index in what.writable, disk.is_block, disk.size + limits.file_growth)
                 for index, disk in enumerate(what.disks)
             ]
-            job = child.plan(what._replace(limits=limits), program, files, device, sending)
+            job = child.plan(what._replace(limits=limits), program, files, device, sending, size)
             try:
                 worker.start(job)
             finally:
@@ -82,7 +83,8 @@ def run(what: Run) -> Answer:
         if what.journal is not None:
             what.journal.seconds = max(0.0, started + seconds - time.monotonic())
     try:
-        return _answer(outcome, worker, limits, started)
+        answer = _answer(outcome, worker, limits, started)
+        return answer._replace(report=answer.report._replace(memory=size))
     except errors.AirlockError as error:
         # A child that could not tell what it did may have done anything that it was allowed to.
         if outcome is None or outcome.message is None:
@@ -190,11 +192,6 @@ class _Outcome(t.NamedTuple):
     message: Message | None
     body: bytes
     rest: bytes
-
-
-def _held(disk: Disk) -> int:
-    """Bytes that a disk has allocated. Raises OSError."""
-    return disk.size if disk.is_block else os.fstat(disk.descriptor).st_blocks * 512
 
 
 def _check(program: Program, what: Run) -> None:

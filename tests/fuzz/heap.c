@@ -63,6 +63,13 @@ void *heap_extend(void *piece, u64 size, u64 more) {
 
 void *heap_take_zeroed(u64 size) { return memset(heap_take(size), 0, size); }
 
+void *heap_keep(void *mark, const void *piece, u64 size) {
+    ASAN_UNPOISON_MEMORY_REGION(mark, (u64)(heap_top - (u8 *)mark));
+    memmove((u8 *)mark + ZONE, piece, size);
+    heap_release(mark);
+    return heap_take(size);
+}
+
 void *heap_mark(void) { return heap_top; }
 
 void heap_release(void *mark) {

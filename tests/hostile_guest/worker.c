@@ -15,11 +15,12 @@ struct worker_call {
 
 static int64_t statuses[DOORBELL_BATCH];
 
-_Noreturn void guest_main(void) {
+_Noreturn void guest_main(u64 memory_size) {
     const struct worker_call *call = call_memory();
     struct doorbell *bell = doorbell_memory();
     u8 *heap = (u8 *)HEAP_ADDRESS;
     u8 *payload = heap + 64 * MIB;
+    (void)memory_size;
 
     for (u64 page = 0; page < 256; page++) {
         memset(heap + page * 4096, (int)(call->fill + page), 4096);

@@ -130,7 +130,7 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
 
         def plan(*given: Any) -> child.Job:
             job = child_plan(*given)
-            return job._replace(server=lambda *made_of: recorder.observe(job.server(*made_of)))
+            return job._replace(server=lambda *made_of, **more: recorder.observe(job.server(*made_of, **more)))
 
         child_plan = child.plan
         patch.setattr(child, "plan", plan)

@@ -25,9 +25,7 @@ static u8 *heap;
 static jmp_buf ended;
 static const u8 *stack_start;
 
-enum {
-    HEAP_BYTES = MEMORY_SIZE - HEAP_ADDRESS
-};
+#define HEAP_ROOM (3072 * MIB) /* more than any guest gets */
 
 static void *reserve_memory(size_t size) {
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
@@ -43,7 +41,7 @@ struct host *host_open(void) {
     if (host.disks[0].bytes == NULL) {
         host.capacity = 1ull << 43;
         host.disks[0].bytes = reserve_memory(host.capacity);
-        heap = reserve_memory(HEAP_BYTES);
+        heap = reserve_memory(HEAP_ROOM);
     }
     host_clear();
     return &host;
@@ -63,11 +61,12 @@ void host_clear(void) {
     host.capacity = capacity;
     host.fail_at = UINT64_MAX;
     host.requests_max = 1u << 20;
+    host.memory = MEMORY_SIZE;
 }
 
 void host_rest(void) {
     madvise(host.disks[0].bytes, host.capacity, MADV_DONTNEED);
-    madvise(heap, HEAP_BYTES, MADV_DONTNEED);
+    madvise(heap, HEAP_ROOM, MADV_DONTNEED);
     host.disks[0].length = 0;
     host_clear();
 }
@@ -221,7 +220,7 @@ void own_heap_open(void *start, u64 size) __asm__("__wrap_heap_open");
 void own_heap_open(void *start, u64 size) {
     (void)start;
     (void)size;
-    real_heap_open(heap, HEAP_BYTES);
+    real_heap_open(heap, host.memory - HEAP_ADDRESS);
 }
 
 int enter(entry *function, void *argument) {
@@ -244,7 +243,7 @@ int enter(entry *function, void *argument) {
 
 static void run_operation(void *unused) {
     (void)unused;
-    guest_main();
+    guest_main(host.memory);
 }
 
 int host_run(void) { return enter(run_operation, NULL); }

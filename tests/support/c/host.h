@@ -47,7 +47,8 @@ struct host {
     uint64_t counted;          /* for fail_at */
     uint64_t requests;
     uint64_t requests_max;
-    uint64_t moved; /* bytes read and written */
+    uint64_t moved;  /* bytes read and written */
+    uint64_t memory; /* of the guest, bytes: MEMORY_SIZE unless a test says more, up to 3 GiB */
     uint32_t batches;
     uint32_t logged;
     const uint8_t *payload;

@@ -149,13 +149,13 @@ def test_failed_calls_tell_their_errno():
         kvm.map_memory(0, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
 
 
-def walk(address):
+def walk(address, size=LIBRARY.MEMORY_SIZE):
     """What the page tables say of a linear address: (physical address, entry bits), or None when it is not mapped."""
-    pages = boot.system_pages()
+    pages = boot.system_pages(size)
     table, user, writable, executable = 0x1000, True, True, True
     for shift in (39, 30, 21, 12):
         at = table - 0x1000 + 8 * (address >> shift & 511)
-        entry = int.from_bytes(pages[at : at + 8], "little") if at < 0x4000 else 0
+        entry = int.from_bytes(pages[at : at + 8], "little") if at < len(pages) else 0
         if not entry & 1:
             return None
         user, writable, executable = user and entry & 4, writable and entry & 2, executable and not entry >> 63
@@ -184,9 +184,19 @@ def test_page_tables():
         assert walk(address) is None
 
 
+@pytest.mark.parametrize("size", [1 << 30, (1 << 30) + (2 << 20), boot.MEMORY_MAX])
+def test_page_tables_of_more_memory(size):
+    """Each large page is itself, and data; nothing is behind the last one. The tables lie below the guest's code."""
+    for address in range(LIBRARY.HEAP_ADDRESS, size, 2 << 20):
+        assert walk(address, size) == (address, True, True, False), hex(address)
+    for address in (size, size + (1 << 30), boot.MEMORY_MAX):
+        assert walk(address, size) is None
+    assert 0x1000 + len(boot.system_pages(size)) <= LIBRARY.TEXT_ADDRESS
+
+
 def test_task_state():
     """The bitmap permits the doorbell's port and no other."""
-    state = boot.system_pages()[0x4000:]
+    state = boot.system_pages(LIBRARY.MEMORY_SIZE)[0x4000:]
     bitmap = int.from_bytes(state[102:104], "little")
     assert bitmap == 104
     bits = int.from_bytes(state[bitmap : bitmap + 8], "little")

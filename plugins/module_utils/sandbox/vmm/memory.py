@@ -1,0 +1,1 @@
+../../../../sandbox/vmm/memory.py
