@@ -205,8 +205,8 @@ struct result_header {
     uint64_t arguments[6];
     uint64_t leaked_clusters; /* counted by a verification: refcount above what refers to it */
     uint32_t disk;            /* the refusal is about: index into the disks of the call */
-    uint32_t reserved;
-    uint8_t text[1024]; /* a name out of the image that the message quotes */
+    uint32_t windows;         /* of counters, that a verification needed at most: in each, all tables were read */
+    uint8_t text[1024];       /* a name out of the image that the message quotes */
 };
 
 /* A snapshot in a payload, followed by id_length + name_length bytes of text and

@@ -76,7 +76,7 @@ static void open_application(struct application *a, const struct call_snapshot_a
     a->snapshot = &image->snapshots[index];
     snapshot_check_l1(image, a->snapshot);
     check_resize(image, a->snapshot, call->resize_allowed != 0);
-    prepare(image, &a->refcounts, &a->verification);
+    prepare_references(image, &a->refcounts, &a->verification);
     mapping_read(image, &a->wanted, a->snapshot->l1_offset, a->snapshot->l1_entries, a->snapshot->l1_entries);
     references_check_unique(image, &a->refcounts, &a->verification, &a->wanted);
     references_check_room(image, &a->refcounts, &a->verification, &a->wanted);

@@ -54,7 +54,7 @@ _Noreturn void operation_snapshot_create(void) {
     if (table_size > SNAPSHOT_TABLE_BYTES_MAX) {
         refuse(REFUSAL_SNAPSHOT_TABLE_FULL);
     }
-    prepare(&image, &refcounts, &verification);
+    prepare_references(&image, &refcounts, &verification);
     struct mapping active = {image.l1, image.l1_entries, image.l1_offset};
     references_check_room(&image, &refcounts, &verification, &active);
     mapping_reserve(&image, &active, NULL);

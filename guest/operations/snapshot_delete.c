@@ -34,7 +34,7 @@ _Noreturn void operation_snapshot_delete(void) {
     }
     const struct snapshot removed = image.snapshots[index];
     snapshot_check_l1(&image, &removed);
-    prepare(&image, &refcounts, &verification);
+    prepare_references(&image, &refcounts, &verification);
     struct mapping gone;
     struct mapping active = {image.l1, image.l1_entries, image.l1_offset};
     mapping_read(&image, &gone, removed.l1_offset, removed.l1_entries, removed.l1_entries);

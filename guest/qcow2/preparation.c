@@ -4,10 +4,19 @@
  */
 #include "qcow2/preparation.h"
 
-void prepare(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification) {
+static void load_and_verify(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification,
+                            bool keeps_counters) {
     qcow2_load_l1(image);
     refcounts_open(refcounts, image);
-    verify(image, refcounts, verification);
+    verify(image, refcounts, verification, keeps_counters);
+}
+
+void prepare(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification) {
+    load_and_verify(image, refcounts, verification, false);
+}
+
+void prepare_references(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification) {
+    load_and_verify(image, refcounts, verification, true);
 }
 
 void prepare_header(struct qcow2 *image) {

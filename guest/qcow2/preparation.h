@@ -12,8 +12,9 @@
 #include "qcow2/snapshots.h"
 #include "qcow2/verify.h"
 
-/* Loads what a mutation works on and verifies the image. */
+/* Loads what a mutation works on and verifies the image. The second also keeps the counters, for references.h. */
 void prepare(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification);
+void prepare_references(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification);
 
 /* The rewrite of the header that qemu does when it opens such an image for writing. */
 void prepare_header(struct qcow2 *image);

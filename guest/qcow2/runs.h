@@ -13,6 +13,7 @@
 #define RUN 8
 
 typedef u16 u16x8 __attribute__((vector_size(16), aligned(2), may_alias));
+typedef u8 u8x8 __attribute__((vector_size(8), aligned(1), may_alias));
 typedef u64 u64x2 __attribute__((vector_size(16), may_alias));
 
 /* Do the eight 8-byte entries at `entries`, the first of which is `first`, count up by `step`? */
@@ -34,6 +35,11 @@ static inline bool all_equal(u16x8 a, u16x8 b) { return none_set(a ^ b); }
 static inline u16x8 load_run(const u16 *at) { return *(const u16x8 *)at; }
 
 static inline void store_run(u16 *at, u16x8 values) { *(u16x8 *)at = values; }
+
+/* Eight bytes, and eight numbers that are bytes. */
+static inline u16x8 widen_run(const u8 *at) { return __builtin_convertvector(*(const u8x8 *)(const void *)at, u16x8); }
+
+static inline void narrow_run(u8 *at, u16x8 values) { *(u8x8 *)(void *)at = __builtin_convertvector(values, u8x8); }
 
 /* Eight big-endian numbers. */
 static inline u16x8 swap_run(u16x8 values) { return values << 8 | values >> 8; }

@@ -158,6 +158,7 @@ static void add_data(struct verifier *v, u64 cluster, u32 weight, const struct o
     }
     counter += weight;
     if (compressed) {
+        v->result->has_compressed = true;
         counter |= COMPRESSED;
     } else if (active) {
         counter = check_copied(v, cluster, counter, origin);
@@ -224,41 +225,46 @@ static void add_l2_entry(struct verifier *v, u32 weight, const struct origin *or
     add_data(v, offset >> image->cluster_bits, weight, origin, active, false);
 }
 
-/* The usual case without a call: an ordinary entry that fits a narrow counter. False: not usual. */
+/* Adds to a counter without flags; NOTHING: that is not the usual case. */
+static inline u64 usual_sum(const struct verifier *v, u64 entry, u64 counter, u32 weight, bool active) {
+    u64 sum = counter + weight;
+    bool copied = (entry & ENTRY_COPIED) != 0;
+    if (sum > v->counters.limit || (active && copied != (sum == 1))) {
+        return NOTHING;
+    }
+    return sum | (!active ? 0 : copied ? COPIED_SEEN : ACTIVE_SEEN);
+}
+
+/* The usual case without a call: an ordinary entry whose counter has room. False: not usual. */
 static inline bool add_quickly(struct verifier *v, u64 entry, u32 weight, bool active, u64 unusual_bits) {
     u64 cluster = (entry & ENTRY_OFFSET) >> v->image->cluster_bits;
-    if ((entry & unusual_bits) != 0 || cluster >= v->counters.count) {
+    if ((entry & unusual_bits) != 0 || !in_window(&v->counters, cluster)) {
         return false;
     }
-    u32 cell = v->counters.narrow_cells[cluster];
-    u32 sum = cell + weight;
-    if (sum > NARROW_COUNT) {
+    u64 sum = usual_sum(v, entry, counter_get(&v->counters, cluster), weight, active);
+    if (sum == NOTHING) {
         return false;
     }
-    if (active) {
-        bool copied = (entry & ENTRY_COPIED) != 0;
-        if (copied ? sum != 1 : sum == 1) {
-            return false;
-        }
-        sum |= (copied ? COPIED_SEEN : ACTIVE_SEEN) >> FLAGS_SHIFT << NARROW_SHIFT;
-    }
-    v->counters.narrow_cells[cluster] = (u16)sum;
+    counter_set(&v->counters, cluster, (u32)sum);
     return true;
 }
 
-/* Eight entries in a row that nothing else refers to yet. */
+/* Eight entries in a row that are referred to equally often. */
 static inline bool add_run(struct verifier *v, const u8 *entries, u64 entry, u32 weight, bool active,
                            u64 unusual_bits) {
     u64 cluster = (entry & ENTRY_OFFSET) >> v->image->cluster_bits;
-    u16 *cells = v->counters.narrow_cells + cluster;
-    bool copied = (entry & ENTRY_COPIED) != 0;
-    if ((entry & unusual_bits) != 0 || cluster + RUN > v->counters.count || weight > NARROW_COUNT ||
-        (active && copied != (weight == 1)) || !is_run(entries, entry, v->image->cluster_size) ||
-        !none_set(load_run(cells))) {
+    if ((entry & unusual_bits) != 0 || cluster + RUN > v->counted || !is_run(entries, entry, v->image->cluster_size)) {
         return false;
     }
-    u32 seen = !active ? 0 : copied ? COPIED_SEEN : ACTIVE_SEEN;
-    store_run(cells, run_of((u16)(weight | seen >> FLAGS_SHIFT << NARROW_SHIFT)));
+    if (!run_in_window(&v->counters, cluster)) {
+        return !in_window(&v->counters, cluster) && !in_window(&v->counters, cluster + RUN - 1);
+    }
+    u16x8 cells = counters_run(&v->counters, cluster);
+    u64 sum = cells[0] > NARROW_COUNT_MAX ? NOTHING : usual_sum(v, entry, cells[0], weight, active);
+    if (sum == NOTHING || !all_equal(cells, run_of(cells[0]))) {
+        return false;
+    }
+    counters_set_run(&v->counters, cluster, run_of((u16)(sum >> FLAGS_SHIFT << NARROW_SHIFT | sum)));
     return true;
 }
 
@@ -267,8 +273,8 @@ bool tally_l2(void *context, const struct table_item *item, u8 *table) {
     struct qcow2 *image = v->image;
     u32 step = l2_entry_size(image);
     bool active = item->owner != 0;
-    bool quick = step == 8 && !has_data_file(image) && !v->counters.wide && v->counters.first == 0 &&
-                 v->hunted == NOTHING && (active || image->snapshot_count != 0);
+    bool quick = step == 8 && !has_data_file(image) && counters_have_runs(&v->counters) && v->hunted == NOTHING &&
+                 (active || image->snapshot_count != 0);
     u64 unusual_bits = ENTRY_COMPRESSED | L2_RESERVED | (image->version < 3 ? ENTRY_ZERO : 0) |
                        ((image->cluster_size - 1) & ENTRY_OFFSET);
     u64 count = l2_entries(image);

@@ -23,14 +23,11 @@
 #define ACTIVE_SEEN (COPIED_SEEN | CLEAR_SEEN) /* both: an active entry that rightly has no COPIED flag */
 #define COMPRESSED (EXCLUSIVE | COPIED_SEEN)   /* compressed clusters, which may share it with each other only */
 
-#define NOTHING UINT64_MAX
-
 struct verifier {
     struct qcow2 *image;
     struct refcounts *refcounts;
     struct verification *result;
     struct counters counters;
-    u8 *visited; /* a bit for each cluster: L2 tables done; only when one window holds all */
     struct table_batch l2;
     u64 clusters; /* of the file */
     u64 counted;  /* of them, those that a refcount block may count: behind, all refcounts are 0 */

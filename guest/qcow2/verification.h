@@ -7,14 +7,20 @@
 #ifndef AIRLOCK_QCOW2_VERIFICATION_H
 #define AIRLOCK_QCOW2_VERIFICATION_H
 
-#include "start/guest.h"
+#include "qcow2/counters.h"
 
 struct verification {
     u64 leaked_clusters; /* refcount above what refers to the cluster */
     u64 first_free;      /* cluster index */
     u64 max_refcount;
-    bool wide_counters;   /* some cluster has more than 4095 references */
+    u64 windows;          /* of counters, that it took */
+    u32 width;            /* bytes of a counter that are enough for every cluster */
+    u32 snapshots;        /* that the image had then */
+    bool has_compressed;  /* clusters */
     bool stale_are_whole; /* every cluster of image->stale, read before, is counted once and nobody else's */
+    bool has_counters;    /* memory for all counters is at hand, below */
+    bool is_counted;      /* and they are still as counted: flags as in tally.h */
+    struct counters counters;
 };
 
 #endif

@@ -4,11 +4,13 @@
  */
 #include "qcow2/verify.h"
 
-#include "qcow2/runs.h"
+#include "qcow2/comparison.h"
 #include "qcow2/snapshots.h"
 #include "qcow2/tally.h"
 
 #define L1_BATCH_BYTES (1 * MIB)
+#define LEFT_TO_OPERATION (48 * MIB)
+#define SPARE_COUNTERS 131072 /* for clusters that the operation adds: tables mostly */
 
 static void count_refcount_structures(struct verifier *v) {
     struct qcow2 *image = v->image;
@@ -113,28 +115,32 @@ static void visit_references_to_l2(struct verifier *v, const struct origin *at, 
     }
 }
 
-/* With all counters in one window a table that several L1 tables name is read once, and counts as
- * often as it is named; else it is read for each of them. The active tables come last, so that their
- * entries meet complete counters. */
+/* Where the counters are not all in one window, or an external data file wants to know the places of its entries: each
+ * table is read for each L1 table that names it. The active one comes last, so that its entries meet complete counters.
+ */
 static void visit_l2_tables(struct verifier *v, const struct origin *at, const u64 *entries, u32 count, bool active) {
-    for (u32 i = 0; i < count; i++) {
+    for (u32 i = 0; i < count && !v->counters.overflowed; i++) {
         u64 offset = entries[i] & ENTRY_OFFSET;
-        u64 cluster = offset >> v->image->cluster_bits;
-        struct table_item item = {.offset = offset, .index = at->index + i, .weight = 1, .owner = active};
-        if (offset == 0) {
-            continue;
+        if (offset != 0) {
+            tables_add(&v->l2,
+                       &(struct table_item){.offset = offset, .index = at->index + i, .weight = 1, .owner = active});
         }
-        if (v->visited != NULL) {
-            u8 bit = (u8)(1u << (cluster % 8));
-            u32 counter = counter_get(&v->counters, cluster);
-            bool waits = !active && (counter & KIND) == KIND;
-            if (waits || (v->visited[cluster / 8] & bit) != 0) {
-                continue;
-            }
-            v->visited[cluster / 8] |= bit;
-            item.weight = counter & COUNT_MASK;
+    }
+}
+
+/* The counters know the tables: each is read once, in the order in which they lie, and counts as often as it is named.
+ * Those of the active mapping come last here, too. */
+static void sweep_l2_tables(struct verifier *v, bool active) {
+    struct counters *counters = &v->counters;
+    u64 cluster = 0;
+    while (!counters->overflowed && (cluster = counters_next(counters, cluster, v->counted, TABLE)) != NOTHING) {
+        u32 counter = counter_get(counters, cluster);
+        if (((counter & KIND) == KIND) == active) {
+            tables_add(&v->l2, &(struct table_item){.offset = cluster << v->image->cluster_bits,
+                                                    .weight = counter & COUNT_MASK,
+                                                    .owner = active});
         }
-        tables_add(&v->l2, &item);
+        cluster++;
     }
 }
 
@@ -243,162 +249,56 @@ static void count_stale(struct verifier *v) {
     heap_release(mark);
 }
 
-static void count_references(struct verifier *v) {
-    if (v->visited != NULL) {
-        memset(v->visited, 0, divide_up(v->counted, 8));
-    }
+void count_references(struct verifier *v) {
     count_refcount_structures(v);
     count_other_metadata(v);
     count_bitmaps(v);
     walk_l1_tables(v, visit_references_to_l2);
-    walk_l1_tables(v, visit_l2_tables);
+    if (counters_hold_all(&v->counters, v->counted) && !has_data_file(v->image)) {
+        sweep_l2_tables(v, false);
+        sweep_l2_tables(v, true);
+    } else {
+        walk_l1_tables(v, visit_l2_tables);
+    }
     tables_run(&v->l2);
     count_stale(v);
 }
 
-/* Counts once more, up to the first reference to the cluster, which names itself. */
-static _Noreturn void hunt(struct verifier *v, u64 cluster, enum refusal code, u64 refcount) {
-    u32 references = counter_get(&v->counters, cluster) & COUNT_MASK;
-    v->hunted = cluster;
-    v->hunted_for = code;
-    v->hunted_refcount = refcount;
-    v->hunted_references = references;
-    counters_window(&v->counters, v->counters.first, v->counted);
-    count_references(v);
-    refuse(code, .a = TABLE_DATA, .d = refcount, .e = cluster << v->image->cluster_bits, .f = references);
-}
-
-static void compare_one(struct verifier *v, u64 cluster, u64 refcount) {
-    u32 counter = counter_get(&v->counters, cluster);
-    u64 references = counter & COUNT_MASK;
-    if (refcount < references && !v->counters.overflowed) {
-        hunt(v, cluster, REFUSAL_REFCOUNT_TOO_LOW, refcount);
-    }
-    if ((counter & ACTIVE_SEEN) == CLEAR_SEEN && refcount == 1) {
-        hunt(v, cluster, REFUSAL_COPIED_FLAG, refcount);
-    }
-    v->result->leaked_clusters += refcount > references;
-    if (refcount == 1 && references == 0 && v->image->orphans != NULL && cluster < v->clusters) {
-        v->image->orphans[cluster / 64] |= 1ull << (cluster % 64);
-    }
-}
-
-/* Eight 16-bit refcounts that are what was counted, none of them 0 and all the same. */
-static inline bool compare_run(const struct verifier *v, u64 cluster, const u8 *block, u64 *max) {
-    u16x8 refcounts = swap_run(load_run((const u16 *)(const void *)block));
-    u16x8 cells = load_run(v->counters.narrow_cells + (cluster - v->counters.first));
-    const u16 clear_seen = (u16)(CLEAR_SEEN >> FLAGS_SHIFT << NARROW_SHIFT);
-    u16 refcount = refcounts[0];
-    bool settled = refcount > 1 || none_set(cells & run_of(clear_seen)); /* the flag matters at refcount 1 only */
-    if (refcount == 0 || !settled || !all_equal(cells & run_of(NARROW_COUNT), refcounts) ||
-        !all_equal(refcounts, run_of(refcount))) {
-        return false;
-    }
-    *max = max64(*max, refcount);
-    return true;
-}
-
-/* The refcounts of the clusters from `first` to `end`, which one block counts; NULL: there is none. */
-static void compare_block(struct verifier *v, u64 first, u64 end, const u8 *block, u64 block_first) {
-    struct verification *result = v->result;
-    u32 order = v->image->refcount_order;
-    bool quick = order == 4 && !v->counters.wide;
-    u64 max = result->max_refcount;
-    for (u64 cluster = first; cluster < end; cluster++) {
-        if (quick && block != NULL && cluster + RUN <= end &&
-            compare_run(v, cluster, block + 2 * (cluster - block_first), &max)) {
-            cluster += RUN - 1;
-            continue;
-        }
-        u64 refcount = block != NULL ? block_get(block, quick ? 4 : order, cluster - block_first) : 0;
-        max = max64(max, refcount);
-        if (refcount == 0 && result->first_free == NOTHING) {
-            result->first_free = cluster;
-        }
-        if (quick) {
-            u32 cell = v->counters.narrow_cells[cluster - v->counters.first];
-            const u32 seen = ACTIVE_SEEN >> FLAGS_SHIFT << NARROW_SHIFT;
-            const u32 clear_seen = CLEAR_SEEN >> FLAGS_SHIFT << NARROW_SHIFT;
-            if ((cell & NARROW_COUNT) == refcount && (cell & seen) != clear_seen) {
-                continue;
-            }
-        }
-        compare_one(v, cluster, refcount);
-    }
-    result->max_refcount = max;
-}
-
-static bool visit_block(void *context, const struct table_item *item, u8 *block) {
-    struct verifier *v = context;
-    u64 first = item->index << v->refcounts->cache.block_bits;
-    u64 end = first + (1ull << v->refcounts->cache.block_bits);
-    u64 window_end = v->counters.first + v->counters.count;
-    compare_block(v, max64(first, v->counters.first), min64(end, window_end), block, first);
-    if (window_end < v->counted) {
-        return false;
-    }
-    for (u64 cluster = max64(first, v->counted); cluster < end; cluster++) { /* behind the end: nothing refers there */
-        u64 refcount = block_get(block, v->image->refcount_order, cluster - first);
-        v->result->leaked_clusters += refcount != 0;
-        if (refcount == 0 && v->result->first_free == NOTHING) {
-            v->result->first_free = cluster;
-        }
-    }
-    return false;
-}
-
-/* All blocks that count a cluster of the window; in the last window those behind the file as well. */
-static void compare(struct verifier *v) {
-    struct refcounts *refcounts = v->refcounts;
-    struct table_batch batch;
+/* False: the counters were too small for this image. Otherwise they stay on the heap. */
+static bool pass(struct verifier *v, u32 width) {
     void *mark = heap_mark();
-    tables_open(&batch, v->image, visit_block, v);
-    u64 window_end = v->counters.first + v->counters.count;
-    u64 end = window_end == v->clusters ? max64(refcounts_end(refcounts), window_end) : window_end;
-    for (u64 at = v->counters.first; at < end;) {
-        u64 index = at >> refcounts->cache.block_bits;
-        u64 next = (index + 1) << refcounts->cache.block_bits;
-        if (index < refcounts->cache.table_entries && refcounts->cache.table[index] != 0) {
-            tables_add(&batch, &(struct table_item){.offset = refcounts->cache.table[index], .index = index});
-        } else {
-            tables_run(&batch);
-            compare_block(v, at, min64(next, max64(at, window_end)), NULL, at);
-            if (at >= window_end && v->result->first_free == NOTHING) {
-                v->result->first_free = at;
-            }
-        }
-        at = next;
-    }
-    tables_run(&batch);
-    heap_release(mark);
-}
-
-static bool pass(struct verifier *v, bool wide) {
-    void *mark = heap_mark();
-    *v->result = (struct verification){
-        .first_free = NOTHING, .wide_counters = wide, .stale_are_whole = v->image->stale.is_whole};
+    *v->result =
+        (struct verification){.first_free = NOTHING, .width = width, .stale_are_whole = v->image->stale.is_whole};
+    counters_open(&v->counters, v->counted + SPARE_COUNTERS, width);
+    void *above = heap_mark();
     tables_open(&v->l2, v->image, tally_l2, v);
-    v->visited = NULL;
-    void *before_visited = heap_mark();
-    u8 *visited = heap_left() > divide_up(v->counted, 8) + 64 * MIB ? heap_take(divide_up(v->counted, 8)) : NULL;
-    counters_open(&v->counters, v->counted, wide);
-    if (counters_hold_all(&v->counters, v->counted)) {
-        v->visited = visited;
-    } else {
-        heap_release(before_visited);
-        counters_open(&v->counters, v->counted, wide);
-    }
-    for (u64 first = 0; first < v->counted; first += v->counters.room) {
+    for (u64 first = 0; first < v->counted && !v->counters.overflowed; first += v->counters.room) {
         counters_window(&v->counters, first, v->counted);
         count_references(v);
-        compare(v);
+        if (!v->counters.overflowed) {
+            compare(v);
+        }
+        v->result->windows++;
     }
-    bool enough = !v->counters.overflowed;
-    heap_release(mark);
-    return enough;
+    heap_release(v->counters.overflowed ? mark : above);
+    return !v->counters.overflowed;
 }
 
-void verify(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification) {
+/* The counters stay for what the operation counts later, if that leaves memory for all the rest of it. */
+static void keep_counters(struct verifier *v, void *mark) {
+    const u64 left = heap_left() + (u64)((u8 *)heap_mark() - (u8 *)mark);
+    if (!counters_hold_all(&v->counters, v->counted) ||
+        left <= v->counters.memory + LEFT_TO_OPERATION + 16ull * v->image->l1_entries) {
+        heap_release(mark);
+        return;
+    }
+    counters_keep(&v->counters, mark);
+    v->result->counters = v->counters;
+    v->result->has_counters = true;
+    v->result->is_counted = true;
+}
+
+void verify(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification, bool keeps_counters) {
     void *mark = heap_mark();
     struct verifier v = {.image = image, .refcounts = refcounts, .result = verification, .hunted = NOTHING};
     v.clusters = clusters_of(image, image->disk.size);
@@ -407,20 +307,30 @@ void verify(struct qcow2 *image, struct refcounts *refcounts, struct verificatio
     if (reads_bitmaps) {
         bitmaps_read(image);
     }
-    if (!pass(&v, false)) {
-        pass(&v, true);
+    void *before = heap_mark();
+    u32 width =
+        counters_width(1 + min64(image->snapshot_count, NARROW_COUNT_MAX - 1)); /* more are seldom shared by all */
+    while (!pass(&v, width)) {
+        width *= 2;
     }
     if (image->stale.is_whole && !verification->stale_are_whole) {
         image->stale.is_whole = false; /* none of them counts, not even those that could have been theirs */
-        pass(&v, verification->wide_counters);
+        heap_release(before);
+        pass(&v, width);
     }
     if (verification->first_free == NOTHING) {
         verification->first_free = refcounts_end(refcounts);
     }
+    verification->snapshots = image->snapshot_count;
     refcounts->cursor = verification->first_free;
     struct result_header *result = result_memory();
     result->leaked_clusters = verification->leaked_clusters;
-    heap_release(mark);
+    result->windows = (u32)max64(result->windows, verification->windows);
+    if (keeps_counters) {
+        keep_counters(&v, mark);
+    } else {
+        heap_release(mark);
+    }
     if (reads_bitmaps) {
         image->bitmaps.directory = NULL;
         image->bitmaps.bitmaps = NULL;

@@ -14,7 +14,8 @@
 /* Refuses, with the table and entry, an image in which a reference is outside the file, unaligned,
  * has reserved bits, overlaps something else, has the wrong COPIED flag, or is not counted.
  * The L1 table and the refcount table must have been loaded. Sets the cursor of the allocation to
- * the first free cluster, which is where qemu's search would get to. */
-void verify(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification);
+ * the first free cluster, which is where qemu's search would get to.
+ * keeps_counters: if memory allows, they stay on the heap, for references.h. */
+void verify(struct qcow2 *image, struct refcounts *refcounts, struct verification *verification, bool keeps_counters);
 
 #endif

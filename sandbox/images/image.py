@@ -133,4 +133,4 @@ def run_guest(
         raise errors.GuestProtocolError("The guest says that it wrote to an image which it was to read.")
     if header.code:
         raise refuse(header)
-    return result, answer.payload, answer.report
+    return result, answer.payload, answer.report._replace(windows=max(1, header.windows))

@@ -174,7 +174,7 @@ struct counting {
     u64 clusters;
     u64 first;
     u64 cluster;
-    u32 wide;
+    u32 width;
     u32 *value;
     u64 *room;
     u32 *overflowed;
@@ -183,7 +183,7 @@ struct counting {
 static void count(void *argument) {
     const struct counting *run = argument;
     struct counters counters;
-    counters_open(&counters, run->clusters, run->wide != 0);
+    counters_open(&counters, run->clusters, run->width);
     *run->room = counters.room;
     counters_window(&counters, run->first, run->clusters);
     if (in_window(&counters, run->cluster)) {
@@ -193,8 +193,8 @@ static void count(void *argument) {
     *run->overflowed = counters.overflowed;
 }
 
-int probe_counters(u64 clusters, u32 wide, u64 first, u64 cluster, u32 *value, u64 *room, u32 *overflowed) {
-    return enter(count, &(struct counting){clusters, first, cluster, wide, value, room, overflowed});
+int probe_counters(u64 clusters, u32 width, u64 first, u64 cluster, u32 *value, u64 *room, u32 *overflowed) {
+    return enter(count, &(struct counting){clusters, first, cluster, width, value, room, overflowed});
 }
 
 struct heap_script {

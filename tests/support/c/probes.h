@@ -51,7 +51,7 @@ int probe_next_id(uint8_t *id, uint32_t *length);
 int probe_snapshots(uint64_t offset, uint64_t *size);
 
 /* Counters: their room for so many clusters; value, set and got again, of one in the window that begins at `first`. */
-int probe_counters(uint64_t clusters, uint32_t wide, uint64_t first, uint64_t cluster, uint32_t *value, uint64_t *room,
+int probe_counters(uint64_t clusters, uint32_t width, uint64_t first, uint64_t cluster, uint32_t *value, uint64_t *room,
                    uint32_t *overflowed);
 
 /* A piece of `size` bytes of the heap, then, unless that is 0, one of `between`; the first becomes `more` bytes larger,

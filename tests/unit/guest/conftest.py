@@ -17,10 +17,12 @@ from tests.support.recipes import RECIPES
 
 MAKES = {
     "plain": (),
-    "windows": ("-DCELLS_BYTES_MAX=128",),  # 64 counters at a time
-    "wide": ("-DNARROW_COUNT=1u",),  # two references to one cluster are too many for 16 bits
+    "windows": ("-DCELLS_BYTES_MORE=64", "-DCELLS_A_CLUSTER=0"),  # 64 counters at a time
+    "narrow": ("-DBYTE_COUNT=1u",),  # two references to one cluster are too many for 8 bits
+    "wide": ("-DBYTE_COUNT=1u", "-DNARROW_COUNT=1u"),  # and for 16
     "payload windows": ("-DPAYLOAD_WINDOW=512",),  # a cluster of bits at a time, where clusters have 512 bytes
-    "wide windows": ("-DCELLS_BYTES_MAX=256", "-DNARROW_COUNT=1u"),
+    "narrow windows": ("-DCELLS_BYTES_MORE=128", "-DCELLS_A_CLUSTER=0", "-DBYTE_COUNT=1u"),
+    "wide windows": ("-DCELLS_BYTES_MORE=256", "-DCELLS_A_CLUSTER=0", "-DBYTE_COUNT=1u", "-DNARROW_COUNT=1u"),
 }
 
 
