@@ -26,7 +26,7 @@ COPY := build/copy/$(COLLECTION)
 include guest/build.mk
 
 GUESTS := $(FAMILIES:%=sandbox/guests/_guest_%.py)
-GENERATED := sandbox/guests/_abi.py $(GUESTS)
+GENERATED := sandbox/guests/_abi.py sandbox/guests/_limits.py $(GUESTS)
 SANDBOX_SOURCES := $(shell find sandbox -name '*.py' -not -path 'sandbox/guests/_*.py')
 C_SOURCES := $(shell find guest tests -name '*.[ch]')
 WORKERS := 2
@@ -61,7 +61,7 @@ $(OLDEST_ENVIRONMENT): tools/make_venv.sh tools/requirements/oldest.txt
 
 build: $(GENERATED) tree ## generate the ABI and the guest, and lay out the collection tree
 
-sandbox/guests/_abi.py: tools/build_abi.py tools/generated.py tools/host_abi.h $(wildcard guest/abi/*.h) $(RUN_ENVIRONMENT)
+sandbox/guests/_abi.py sandbox/guests/_limits.py &: tools/build_abi.py tools/generated.py tools/host_abi.h $(wildcard guest/abi/*.h) $(RUN_ENVIRONMENT)
 	@$(PYTHON) tools/build_abi.py
 
 $(GUESTS): sandbox/guests/_guest_%.py: build/guest/%.elf tools/pack_guest.py tools/generated.py sandbox/guests/_abi.py $(RUN_ENVIRONMENT)

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Write sandbox/guests/_abi.py: guest/abi/*.h and tools/host_abi.h as cffi's out-of-line ABI module.
+"""Write sandbox/guests/_abi.py: guest/abi/*.h and tools/host_abi.h as cffi's out-of-line ABI module; and _limits.py,
+what ends in _MIN or _MAX in enums of guest/abi as plain numbers.
 
 cffi's own output is one unbroken line a table and imports the backend at once. Here the same tables are
 caught from it, laid out to pass the linters, and handed to the backend by load().
@@ -145,10 +146,23 @@ def module(arguments: dict[str, Any]) -> str:
     return "".join(parts)
 
 
+def limits_module(cdef: str) -> str:
+    """The text of _limits.py."""
+    ffi = cffi.FFI()
+    ffi.cdef(cdef)
+    found = {}
+    for enum in ("abi", "call_limits"):
+        found.update(ffi.typeof(f"enum {enum}").relements)
+    lines = [f"{name} = {value}" for name, value in sorted(found.items()) if name.endswith(("_MIN", "_MAX"))]
+    return "\n".join([HEAD.format(maker="build_abi.py").rstrip(), "", *lines, ""])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the cffi module of the guest's and the kernel's structs.")
-    parser.add_argument("output", nargs="?", type=Path, default=TOP / "sandbox" / "guests" / "_abi.py")
-    write_if_changed(parser.parse_args().output, module(tables(declarations())))
+    parser.add_argument("output", nargs="?", type=Path, default=TOP / "sandbox" / "guests")
+    output: Path = parser.parse_args().output
+    write_if_changed(output / "_abi.py", module(tables(declarations())))
+    write_if_changed(output / "_limits.py", limits_module(declarations()))
 
 
 if __name__ == "__main__":

@@ -23,17 +23,24 @@ enum call_operation {
     CALL_VMDK_INFO       /* facts of a vmdk image; reads only */
 };
 
+/* For Python these are in sandbox/guests/_limits.py, which takes no cffi to read. */
 enum call_limits {
     SNAPSHOT_NAME_MAX = 255, /* bytes that qemu-img keeps of a name */
     SNAPSHOT_ID_MAX = 127,
     SNAPSHOTS_MAX = 65536,
     BACKING_NAME_MAX = 1023,
+    BACKING_FORMAT_MAX = 15,
+    DATA_FILE_NAME_MAX = 1024, /* of a longer one, this is told */
     MESSAGE_TEXT_MAX = 1024,
     BITMAP_NAME_MAX = 1023,
     BITMAPS_MAX = 65535,
+    BITMAP_GRANULARITY_BITS_MIN = 9, /* log2 of bytes */
+    BITMAP_GRANULARITY_BITS_MAX = 31,
     BITMAP_ACTIONS_MAX = 1024,
     BITMAP_TEXT_MAX = 32768, /* bytes of source names in one call */
-    EXTENTS_MAX = 1048576
+    EXTENTS_MAX = 1048576,
+    VMDK_GRAIN_BITS_MAX = 30,        /* log2 of bytes */
+    VMDK_DESCRIPTOR_SECTORS_MAX = 20 /* as much of it as QEMU looks at */
 };
 
 struct call_header {

@@ -17,7 +17,7 @@ _Noreturn void operation_overlay_create(void) {
     struct result_overlay_create *result = result_memory();
     struct qcow2 image;
     if (call->cluster_bits < 9 || call->cluster_bits > 21 || call->virtual_size % 512 != 0 ||
-        call->backing_length > BACKING_NAME_MAX || call->format_length > 15) {
+        call->backing_length > BACKING_NAME_MAX || call->format_length > BACKING_FORMAT_MAX) {
         refuse(REFUSAL_BAD_CALL);
     }
     header_begin(&image, 0, call->cluster_bits);

@@ -54,7 +54,8 @@ static void keep_of_image(void *context, u64 offset, u64 length, struct disk *to
 
 static void open_rebase(struct rebase *r) {
     const struct call_rebase *call = r->call;
-    if (call->backing_length > BACKING_NAME_MAX || call->format_length > 15 || call->shared >= call->layer_count) {
+    if (call->backing_length > BACKING_NAME_MAX || call->format_length > BACKING_FORMAT_MAX ||
+        call->shared >= call->layer_count) {
         refuse(REFUSAL_BAD_CALL);
     }
     if (call->relinks != 0) { /* nothing but the header is looked at */

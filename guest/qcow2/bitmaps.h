@@ -13,8 +13,6 @@
 #define BITMAPS_EXTENSION_BYTES 24
 #define BITMAP_ENTRY_FIXED 24 /* bytes of a directory entry in front of the name */
 #define BITMAP_ENTRY_FLAGS 12 /* where the flags stand in it */
-#define BITMAP_GRANULARITY_BITS_MIN 9
-#define BITMAP_GRANULARITY_BITS_MAX 31
 #define BITMAP_TABLE_ENTRIES_MAX 0x8000000u
 #define BITMAP_PAYLOAD_MAX 0x20000000ull /* bytes */
 

@@ -12,9 +12,9 @@
 
 #include "disk/disk.h"
 
-#define DESCRIPTOR_OFFSET SECTOR      /* where QEMU looks for it, whatever the header says */
-#define DESCRIPTOR_MAX (20 * SECTOR)  /* as much of it as QEMU looks at */
-#define GRAIN_SECTORS_MAX 0x200000ull /* 1 GiB */
+#define DESCRIPTOR_OFFSET SECTOR /* where QEMU looks for it, whatever the header says */
+#define DESCRIPTOR_MAX (VMDK_DESCRIPTOR_SECTORS_MAX * SECTOR)
+#define GRAIN_SECTORS_MAX ((1ull << VMDK_GRAIN_BITS_MAX) / SECTOR)
 #define TABLE_ENTRIES_MAX 512ull      /* of a grain table */
 #define TABLES_MAX (32 * MIB)         /* grain tables */
 #define FILE_SECTORS_MAX (1ull << 32) /* an entry has 32 bits */

@@ -10,7 +10,8 @@ import typing as t
 
 from .. import errors
 from ..facts.listing import format_size
-from ..images.bitmaps import EXTENTS_MAX, Action, Bitmap, BitmapChange, BitmapList, Extent, change_bitmap, list_bitmaps
+from ..guests._limits import EXTENTS_MAX
+from ..images.bitmaps import Action, Bitmap, BitmapChange, BitmapList, Extent, change_bitmap, list_bitmaps
 from . import qemu_words
 from .common import (
     Arguments,

@@ -14,6 +14,7 @@ import typing as t
 
 from .. import errors
 from ..facts.listing import escape_controls
+from ..guests._limits import BITMAP_NAME_MAX
 from ..host import ending
 
 Facts = t.Mapping[str, t.Any]
@@ -99,7 +100,7 @@ _BITMAP = {
     "bitmap_exists": "Bitmap already exists: {bitmap}",
     "bitmap_version_2": _NOT_STORED + "Cannot store dirty bitmaps in qcow2 v2 files",
     "bitmap_too_large": _NOT_STORED + "Too much space will be occupied by the bitmap. Use larger granularity",
-    "bitmap_name_long": _NOT_STORED + "Name length exceeds maximum (1023 characters)",
+    "bitmap_name_long": _NOT_STORED + f"Name length exceeds maximum ({BITMAP_NAME_MAX} characters)",
     "too_many_bitmaps": _NOT_STORED + "Maximum number of persistent bitmaps is already reached",
     "bitmap_directory_full": _NOT_STORED + "Not enough space in the bitmap directory",
     "bitmap_not_found": "Dirty bitmap '{bitmap}' not found",

@@ -11,6 +11,7 @@ import typing as t
 
 from .. import errors
 from ..facts.listing import listing_lines
+from ..guests._limits import SNAPSHOT_NAME_MAX
 from ..images import snapshot_changes, snapshots
 from ..images.snapshot_changes import Applied, Created, Deleted
 from ..images.snapshots import Selector, Snapshot
@@ -103,7 +104,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
 
 def _change(image: Image, wanted: _Wanted) -> Created | Applied | Deleted:
     if wanted.operation == b"c":
-        return snapshot_changes.create_snapshot(image, wanted.value[:255], _date())
+        return snapshot_changes.create_snapshot(image, wanted.value[:SNAPSHOT_NAME_MAX], _date())
     if wanted.operation == b"a":
         selector = Selector.by_id_or_name(wanted.value)
         return snapshot_changes.apply_snapshot(image, selector, allow_resize=wanted.resize)

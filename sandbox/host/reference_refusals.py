@@ -12,9 +12,10 @@ import errno
 import os
 
 from ..errors import PATH_LIMIT, ChainError, clean, quote
+from ..guests._limits import BACKING_NAME_MAX
 from ..words import advice
 from ..words.wording import edit_descriptor
-from .reference_rules import NAME_MAX, Reference, RuleError
+from .reference_rules import Reference, RuleError
 
 _ROLES = {"backing": "backing file", "data_file": "data file"}
 
@@ -24,7 +25,7 @@ WORDINGS = {
     "name_nul": "There is a NUL in the name, which no file's name has. {relink}",
     "protocol": "What stands in front of the colon is a protocol to QEMU. Protocols, URLs and json: are never opened. "
     "{relink} One with a colon is written with ./ in front.",
-    "name_long": f"The name has more than {NAME_MAX} bytes, or a part of it more than 255. {{relink}}",
+    "name_long": f"The name has more than {BACKING_NAME_MAX} bytes, or a part of it more than 255. {{relink}}",
     "absolute": "An absolute name must lead into the directory of the image, or into one of {roots}. If you "
     "trust the image, and know that file or device, {allow}.",
     "outside": "The name leads out of the directory of the image, and into none of {roots}. If you trust the "

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import typing as t
 
+from ..guests._limits import BACKING_NAME_MAX
 from .places import Parts, parts_of
 
-NAME_MAX = 1023  # bytes: qemu's limit for a backing file's name
 PART_MAX = 255  # bytes: no file system has longer names
 
 
@@ -40,7 +40,7 @@ def check_form(name: bytes) -> None:
     # path_has_protocol() of qemu 10.0.2, block.c: any colon before the first slash.
     if b":" in name.split(b"/", 1)[0]:
         raise RuleError("protocol")
-    if len(name) > NAME_MAX or any(len(part) > PART_MAX for part in name.split(b"/")):
+    if len(name) > BACKING_NAME_MAX or any(len(part) > PART_MAX for part in name.split(b"/")):
         raise RuleError("name_long")
     if name.rsplit(b"/", 1)[-1] in (b"", b".", b".."):
         raise RuleError("not_regular")

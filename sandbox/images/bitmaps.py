@@ -19,18 +19,23 @@ import struct
 import typing as t
 
 from .. import errors
+from ..guests._limits import (
+    BITMAP_ACTIONS_MAX,
+    BITMAP_GRANULARITY_BITS_MAX,
+    BITMAP_GRANULARITY_BITS_MIN,
+    BITMAP_NAME_MAX,
+    BITMAP_TEXT_MAX,
+    BITMAPS_MAX,
+    DISKS_MAX,
+    EXTENTS_MAX,
+)
 from ..vmm import kvm
 from . import calls
 from .image import Image, Limits, Report, run_guest
 from .records import Records
 
-NAME_MAX = 1023
-BITMAPS_MAX = 65535
-EXTENTS_MAX = 1 << 20
-ACTIONS_MAX = 1024
-TEXT_MAX = 32768  # bytes of all source names of a call
-SOURCES_MAX = 63
-GRANULARITY_MIN, GRANULARITY_MAX = 512, 1 << 31
+SOURCES_MAX = DISKS_MAX - 1
+GRANULARITY_MIN, GRANULARITY_MAX = 1 << BITMAP_GRANULARITY_BITS_MIN, 1 << BITMAP_GRANULARITY_BITS_MAX
 
 _NOT_COUNTED = (1 << 64) - 1
 _RECORDING, _IN_USE, _STALE = 1, 2, 4  # enum bitmap_flags
@@ -242,15 +247,15 @@ def change_bitmap(
 
 def _fitting(name: bytes) -> bytes:
     """A name for the call: the guest refuses a byte more than there may be as it refuses any number of them."""
-    return name[: NAME_MAX + 1]
+    return name[: BITMAP_NAME_MAX + 1]
 
 
 def _sources(image: Image, actions: t.Sequence[Action]) -> list[Image]:
     """The other images that merges name, each once. Raises ArgumentError."""
     if not actions:
         raise errors.ArgumentError("There is nothing to do with the bitmap. Name at least one action.")
-    if len(actions) > ACTIONS_MAX:
-        raise errors.ArgumentError(f"A list has at most {ACTIONS_MAX} actions. Divide it.", "too_many_actions")
+    if len(actions) > BITMAP_ACTIONS_MAX:
+        raise errors.ArgumentError(f"A list has at most {BITMAP_ACTIONS_MAX} actions. Divide it.", "too_many_actions")
     sources: list[Image] = []
     for action in actions:
         source = action.source
@@ -275,9 +280,10 @@ def _source_names(actions: t.Sequence[Action]) -> tuple[bytes, dict[bytes, int]]
         if action.verb == "merge" and name not in places:
             places[name] = len(text)
             text += name
-    if len(text) > TEXT_MAX:
+    if len(text) > BITMAP_TEXT_MAX:
         raise errors.ArgumentError(
-            f"The names of the bitmaps to merge have {len(text)} bytes, at most {TEXT_MAX} fit. Divide the list.",
+            f"The names of the bitmaps to merge have {len(text)} bytes, at most {BITMAP_TEXT_MAX} fit. "
+            "Divide the list.",
             "too_many_actions",
         )
     return text, places
@@ -344,7 +350,7 @@ def decode_bitmaps(payload: bytes, count: int, virtual_size: int) -> tuple[Recor
             raise errors.GuestProtocolError(f"The guest's answer ends within bitmap {index} of {count}.")
         record = ffi.cast("struct bitmap_record *", buffer + position)
         end = start + record.name_length
-        if record.name_length > NAME_MAX or end > len(payload):
+        if record.name_length > BITMAP_NAME_MAX or end > len(payload):
             raise errors.GuestProtocolError(f"The guest's answer has a name too long in bitmap {index}.")
         if not _is_possible(decode(position), record.flags, virtual_size):
             raise errors.GuestProtocolError(f"The guest's answer has an impossible bitmap {index}.")
@@ -402,7 +408,7 @@ def _damage(result: t.Any) -> str:
     """Raises GuestProtocolError."""
     if not result.fault:
         return ""
-    name = calls.text(result.fault_name, result.fault_name_length, NAME_MAX, "a damaged bitmap's name")
+    name = calls.text(result.fault_name, result.fault_name_length, BITMAP_NAME_MAX, "a damaged bitmap's name")
     from ..words import refused  # words, and most bitmaps are sound
 
     return refused.bitmaps_damage(result.fault, result.fault_value, name)

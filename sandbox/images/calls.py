@@ -13,12 +13,10 @@ import functools
 import typing as t
 
 from .. import errors
+from ..guests._limits import SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX, SNAPSHOTS_MAX
 from ..vmm import kvm
 from .records import Records
 
-NAME_MAX = 255
-ID_MAX = 127
-SNAPSHOTS_MAX = 65536
 _NO_ICOUNT = (1 << 64) - 1
 
 
@@ -62,7 +60,7 @@ class Selector(t.NamedTuple):
 
     def can_match(self) -> bool:
         """Whether any snapshot can be meant: longer texts are in no snapshot's id or name."""
-        return len(self.id) <= ID_MAX and len(self.name) <= NAME_MAX
+        return len(self.id) <= SNAPSHOT_ID_MAX and len(self.name) <= SNAPSHOT_NAME_MAX
 
     def shown(self) -> str:
         """The text that the operator gave, for messages."""
@@ -141,7 +139,7 @@ def snapshots(payload: bytes, count: int) -> Records[Snapshot]:
             raise errors.GuestProtocolError(f"The guest's answer ends within snapshot {index} of {count}.")
         record = ffi.cast("struct snapshot_record *", buffer + position)
         end += record.id_length + record.name_length
-        if record.id_length > ID_MAX or record.name_length > NAME_MAX or end > len(payload):
+        if record.id_length > SNAPSHOT_ID_MAX or record.name_length > SNAPSHOT_NAME_MAX or end > len(payload):
             raise errors.GuestProtocolError(f"The guest's answer has an id or a name too long in snapshot {index}.")
         if payload.find(b"\0", position + size, end) >= 0:
             raise errors.GuestProtocolError(f"The guest's answer has a NUL in the name of snapshot {index}.")

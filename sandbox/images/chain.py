@@ -17,6 +17,7 @@ import time
 import typing as t
 
 from .. import errors
+from ..guests._limits import DISKS_MAX
 from ..host import descriptors, disks, locks
 from ..host.places import Directory, Key, Place
 from ..host.reference_rules import Reference, RuleError
@@ -30,7 +31,7 @@ if t.TYPE_CHECKING:
     from .vmdk import VmdkInfo
 
 FORMATS = ("qcow2", "raw", "vmdk")
-LAYERS_MAX = 64  # as many files as a guest can be given
+LAYERS_MAX = DISKS_MAX  # that one guest can be given
 _LEAST_SECONDS = 0.001
 
 

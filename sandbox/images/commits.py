@@ -19,6 +19,7 @@ import os
 import typing as t
 
 from .. import errors
+from ..guests._limits import DISKS_MAX
 from ..host import locks
 from ..host.places import look_up
 from ..vmm import kvm
@@ -232,7 +233,7 @@ def commit_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flu
 def _disks(chain: Chain) -> tuple[list[Image], list[dict[str, int]]]:
     """The files of the chain, data files behind the layers, and struct chain_layer for each layer. Raises
     ArgumentError."""
-    ffi, library = kvm.bindings()
+    ffi, _library = kvm.bindings()
     everything = [layer.image for layer in chain.layers]
     rows = []
     for layer in chain.layers:
@@ -241,9 +242,9 @@ def _disks(chain: Chain) -> tuple[list[Image], list[dict[str, int]]]:
             row["data_disk"] = len(everything)
             everything.append(layer.data_file)
         rows.append(row)
-    if len(everything) > library.DISKS_MAX:
+    if len(everything) > DISKS_MAX:
         raise errors.ArgumentError(
-            f"The chain has {len(everything)} files, more than the {library.DISKS_MAX} that a guest can be given. "
+            f"The chain has {len(everything)} files, more than the {DISKS_MAX} that a guest can be given. "
             "Commit it in parts: name a base that is nearer to the top.",
             "too_many_files",
         )

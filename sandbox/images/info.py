@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from .. import errors
+from ..guests._limits import BACKING_FORMAT_MAX, BACKING_NAME_MAX, DATA_FILE_NAME_MAX
 from . import calls
 from .calls import Snapshot
 from .image import Image, Limits, Report
@@ -83,9 +84,13 @@ def image_info(image: Image, limits: Limits | None = None) -> ImageInfo:
         autoclear_features=result.autoclear_features,
         l1_entries=result.l1_entries,
         bitmap_count=None if result.bitmaps_fault else result.bitmap_count,
-        backing_name=calls.text(result.backing_name, result.backing_name_length, 1023, "a backing file's name"),
-        backing_format=calls.text(result.backing_format, result.backing_format_length, 15, "a backing file's format"),
-        data_file=calls.text(result.data_file, result.data_file_length, 1024, "a data file's name"),
+        backing_name=calls.text(
+            result.backing_name, result.backing_name_length, BACKING_NAME_MAX, "a backing file's name"
+        ),
+        backing_format=calls.text(
+            result.backing_format, result.backing_format_length, BACKING_FORMAT_MAX, "a backing file's format"
+        ),
+        data_file=calls.text(result.data_file, result.data_file_length, DATA_FILE_NAME_MAX, "a data file's name"),
         snapshots=calls.snapshots(payload, result.snapshot_count),
         report=report,
     )

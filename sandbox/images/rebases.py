@@ -19,6 +19,7 @@ import os
 import typing as t
 
 from .. import errors
+from ..guests._limits import BACKING_FORMAT_MAX, BACKING_NAME_MAX, DISKS_MAX
 from ..host import descriptors
 from ..host.places import Directory, Key, Place, find_place, look_up
 from ..host.reference_rules import Reference
@@ -31,9 +32,6 @@ from .image import Image, Limits, Report, run_guest
 
 if t.TYPE_CHECKING:
     from .chain import Chain, Layer
-
-NAME_MAX = 1023  # bytes of a backing file's name
-FORMAT_MAX = 15  # bytes of its format's
 
 
 def _chain_guest() -> tuple[bytes, bytes]:
@@ -206,9 +204,10 @@ def relink(
 def check_name(name: bytes, format_name: str) -> None:
     """Raises ArgumentError for a name that no header can have, or one without a format."""
     shown = os.fsdecode(name)
-    if len(name) > NAME_MAX or b"\0" in name:
+    if len(name) > BACKING_NAME_MAX or b"\0" in name:
         raise errors.ArgumentError(
-            f"The name of the new backing file has more than {NAME_MAX} bytes, or a NUL. Name it by a shorter path.",
+            f"The name of the new backing file has more than {BACKING_NAME_MAX} bytes, or a NUL. "
+            "Name it by a shorter path.",
             "backing_name_long",
             given=shown,
         )
@@ -218,9 +217,9 @@ def check_name(name: bytes, format_name: str) -> None:
             "backing_format_missing",
             given=shown,
         )
-    if len(format_name) > FORMAT_MAX:
+    if len(format_name) > BACKING_FORMAT_MAX:
         raise errors.ArgumentError(
-            f"No format has a name of more than {FORMAT_MAX} bytes: '{errors.clean(format_name, 64)}'.",
+            f"No format has a name of more than {BACKING_FORMAT_MAX} bytes: '{errors.clean(format_name, 64)}'.",
             "unknown_format",
             given=format_name,
         )
@@ -288,7 +287,7 @@ def _disks(
     layers: t.Sequence[Layer], new_layers: t.Sequence[Layer]
 ) -> tuple[list[Image], list[dict[str, int]], list[dict[str, int]]]:
     """The files of both chains, each once, and struct chain_layer for each layer. Raises ArgumentError."""
-    ffi, library = kvm.bindings()
+    ffi, _library = kvm.bindings()
     everything: list[Image] = []
     places: dict[Key, int] = {}
 
@@ -307,9 +306,9 @@ def _disks(
         }
 
     rows, new_rows = [row(layer) for layer in layers], [row(layer) for layer in new_layers]
-    if len(everything) > library.DISKS_MAX:
+    if len(everything) > DISKS_MAX:
         raise errors.ArgumentError(
-            f"The two chains have {len(everything)} files, more than the {library.DISKS_MAX} that a guest can be "
+            f"The two chains have {len(everything)} files, more than the {DISKS_MAX} that a guest can be "
             "given. Shorten one of them first.",
             "too_many_files",
         )

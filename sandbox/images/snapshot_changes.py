@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from .. import errors
+from ..guests._limits import SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX
 from . import calls
 from .calls import Selector
 from .image import Image, Limits, Report
@@ -59,7 +60,7 @@ def create_snapshot(image: Image, name: bytes, date: tuple[int, int], limits: Li
         raise errors.ArgumentError("A snapshot's date lies between 1970 and 2106. Set the clock, or give another date.")
     fields = {"date_seconds": seconds, "date_nanoseconds": nanoseconds, "name_length": len(name), "name": name}
     result, payload, report = change(image, "snapshot_create", _shown(name), limits, fields)
-    identifier = calls.text(result.id, result.id_length, calls.ID_MAX, "an id")
+    identifier = calls.text(result.id, result.id_length, SNAPSHOT_ID_MAX, "an id")
     return Created(identifier, result.header.leaked_clusters, report, list_of(result, payload, report))
 
 
@@ -85,10 +86,11 @@ def delete_snapshot(image: Image, selector: Selector, limits: Limits | None = No
 
 
 def _check_name(name: bytes) -> None:
-    if len(name) > calls.NAME_MAX or b"\0" in name:
+    if len(name) > SNAPSHOT_NAME_MAX or b"\0" in name:
         raise errors.ArgumentError(
-            f"A snapshot's name has at most {calls.NAME_MAX} bytes and no NUL; this one has {len(name)}. Shorten it.",
-            "name_too_long" if len(name) > calls.NAME_MAX else "argument",
+            f"A snapshot's name has at most {SNAPSHOT_NAME_MAX} bytes and no NUL; this one has {len(name)}. "
+            "Shorten it.",
+            "name_too_long" if len(name) > SNAPSHOT_NAME_MAX else "argument",
         )
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import typing as t
 
 from .. import errors
+from ..guests._limits import BACKING_NAME_MAX, VMDK_DESCRIPTOR_SECTORS_MAX, VMDK_GRAIN_BITS_MAX
 from . import calls
 from .image import run_guest
 
 if t.TYPE_CHECKING:
     from .image import Image, Limits, Report
-
-_GRAIN_MAX = 1 << 30
-_DESCRIPTOR_MAX = 20
 
 
 def _chain_guest() -> tuple[bytes, bytes]:
@@ -74,9 +72,9 @@ def vmdk_info(image: Image, limits: Limits | None = None) -> VmdkInfo:
     """The facts of the image's header and descriptor."""
     result, payload, report = run_guest([image], _chain_guest, "vmdk_info", {}, limits, _refuse(image))
     grain = result.grain_size
-    if payload or not 1 <= result.version <= 3 or not 512 <= grain <= _GRAIN_MAX or grain & (grain - 1):
+    if payload or not 1 <= result.version <= 3 or not 512 <= grain <= 1 << VMDK_GRAIN_BITS_MAX or grain & (grain - 1):
         raise errors.GuestProtocolError("The guest's answer has an impossible version or grain size.")
-    if not 1 <= result.descriptor_sectors <= _DESCRIPTOR_MAX:
+    if not 1 <= result.descriptor_sectors <= VMDK_DESCRIPTOR_SECTORS_MAX:
         raise errors.GuestProtocolError("The guest's answer has an impossible length of a descriptor.")
     if result.virtual_size % 512 or not 0 < result.virtual_size < 1 << 63:
         raise errors.GuestProtocolError("The guest's answer has an impossible size of a disk.")
@@ -89,7 +87,9 @@ def vmdk_info(image: Image, limits: Limits | None = None) -> VmdkInfo:
         content_id=result.content_id,
         parent_content_id=result.parent_content_id,
         descriptor_sectors=result.descriptor_sectors,
-        backing_name=calls.text(result.backing_name, result.backing_name_length, 1023, "a backing file's name"),
+        backing_name=calls.text(
+            result.backing_name, result.backing_name_length, BACKING_NAME_MAX, "a backing file's name"
+        ),
         report=report,
     )
 

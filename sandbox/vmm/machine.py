@@ -17,6 +17,7 @@ import typing as t
 import warnings
 
 from .. import errors
+from ..guests._limits import DISKS_MAX
 from ..host import ending
 from ..host.disks import Disk, beyond_standard
 from . import answers, boot, child, kvm, memory
@@ -197,7 +198,7 @@ class _Outcome(t.NamedTuple):
 def _check(program: Program, what: Run) -> None:
     """Raises ValueError for what no guest could be given."""
     boot.check_sizes(program.text, program.data, what.call)
-    if len(what.disks) > kvm.bindings()[1].DISKS_MAX:
+    if len(what.disks) > DISKS_MAX:
         raise ValueError("too many disks")
     if not all(what.disks[index].writable for index in what.writable):
         raise ValueError("a disk that is to be written to was opened for reading")

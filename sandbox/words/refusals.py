@@ -12,6 +12,7 @@ path for a shell. Any other field is a way of advice.py.
 
 from __future__ import annotations
 
+from ..guests._limits import BITMAP_NAME_MAX, BITMAPS_MAX, SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX, SNAPSHOTS_MAX
 from .vmdk_refusals import VMDK_WORDINGS
 from .wording import RESTORE, Wording
 
@@ -149,7 +150,7 @@ WORDINGS: dict[str, Wording] = {
     ),
     "too_many_snapshots": Wording(
         "SnapshotError",
-        "The image has 65536 snapshots already. {delete_snapshots}",
+        f"The image has {SNAPSHOTS_MAX} snapshots already. {{delete_snapshots}}",
     ),
     "refcount_overflow": Wording(
         "SnapshotError",
@@ -192,7 +193,8 @@ WORDINGS: dict[str, Wording] = {
     ),
     "name_not_deletable": Wording(
         "SnapshotError",
-        "The snapshot has an id over 127 bytes or a name over 255, which nothing can select. {convert}",
+        f"The snapshot has an id over {SNAPSHOT_ID_MAX} bytes or a name over {SNAPSHOT_NAME_MAX}, which nothing can "
+        "select. {convert}",
     ),
     "bitmap_name_empty": _bitmap("A bitmap's name cannot be empty. Give it one."),
     "bitmap_granularity": _bitmap(
@@ -208,10 +210,10 @@ WORDINGS: dict[str, Wording] = {
         "With a granularity of {a} bytes the bitmap would take {b} bytes, more than there may be. Take a larger one.",
     ),
     "bitmap_name_long": _bitmap(
-        "A bitmap's name has at most 1023 bytes. Shorten it.",
+        f"A bitmap's name has at most {BITMAP_NAME_MAX} bytes. Shorten it.",
     ),
     "too_many_bitmaps": _bitmap(
-        "The image has 65535 bitmaps already. {remove_bitmaps}",
+        f"The image has {BITMAPS_MAX} bitmaps already. {{remove_bitmaps}}",
     ),
     "bitmap_directory_full": _bitmap(
         "The bitmap directory would have {a} bytes, more than there may be. {remove_bitmaps}",
@@ -303,7 +305,7 @@ BITMAPS_FAULTS: dict[str, str] = {
     "length": "bitmaps_ext: Invalid extension length",
     "reserved": "bitmaps_ext: Reserved field is not zero",
     "offset": "bitmaps_ext: invalid bitmap directory offset",
-    "count": "bitmaps_ext: Image has {b} bitmaps, exceeding the QEMU supported maximum of 65535",
+    "count": f"bitmaps_ext: Image has {{b}} bitmaps, exceeding the QEMU supported maximum of {BITMAPS_MAX}",
     "directory_size": "bitmaps_ext: bitmap directory size ({b}) exceeds the maximum supported size (67107840)",
     "none": "found bitmaps extension with zero bitmaps",
     "empty_directory": "Requested bitmap directory size is zero",

@@ -87,6 +87,8 @@ def test_a_flow_knows_the_face_of_the_sandbox(path: pathlib.Path) -> None:
         if isinstance(node, ast.ImportFrom) and node.level == 2 + inside:
             package, *rest = (node.module or "").split(".")
             assert package == "sandbox"
+            if rest == ["guests", "_limits"]:
+                continue  # numbers
             names = rest[:1] or [alias.name for alias in node.names]
             assert {name if (TOP / "sandbox" / name).is_dir() else "" for name in names} <= FACE
             assert rest[:1] != ["operations"]
@@ -128,6 +130,14 @@ def test_a_room_of_the_guest_knows_those_below(floor: int) -> None:
 def test_every_room_of_the_guest_has_its_floor() -> None:
     rooms = {path.name for path in (TOP / "guest").iterdir() if path.is_dir()}
     assert rooms == {"families"}.union(*FLOORS)
+
+
+def test_a_limit_of_the_guest_is_written_in_one_place() -> None:
+    limits = re.findall(r"^(\w+) =", (TOP / "sandbox/guests/_limits.py").read_text(), re.MULTILINE)
+    assert len(limits) >= 15
+    for path in [path for path in (*SANDBOX, *FLOWS) if path.name != "_limits.py"]:
+        for name in re.findall(r"^([A-Z]\w+_M(?:AX|IN)) = \d", path.read_text(), re.MULTILINE):
+            assert not [limit for limit in limits if limit.endswith(name)], f"{path}: {name}"
 
 
 def test_a_macro_of_the_guest_has_one_meaning() -> None:

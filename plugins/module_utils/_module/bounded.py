@@ -14,10 +14,11 @@ import json
 import typing as t
 
 from ..sandbox import errors
+from ..sandbox.guests._limits import BITMAPS_MAX, SNAPSHOTS_MAX
 
 RECORD_BYTES = 768 << 10  # for the records of all images of a result together, as JSON
 LEAST_BYTES = 16 << 10  # for an image at least: a long list of images is the operator's own doing
-LIMIT_MAX = 65536  # the most snapshots that an image can have; of bitmaps it is one less
+LIMIT_MAX = max(SNAPSHOTS_MAX, BITMAPS_MAX)  # records of an image
 
 Record = t.TypeVar("Record")
 

@@ -13,6 +13,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors
 from ..sandbox.facts import facts
+from ..sandbox.guests._limits import BITMAP_NAME_MAX, EXTENTS_MAX
 from ..sandbox.host.places import Place, find_place
 from ..sandbox.images import bitmaps, info
 from ..sandbox.images.image import Image
@@ -106,13 +107,13 @@ class Extents:
     """The dirty ranges that the task asks for. bitmap: its name; start, bytes; limit: how many at most."""
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
-        self.bitmap = image_text("bitmap", params["bitmap"], bitmaps.NAME_MAX, plain=False)
+        self.bitmap = image_text("bitmap", params["bitmap"], BITMAP_NAME_MAX, plain=False)
         self.start: int = params["extents_start"]
         self.limit: int = params["extents_limit"]
-        if not 1 <= self.limit <= bitmaps.EXTENTS_MAX or not 0 <= self.start < 1 << 63:
+        if not 1 <= self.limit <= EXTENTS_MAX or not 0 <= self.start < 1 << 63:
             raise errors.ArgumentError(
                 f"extents_limit is {self.limit} and extents_start {self.start}. The first is from 1 to "
-                f"{bitmaps.EXTENTS_MAX}, the second a position on the disk in bytes.",
+                f"{EXTENTS_MAX}, the second a position on the disk in bytes.",
                 "bad_extents",
             )
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sandbox.guests._limits import SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX
 from tests.support.native import Guest
 from tests.support.patch import Entry
 from tests.support.patching import patched, put
 
-NAME_MAX, ID_MAX = 255, 127
 small_numbers = st.integers(0, 30).map(lambda number: b"%d" % number)
 texts = st.one_of(st.binary(max_size=6), st.binary(max_size=300), st.sampled_from([b"1", b"2", b"a\0b", b"\0", b""]))
 entries = st.builds(
@@ -69,8 +69,8 @@ def listed(entry: Entry) -> tuple[object, ...]:
         entry.icount if entry.extra_size >= 24 else (1 << 64) - 1,
         entry.disk_size if entry.extra_size >= 16 else 256 << 10,
         *entry.date,
-        text(entry.id, ID_MAX),
-        text(entry.name, NAME_MAX),
+        text(entry.id, SNAPSHOT_ID_MAX),
+        text(entry.name, SNAPSHOT_NAME_MAX),
     )
 
 
@@ -135,7 +135,7 @@ def test_a_snapshot_is_found(library: Guest, tiny: bytes, table: list[Entry], wa
     library.load_bytes(with_table(tiny, table))
     if table and pick % 2:
         wanted = text(table[pick % len(table)].name)
-    wanted = text(wanted, NAME_MAX)
+    wanted = text(wanted, SNAPSHOT_NAME_MAX)
     ids = [text(entry.id) for entry in table]
     names = [text(entry.name) for entry in table]
     by_id = ids.index(wanted) if wanted in ids else -1
@@ -152,11 +152,11 @@ def test_a_snapshot_is_found(library: Guest, tiny: bytes, table: list[Entry], wa
 
     lib = library.lib
     assert find(lib.SELECT_BY_ID_OR_NAME, b"", wanted) == (by_id if by_id >= 0 else by_name)
-    cut = [name[:NAME_MAX] for name in names]
+    cut = [name[:SNAPSHOT_NAME_MAX] for name in names]
     first = cut.index(wanted) if wanted in cut else -1
-    too_long = first >= 0 and (len(names[first]) > NAME_MAX or len(ids[first]) > ID_MAX)
+    too_long = first >= 0 and (len(names[first]) > SNAPSHOT_NAME_MAX or len(ids[first]) > SNAPSHOT_ID_MAX)
     assert find(lib.SELECT_BY_NAME, b"", wanted) == (-2 if too_long else first)
-    if len(wanted) <= ID_MAX:
+    if len(wanted) <= SNAPSHOT_ID_MAX:
         assert find(lib.SELECT_BY_ID, wanted, b"") == by_id
         both = [i for i, identifier in enumerate(ids) if identifier == wanted and names[i] == wanted]
         assert find(lib.SELECT_BY_ID, wanted, wanted) == (both[0] if both and wanted else by_id if not wanted else -1)
@@ -199,7 +199,7 @@ numbers = st.one_of(
 @given(ids=st.lists(numbers, max_size=4))
 def test_the_next_id(library: Guest, tiny: bytes, ids: list[bytes]) -> None:
     library.load_bytes(with_table(tiny, [Entry(id=one) for one in ids]))
-    identifier = library.ffi.new("uint8_t[]", ID_MAX)
+    identifier = library.ffi.new("uint8_t[]", SNAPSHOT_ID_MAX)
     length = library.ffi.new("uint32_t *")
     assert library.probe("next_id", identifier, length).refusal == ""
     expected = (max([strtoul(one) for one in ids], default=0) + 1) % (1 << 64)

@@ -34,6 +34,7 @@ def test_it_holds_the_sources_and_what_is_generated(archive: pathlib.Path) -> No
         names = set(content.getnames())
     assert {
         "sandbox/guests/_abi.py",
+        "sandbox/guests/_limits.py",
         "sandbox/guests/_guest_snapshot.py",
         "plugins/module_utils/sandbox/guests/_abi.py",
     } <= names

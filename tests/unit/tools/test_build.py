@@ -79,6 +79,17 @@ def test_the_abi_in_the_tree_is_of_these_headers():
     assert (TOP / "sandbox" / "guests" / "_abi.py").read_text() == text
 
 
+def test_the_limits_in_the_tree_are_of_these_headers():
+    text = build_abi.limits_module(build_abi.declarations())
+    is_neat(text)
+    path = TOP / "sandbox" / "guests" / "_limits.py"
+    assert path.read_text() == text
+    headers = "".join(path.read_text() for path in (TOP / "guest" / "abi").glob("*.h"))
+    told = re.findall(r"^    (\w+_(?:MIN|MAX)) = (\w+)", headers, re.MULTILINE)
+    assert len(told) >= 15
+    assert {name: getattr(loaded(path), name) for name, _value in told} == {name: int(v, 0) for name, v in told}
+
+
 def test_nothing_that_is_generated_is_tracked():
     listed = subprocess.run(["git", "ls-files", "sandbox/guests"], cwd=TOP, check=False, capture_output=True, text=True)
     if listed.returncode:

@@ -10,6 +10,7 @@ import typing as t
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ...sandbox import errors
+from ...sandbox.guests._limits import BITMAP_NAME_MAX
 from ...sandbox.images import bitmaps
 from ..arguments import image_text
 from ..options import check_given, settle_paths
@@ -62,7 +63,7 @@ class Wanted:
     def _name(self, name: str | None) -> bytes:
         """Raises ArgumentError."""
         if not self.damaged:
-            return image_text("name", name or "", bitmaps.NAME_MAX, plain=self.state == "present")
+            return image_text("name", name or "", BITMAP_NAME_MAX, plain=self.state == "present")
         if self.state != "absent" or name is not None:
             raise errors.ArgumentError(
                 "damaged is about all bitmaps that are damaged. Use it with state 'absent' and without name.",
@@ -103,7 +104,7 @@ def parse_merge(number: int, value: t.Any) -> Merge:
         raise _bad_merge(number, f"not valid: {' '.join(checked.error_messages)}")
     values = checked.validated_parameters
     settle_paths(values)
-    name = image_text(f"name in element {number} of merge", values["name"], bitmaps.NAME_MAX, plain=False)
+    name = image_text(f"name in element {number} of merge", values["name"], BITMAP_NAME_MAX, plain=False)
     return Merge(name, values["path"], values["ignore_missing"])
 
 

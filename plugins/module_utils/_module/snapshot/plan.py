@@ -12,6 +12,7 @@ import time
 import typing as t
 
 from ...sandbox import errors
+from ...sandbox.guests._limits import SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX
 from ...sandbox.images import snapshots
 from ..arguments import image_text
 from ..group import OpenImage
@@ -19,17 +20,14 @@ from ..group import OpenImage
 if t.TYPE_CHECKING:
     from .retention import Retention
 
-NAME_LIMIT = 255  # bytes; qemu-img cuts longer names
-ID_LIMIT = 127
-
 
 class Wanted:
     """What the task asks for: state, name and snapshot_id as bytes (b"": not given), allow_resize, date, retention."""
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
         self.state: str = params["state"]
-        self.name = image_text("name", params["name"], NAME_LIMIT)
-        self.id = image_text("snapshot_id", params["snapshot_id"], ID_LIMIT)
+        self.name = image_text("name", params["name"], SNAPSHOT_NAME_MAX)
+        self.id = image_text("snapshot_id", params["snapshot_id"], SNAPSHOT_ID_MAX)
         self.allow_resize: bool = params["allow_resize"]
         self.date = divmod(time.time_ns(), 1_000_000_000)
         if self.state == "present" and self.id:
@@ -42,7 +40,7 @@ class Wanted:
         if params["retention"] is not None:
             from .retention import Retention  # few tasks need it
 
-            self.retention = Retention(params["retention"], self.state, self.name, NAME_LIMIT)
+            self.retention = Retention(params["retention"], self.state, self.name, SNAPSHOT_NAME_MAX)
 
     def matches(self, snapshot: snapshots.Snapshot) -> bool:
         """Whether the task means this one. Without name and id it means none."""

@@ -1,0 +1,1 @@
+../../../../sandbox/guests/_limits.py
