@@ -66,7 +66,7 @@ def main(arguments: t.Sequence[bytes] | None = None) -> int:
     except ending.EndedError as error:
         complain(error.message.encode())
         return 128 + error.number  # as the shell has it of a command that a signal ended
-    except qemu_words.Reported as error:
+    except qemu_words.ReportedError as error:
         for line in error.lines:
             complain(encoded(line))
     except BrokenPipeError:
@@ -128,7 +128,7 @@ def _run(command: t.Callable[[t.Sequence[bytes]], None], arguments: t.Sequence[b
     while True:
         try:
             return command(arguments)
-        except qemu_words.Reported as reported:
+        except qemu_words.ReportedError as reported:
             error = reported.error
             if not isinstance(error, errors.ImageInUseError) or error.modified or time.monotonic() >= end:
                 raise

@@ -146,7 +146,7 @@ _AHEAD = {
 _FILES = ("file", "top", "new_backing")  # facts that are names of files, out of images some of them
 
 
-class Reported(Exception):
+class ReportedError(Exception):
     """A failure in words. lines: what is printed, without the program's name in front of each. error: what it was."""
 
     def __init__(self, error: errors.AirlockError, lines: t.Sequence[str]) -> None:
@@ -204,13 +204,13 @@ def rebase() -> Voice:
 
 @contextlib.contextmanager
 def speaking(voice: Voice) -> t.Iterator[None]:
-    """Raises Reported in the place of an AirlockError, but for an EndedError."""
+    """Raises ReportedError in the place of an AirlockError, but for an EndedError."""
     try:
         yield
     except ending.EndedError:
         raise
     except errors.AirlockError as error:
-        raise Reported(error, reports(error, voice)) from error
+        raise ReportedError(error, reports(error, voice)) from error
 
 
 def reports(error: errors.AirlockError, voice: Voice) -> list[str]:

@@ -15,7 +15,7 @@ from ..errors import PATH_LIMIT, ChainError, clean, quote
 from ..guests._limits import BACKING_NAME_MAX
 from ..words import advice
 from ..words.wording import edit_descriptor
-from .reference_rules import Reference, RuleError
+from .reference_rules import NameRuleError, Reference
 
 _ROLES = {"backing": "backing file", "data_file": "data file"}
 
@@ -52,14 +52,14 @@ _RULES_OF_ERRORS = {
 }
 
 
-def refusal(reference: Reference, error: RuleError | OSError, path: str) -> ChainError:
+def refusal(reference: Reference, error: NameRuleError | OSError, path: str) -> ChainError:
     """The exception for a name that breaks a rule, or that cannot be opened. Its code is the role and the rule.
 
     path: as qemu would have it.
     """
     facts = {}
     fields = advice.Fields(image=quote(reference.image), file=quote(path), reason="", of_errno=advice.of_errno(0))
-    if isinstance(error, RuleError):
+    if isinstance(error, NameRuleError):
         rule = str(error)
     else:
         rule = _RULES_OF_ERRORS.get(error.errno or 0, "open_failed")

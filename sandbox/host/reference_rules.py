@@ -27,27 +27,28 @@ class Reference(t.NamedTuple):
     descriptor_sectors: int = 0
 
 
-class RuleError(Exception):
+class NameRuleError(Exception):
     """A name breaks a rule: its one argument is the rule, a key of reference_refusals.WORDINGS."""
 
 
 def check_form(name: bytes) -> None:
-    """Raises RuleError for what cannot be the name of a file, or would be none to qemu."""
+    """Raises NameRuleError for what cannot be the name of a file, or would be none to qemu."""
     if not name:
-        raise RuleError("name_empty")
+        raise NameRuleError("name_empty")
     if b"\0" in name:
-        raise RuleError("name_nul")
+        raise NameRuleError("name_nul")
     # path_has_protocol() of qemu 10.0.2, block.c: any colon before the first slash.
     if b":" in name.split(b"/", 1)[0]:
-        raise RuleError("protocol")
+        raise NameRuleError("protocol")
     if len(name) > BACKING_NAME_MAX or any(len(part) > PART_MAX for part in name.split(b"/")):
-        raise RuleError("name_long")
+        raise NameRuleError("name_long")
     if name.rsplit(b"/", 1)[-1] in (b"", b".", b".."):
-        raise RuleError("not_regular")
+        raise NameRuleError("not_regular")
 
 
 def check_place(name: bytes, home: Parts, directories: t.Iterable[Parts], files: t.Container[Parts]) -> None:
-    """Raises RuleError for a name that leads, as it reads, neither into one of the directories nor to one of the files.
+    """Raises NameRuleError for a name that leads, as it reads, neither into one of the directories nor to one of
+    the files.
 
     home: the directory that a relative name starts from; no symbolic link is in it.
     """
@@ -60,7 +61,7 @@ def check_place(name: bytes, home: Parts, directories: t.Iterable[Parts], files:
             landing.pop()
     path = tuple(landing)
     if path not in files and not any(is_below(path, directory) for directory in directories):
-        raise RuleError("absolute" if absolute else "outside")
+        raise NameRuleError("absolute" if absolute else "outside")
 
 
 def is_below(path: Parts, directory: Parts) -> bool:

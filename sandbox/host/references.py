@@ -18,7 +18,7 @@ import typing as t
 
 from .. import errors
 from .places import TURNS_MAX, Directory, Key, Parts, Place, UnsafeLinkError, directory_at, look_up, parts_of
-from .reference_rules import Reference, RuleError, check_form, check_place, is_below, reduce
+from .reference_rules import NameRuleError, Reference, check_form, check_place, is_below, reduce
 
 _HANDLE = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -27,7 +27,7 @@ class _OutsideError(Exception):
     """The way leaves all directories."""
 
 
-def _refusal(reference: Reference, home: Directory, error: RuleError | OSError) -> errors.ChainError:
+def _refusal(reference: Reference, home: Directory, error: NameRuleError | OSError) -> errors.ChainError:
     from . import reference_refusals  # words, and most names are sound
 
     return reference_refusals.refusal(reference, error, shown_path(reference.name, home))
@@ -71,7 +71,7 @@ class Policy:
             check_form(reference.name)
             spellings = [path for directory in (home, *self._directories) for path in directory.paths]
             check_place(reference.name, home.paths[0], spellings, self._files)
-        except RuleError as error:
+        except NameRuleError as error:
             raise _refusal(reference, home, error) from error
 
     def find(self, reference: Reference, home: Directory) -> Place:
@@ -80,7 +80,7 @@ class Policy:
         self.check(reference, home)
         try:
             return self._find(reference.name, home)
-        except (RuleError, OSError) as error:
+        except (NameRuleError, OSError) as error:
             raise _refusal(reference, home, error) from error
 
     def _find(self, name: bytes, home: Directory) -> Place:
@@ -96,12 +96,12 @@ class Policy:
 
     @staticmethod
     def _check_kind(place: Place) -> None:
-        """Raises RuleError for all but files, and devices that the operator named."""
+        """Raises NameRuleError for all but files, and devices that the operator named."""
         mode = place.status.st_mode
         if stat.S_ISBLK(mode) and not place.named:
-            raise RuleError("block_device")
+            raise NameRuleError("block_device")
         if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
-            raise RuleError("not_regular")
+            raise NameRuleError("not_regular")
 
     def _allow(self, root: str | bytes | Place, follow_links: bool) -> None:
         """Adds what the operator named. Raises ArgumentError."""
@@ -167,7 +167,7 @@ class _Walk:
         self._start(self._top)
 
     def go(self, name: bytes, shown: str) -> Place:
-        """What the name leads to, a link or a directory never. shown: for people. Raises RuleError, OSError."""
+        """What the name leads to, a link or a directory never. shown: for people. Raises NameRuleError, OSError."""
         try:
             if name.startswith(b"/"):
                 self._enter((), parts_of(name))
@@ -178,7 +178,7 @@ class _Walk:
                 if found:
                     return found
         except _OutsideError:
-            raise RuleError("symlink" if self._turns else "outside") from None
+            raise NameRuleError("symlink" if self._turns else "outside") from None
         place = self._named.again()
         place.path = shown
         return place
@@ -186,7 +186,7 @@ class _Walk:
     def _step(self, shown: str) -> Place | None:
         """One part; the end of the way, when it is a file."""
         if not self._ahead:
-            raise RuleError("not_regular")
+            raise NameRuleError("not_regular")
         part = self._ahead.pop(0)
         if part == b"..":
             self._back()
@@ -230,7 +230,7 @@ class _Walk:
         """A symbolic link's text, judged like a name."""
         self._turns += 1
         if self._turns > TURNS_MAX:
-            raise RuleError("symlink_loop")
+            raise NameRuleError("symlink_loop")
         ahead = (*parts_of(target), *self._ahead)
         if target.startswith(b"/"):
             self._enter((), ahead)

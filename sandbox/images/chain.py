@@ -20,7 +20,7 @@ from .. import errors
 from ..guests._limits import DISKS_MAX
 from ..host import descriptors, disks, locks
 from ..host.places import Directory, Key, Place
-from ..host.reference_rules import Reference, RuleError
+from ..host.reference_rules import NameRuleError, Reference
 from ..host.references import Policy, shown_path
 from ..words import opening
 from . import info
@@ -296,7 +296,7 @@ class _Opener:
             if found.key in self._seen:
                 from ..host import reference_refusals
 
-                raise reference_refusals.refusal(reference, RuleError("loop"), found.path)
+                raise reference_refusals.refusal(reference, NameRuleError("loop"), found.path)
             self._seen.add(found.key)
         except BaseException:
             found.close()

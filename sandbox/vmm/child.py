@@ -21,7 +21,7 @@ import typing as t
 from . import answers, boot, jail, kvm, seccomp
 from .answers import Limits, Program, Run
 from .doorbell import BytesError, Finish, Server, UndoError, UndoTimeError
-from .doorbell_rules import File, RuleError
+from .doorbell_rules import DoorbellRuleError, File
 
 # A signal that is really pending interrupts every time; the machine's own suspend does it once.
 _INTERRUPTIONS = 3
@@ -236,7 +236,7 @@ class _Session:
                 raise _StopError(answers.BUDGET_EXITS)
             try:
                 finish = serve()
-            except RuleError as broken:
+            except DoorbellRuleError as broken:
                 raise _StopError(answers.RULE_BROKEN, *broken.args) from None
             except BytesError:
                 raise _StopError(answers.BUDGET_BYTES) from None

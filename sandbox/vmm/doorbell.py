@@ -13,7 +13,7 @@ import errno
 import typing as t
 
 from . import kvm
-from .doorbell_rules import BAD_BATCH, REQUEST, Checker, File, RuleError
+from .doorbell_rules import BAD_BATCH, REQUEST, Checker, DoorbellRuleError, File
 
 BATCH_HEAD = 64  # bytes in front of the first request
 STATUS_OFFSET = 48  # of `status` in a request
@@ -78,11 +78,12 @@ class Server:
     def serve(self) -> Finish | None:
         """Run the batch that the guest has laid out; the Finish when it was the last one.
 
-        Raises RuleError or BytesError before anything of the batch is done, UndoError or UndoTimeError in the middle.
+        Raises DoorbellRuleError or BytesError before anything of the batch is done, UndoError or UndoTimeError in the
+        middle.
         """
         count = self._count[0]
         if not 0 < count <= self._batch_limit:
-            raise RuleError(BAD_BATCH, 0, count)
+            raise DoorbellRuleError(BAD_BATCH, 0, count)
         # Copied out once: what is checked is what is done.
         batch = list(REQUEST.iter_unpack(self._requests[0 : count * REQUEST.size]))
         self._left -= self._check(batch)

@@ -32,7 +32,7 @@ BAD_BATCH, BAD_OPERATION, BAD_DISK, BAD_RANGE, BAD_MEMORY = range(5)
 BAD_WRITE, BAD_SIZE, BAD_FINISH, BAD_PAYLOAD = range(5, len(RULES))
 
 
-class RuleError(Exception):
+class DoorbellRuleError(Exception):
     """The guest broke a rule. args: the index in RULES, the request's index in its batch, the offending value."""
 
 
@@ -68,40 +68,40 @@ class Checker:
         self._last = library.DOORBELL_FINISH
 
     def __call__(self, batch: t.Sequence[tuple[int, ...]]) -> int:
-        """The bytes that the batch is charged. Raises RuleError."""
+        """The bytes that the batch is charged. Raises DoorbellRuleError."""
         charged = 0
         for index, (operation, disk, offset, length, memory, source, _reserved, source_offset, *_rest) in enumerate(
             batch
         ):
             check = self._checks.get(operation)
             if check is None:
-                raise RuleError(BAD_OPERATION, index, operation)
+                raise DoorbellRuleError(BAD_OPERATION, index, operation)
             if operation == self._last and index != len(batch) - 1:
-                raise RuleError(BAD_FINISH, index, operation)
+                raise DoorbellRuleError(BAD_FINISH, index, operation)
             charged += max(REQUEST_BYTES, check(index, disk, offset, length, memory, source, source_offset))
         return charged
 
     def _memory(self, index: int, memory: int, length: int) -> None:
         # Python's integers do not overflow: the sum is the sum.
         if not self._first <= memory <= memory + length <= self._end:
-            raise RuleError(BAD_MEMORY, index, memory)
+            raise DoorbellRuleError(BAD_MEMORY, index, memory)
 
     def _source(self, index: int, disk: int, offset: int, length: int) -> None:
         if disk >= len(self._files):
-            raise RuleError(BAD_DISK, index, disk)
+            raise DoorbellRuleError(BAD_DISK, index, disk)
         if offset + length > OFFSET_MAX:
-            raise RuleError(BAD_RANGE, index, offset)
+            raise DoorbellRuleError(BAD_RANGE, index, offset)
 
     def _target(self, index: int, disk: int, end: int) -> None:
         if disk >= len(self._files):
-            raise RuleError(BAD_DISK, index, disk)
+            raise DoorbellRuleError(BAD_DISK, index, disk)
         file = self._files[disk]
         if not file.writable:
-            raise RuleError(BAD_WRITE, index, disk)
+            raise DoorbellRuleError(BAD_WRITE, index, disk)
         if end > OFFSET_MAX:
-            raise RuleError(BAD_RANGE, index, VALUE_MAX)
+            raise DoorbellRuleError(BAD_RANGE, index, VALUE_MAX)
         if end > file.limit:
-            raise RuleError(BAD_SIZE, index, end)
+            raise DoorbellRuleError(BAD_SIZE, index, end)
 
     def _read(self, index: int, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
         self._memory(index, memory, length)
@@ -143,5 +143,5 @@ class Checker:
         if length:
             self._memory(index, memory, length)
         if length > PAYLOAD_MAX:
-            raise RuleError(BAD_PAYLOAD, index, length)
+            raise DoorbellRuleError(BAD_PAYLOAD, index, length)
         return 0

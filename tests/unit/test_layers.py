@@ -94,6 +94,16 @@ def test_a_flow_knows_the_face_of_the_sandbox(path: pathlib.Path) -> None:
             assert rest[:1] != ["operations"]
 
 
+def test_a_class_has_a_name_of_its_own() -> None:
+    found: dict[str, list[str]] = {}
+    for path in (*SANDBOX, *FLOWS):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(str(path.relative_to(TOP)))
+    assert len(found) > 100
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
 def test_no_flow_leans_on_another() -> None:
     rooms = {path.parent.name for path in FLOWS} - {"_module"}
     assert len(rooms) >= 4

@@ -14,7 +14,7 @@ from .group import OpenImage, for_each
 from .outcome import UNDONE, UNKNOWN, UNTOUCHED, GroupError
 
 
-class Plan(t.Protocol):
+class ChangePlan(t.Protocol):
     """What is to be done with one image. changed: whether there is anything to do; path: as the task names it."""
 
     subject: OpenImage
@@ -24,7 +24,7 @@ class Plan(t.Protocol):
     def path(self) -> str: ...
 
 
-AnyPlan = t.TypeVar("AnyPlan", bound=Plan)
+AnyPlan = t.TypeVar("AnyPlan", bound=ChangePlan)
 
 
 def change_all(plans: t.Sequence[AnyPlan], carry_out: t.Callable[[AnyPlan], None]) -> None:

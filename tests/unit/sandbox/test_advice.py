@@ -642,7 +642,7 @@ def test_each_rule_of_names_says_what_to_do() -> None:
     reference = Reference(b"name", "backing", "image")
     for rule in reference_refusals.WORDINGS:
         error = errors.ChainError("")
-        for failure in (reference_refusals.RuleError(rule), OSError(errno.EMFILE, "")):
+        for failure in (reference_refusals.NameRuleError(rule), OSError(errno.EMFILE, "")):
             error = reference_refusals.refusal(reference, failure, "name")
             assert error.message.endswith("."), error.message
     assert "LimitNOFILE" in error.message
@@ -730,7 +730,7 @@ def test_options_of_chains_are_called_what_they_are(tmp_path: pathlib.Path) -> N
     for rule in reference_refusals.WORDINGS:
         for role in ("backing", "data_file"):
             reference = Reference(b"name", role, "image")
-            error = reference_refusals.RuleError(rule)
+            error = reference_refusals.NameRuleError(rule)
             module = reference_refusals.refusal(reference, error, "name").message
             with advice.of_commands():
                 command = reference_refusals.refusal(reference, error, "name").message

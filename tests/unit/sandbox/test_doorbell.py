@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sandbox.host.disks import open_disk
 from sandbox.vmm import doorbell_writes, journal, kvm
 from sandbox.vmm.doorbell import BytesError, Server, UndoError, UndoTimeError
-from sandbox.vmm.doorbell_rules import REQUEST, REQUEST_BYTES, File, RuleError
+from sandbox.vmm.doorbell_rules import REQUEST, REQUEST_BYTES, DoorbellRuleError, File
 from sandbox.vmm.doorbell_writes import ChangingServer
 from sandbox.vmm.journal import UndoJournal
 from tests.support.recording import Recorder
@@ -107,7 +107,7 @@ def test_a_server_for_readers_knows_no_other_request(bench):
     assert one.ring(request(READ, 0, 0, 7), request(PROGRESS)) == [7, 0]
     assert one.memory(7) == b"content"
     for operation in (WRITE, COPY, ZERO, DISCARD, RESIZE, RESERVE, FLUSH):
-        with pytest.raises(RuleError):
+        with pytest.raises(DoorbellRuleError):
             one.ring(request(operation, 0, 0, 7))
     assert one.content() == b"content"
 
@@ -119,13 +119,13 @@ def test_finish_behind_a_failure_is_canceled(bench):
 
 @pytest.mark.parametrize("count", [0, 256, 1 << 31])
 def test_count(bench, count):
-    with pytest.raises(RuleError, match=str(count)):
+    with pytest.raises(DoorbellRuleError, match=str(count)):
         bench().ring(count=count)
 
 
 def test_rule_broken_by_the_last_request_stops_all(bench):
     one = bench(b"old")
-    with pytest.raises(RuleError):
+    with pytest.raises(DoorbellRuleError):
         one.ring(request(WRITE, 0, 0, 3), request(WRITE, 1, 0, 3))
     assert one.content() == b"old"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandbox.host.reference_rules import RuleError, check_form, check_place, parts_of, reduce
+from sandbox.host.reference_rules import NameRuleError, check_form, check_place, parts_of, reduce
 
 HOME = (b"srv", b"vm")
 DIRECTORIES = (HOME, (b"link",), (b"srv", b"base"))
@@ -64,7 +64,7 @@ def test_sound_form(name: bytes) -> None:
     ],
 )
 def test_unsound_form(name: bytes, rule: str) -> None:
-    with pytest.raises(RuleError) as caught:
+    with pytest.raises(NameRuleError) as caught:
         check_form(name)
     assert str(caught.value) == rule
 
@@ -109,7 +109,7 @@ def test_place_that_is_allowed(name: bytes) -> None:
     ],
 )
 def test_place_that_is_not(name: bytes, rule: str) -> None:
-    with pytest.raises(RuleError) as caught:
+    with pytest.raises(NameRuleError) as caught:
         check_place(name, HOME, DIRECTORIES, FILES)
     assert str(caught.value) == rule
 

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandbox.vmm import doorbell_rules, kvm
-from sandbox.vmm.doorbell_rules import REQUEST, Checker, File, RuleError
+from sandbox.vmm.doorbell_rules import REQUEST, Checker, DoorbellRuleError, File
 
 FFI, LIBRARY = kvm.bindings()
 FIRST, END = LIBRARY.DATA_ADDRESS, LIBRARY.MEMORY_SIZE
@@ -76,7 +76,7 @@ REQUESTS = st.builds(request, OPERATIONS, U32, OFFSETS, LENGTHS, MEMORY, U32, OF
 def test_one_request(one):
     try:
         charged = CHECK([one])
-    except RuleError as error:
+    except DoorbellRuleError as error:
         assert not allowed(*one[:6], one[7])
         rule, index, value = error.args
         assert 0 <= rule < len(doorbell_rules.RULES)
@@ -94,7 +94,7 @@ def test_batch(batch):
     if fine and not ends:
         assert CHECK(batch) == sum(map(cost, batch))
     else:
-        with pytest.raises(RuleError):
+        with pytest.raises(DoorbellRuleError):
             CHECK(batch)
 
 

@@ -14,8 +14,8 @@ from ...sandbox.facts import facts
 from ...sandbox.images.bitmaps import Bitmap
 from ..bounded import Room, check_limit
 from ..group import for_each, open_images, sandbox_summary
-from .options import Wanted
-from .plan import Plan
+from .options import BitmapWanted
+from .plan import BitmapPlan
 from .sources import Sources
 
 
@@ -24,7 +24,7 @@ def bitmap_flow(module: AnsibleModule) -> dict[str, t.Any]:
     params = module.params
     timeout, force_share = params["timeout"], params["force_share"]
     check_limit(params["limit"])
-    wanted = Wanted(params)
+    wanted = BitmapWanted(params)
     if force_share and not module.check_mode:
         raise errors.ArgumentError(
             "force_share is for reading only. Use it in check mode, or use qcow2_info; to change an image, stop "
@@ -43,16 +43,16 @@ def bitmap_flow(module: AnsibleModule) -> dict[str, t.Any]:
         ) as subjects,
         merged.opened(timeout, force_share) as sources,
     ):
-        plans = for_each(lambda subject: Plan(subject, wanted, sources), subjects)
+        plans = for_each(lambda subject: BitmapPlan.read(subject, wanted, sources), subjects)
         if any(plan.changed for plan in plans) and not module.check_mode:
             from ..all_or_none import change_all  # most tasks of a playbook find nothing to do
 
-            change_all(plans, Plan.carry_out)
+            change_all(plans, BitmapPlan.carry_out)
     opened = [*subjects, *(source.opened for source in sources.values())]
     return {**_result(module, plans), "sandbox": sandbox_summary(opened)}
 
 
-def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
+def _result(module: AnsibleModule, plans: t.Sequence[BitmapPlan]) -> dict[str, t.Any]:
     images = [_image_record(plan, len(plans), module.params["limit"]) for plan in plans]
     result: dict[str, t.Any] = {
         "changed": any(plan.changed for plan in plans),
@@ -73,7 +73,7 @@ def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
     return result
 
 
-def _image_record(plan: Plan, images: int, limit: int) -> dict[str, t.Any]:
+def _image_record(plan: BitmapPlan, images: int, limit: int) -> dict[str, t.Any]:
     """One element of RETURN's `images`, of so many. limit: of bitmaps."""
     records = Room(images, limit).last_of(plan.after, facts.bitmap_facts)
     meant = next((bitmap for bitmap in plan.after if bitmap.name == plan.wanted.name), None)
@@ -90,7 +90,7 @@ def _image_record(plan: Plan, images: int, limit: int) -> dict[str, t.Any]:
     }
 
 
-def _image_diff(plan: Plan, images: int) -> dict[str, str]:
+def _image_diff(plan: BitmapPlan, images: int) -> dict[str, str]:
     """One element of the diff, of so many, made from the values that the task works with."""
     from ..diffs import both_sides
 

@@ -39,7 +39,7 @@ class Merge(t.NamedTuple):
         return name if self.path is None else f"{name} of {errors.clean(self.path)}"
 
 
-class Wanted:
+class BitmapWanted:
     """What the task asks for. granularity: bytes, 0: not given; enabled None: not given; merges without no-ops."""
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:

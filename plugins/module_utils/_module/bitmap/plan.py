@@ -11,11 +11,11 @@ from ...sandbox import errors
 from ...sandbox.images import bitmaps
 from ...sandbox.images.bitmaps import Action, Bitmap
 from ..group import OpenImage
-from .options import Merge, Wanted
+from .options import BitmapWanted, Merge
 from .sources import Source
 
 
-class Plan:
+class BitmapPlan:
     """What is to be done with one image; made before anything is written.
 
     sources: the other images that are merged from, by their paths. actions: what is left to do, may be nothing after
@@ -23,22 +23,29 @@ class Plan:
     before, after: the bitmaps that there are, and that there are in the end, or would be.
     """
 
-    def __init__(self, subject: OpenImage, wanted: Wanted, sources: t.Mapping[str, Source]) -> None:
+    def __init__(
+        self, subject: OpenImage, wanted: BitmapWanted, sources: t.Mapping[str, Source], listed: bitmaps.BitmapList
+    ) -> None:
         self.subject = subject
         self.wanted = wanted
-        listed: bitmaps.BitmapList = subject.run(bitmaps.list_bitmaps)
         self.virtual_size = listed.virtual_size
-        self.before = listed.bitmaps
-        self.after = self.before
+        self.before = self.after = listed.bitmaps
         self.damage = listed.damage
-        if not wanted.damaged:
-            bitmaps.require_sound(self.path, listed)
         self.leaked_clusters: int | None = None
         self.changed = False
         self.actions = self._removal() if wanted.state == "absent" else self._making(sources)
-        if self.actions:
-            foreseen: bitmaps.BitmapChange = subject.run(bitmaps.change_bitmap, wanted.name, self.actions, True)
-            self.changed, self.after = foreseen.changed, foreseen.bitmaps
+
+    @classmethod
+    def read(cls, subject: OpenImage, wanted: BitmapWanted, sources: t.Mapping[str, Source]) -> BitmapPlan:
+        """The plan for an image, which guests read. Raises AirlockError."""
+        listed: bitmaps.BitmapList = subject.run(bitmaps.list_bitmaps)
+        if not wanted.damaged:
+            bitmaps.require_sound(subject.path, listed)
+        plan = cls(subject, wanted, sources, listed)
+        if plan.actions:
+            foreseen: bitmaps.BitmapChange = subject.run(bitmaps.change_bitmap, wanted.name, plan.actions, True)
+            plan.changed, plan.after = foreseen.changed, foreseen.bitmaps
+        return plan
 
     @property
     def path(self) -> str:

@@ -21,15 +21,15 @@ from ...sandbox.images.image import Image
 from ..clock import Clock
 from ..group import sandbox_summary
 from ..progress_file import ProgressFile
-from .options import Wanted
-from .plan import COMMIT, NONE, Joint, Plan, on_layers
+from .options import ChainWanted
+from .plan import COMMIT, NONE, ChainPlan, Joint, on_layers
 from .siblings import find_siblings, unclear_warning
 
 
-class Task:
+class ChainTask:
     """One chain, planned. created: layers that are to be there, from the lowest up."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: ChainPlan) -> None:
         self.plan = plan
         self.wanted = plan.wanted
         self.created = self.wanted.created
@@ -150,16 +150,16 @@ class Task:
 def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """Carries out the task; returns what RETURN of qcow2_chain says. Raises errors.AirlockError."""
     with contextlib.ExitStack() as places, contextlib.ExitStack() as stack:
-        wanted = places.enter_context(Wanted(module.params))
+        wanted = places.enter_context(ChainWanted(module.params))
         clock = Clock(wanted.timeout)
         chain = stack.enter_context(_open(wanted, clock))
         clock.reports += chain.reports
-        plan = Plan(chain, wanted, clock, stack)
+        plan = ChainPlan.read(chain, wanted, clock, stack)
         found = find_siblings(wanted, plan.own_files(), clock)
         plan.decide(found)
         if found.unclear and plan.changes:
             module.warn(unclear_warning(found.unclear))
-        task = Task(plan)
+        task = ChainTask(plan)
         done = task.changed and not module.check_mode
         if done:
             count = descriptors.OF_A_TASK + descriptors.OF_A_LAYER * len(task.created)
@@ -185,7 +185,7 @@ def chain_flow(module: AnsibleModule) -> dict[str, t.Any]:
 
 
 @contextlib.contextmanager
-def _open(wanted: Wanted, clock: Clock) -> t.Iterator[Chain]:
+def _open(wanted: ChainWanted, clock: Clock) -> t.Iterator[Chain]:
     """The chain of the highest layer that is there. Raises as open_chain()."""
     place = wanted.existing[0].again()
     # Nothing but a base can be of another format.
@@ -202,7 +202,7 @@ def _open(wanted: Wanted, clock: Clock) -> t.Iterator[Chain]:
         yield stack.enter_context(chain)
 
 
-def _foreseen(task: Task) -> list[dict[str, t.Any]]:
+def _foreseen(task: ChainTask) -> list[dict[str, t.Any]]:
     """The chain when all is done, as far as it is known before."""
     found = []
     below: dict[str, t.Any] | None = None
@@ -234,7 +234,7 @@ def _foreseen(task: Task) -> list[dict[str, t.Any]]:
     return found[::-1]
 
 
-def _read(wanted: Wanted, clock: Clock) -> list[dict[str, t.Any]]:
+def _read(wanted: ChainWanted, clock: Clock) -> list[dict[str, t.Any]]:
     """The chain as it is now."""
     with open_chain(
         wanted.places[0].anew(),

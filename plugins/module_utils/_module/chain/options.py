@@ -17,7 +17,7 @@ from ..sizes import parse_rate
 from .access import WantedAccess
 
 
-class Wanted:
+class ChainWanted:
     """What the task asks for. layers: paths, the top first; places: the same, looked up. missing: how many of them are
     still to be created. rate: bytes a second, 0: not limited. progress_file: its place, or None. Places are open until
     the end of a `with`."""
@@ -47,7 +47,7 @@ class Wanted:
             self._check_named_once()
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Wanted:
+    def __enter__(self) -> ChainWanted:
         return self
 
     def __exit__(self, *_exception: object) -> None:

@@ -16,7 +16,7 @@ from ...sandbox.images.chain import Chain, Layer
 from ...sandbox.images.rebases import NewBacking
 from ..clock import Clock
 from ..removal import check_no_device
-from .options import Wanted
+from .options import ChainWanted
 from .siblings import Search
 
 NONE, COMMIT, PULL, REBASE, DETACH = "none", "commit", "pull", "rebase", "detach"
@@ -60,17 +60,25 @@ class Joint:
         return any(layer.virtual_size < self.upper.virtual_size for layer in self.between)
 
 
-class Plan:
+class ChainPlan:
     """joints: from the top down. The last one's layer is the base."""
 
-    def __init__(self, chain: Chain, wanted: Wanted, clock: Clock, stack: contextlib.ExitStack) -> None:
-        """Opens what the chain does not have yet, onto the stack. Raises AirlockError where there is no way."""
+    def __init__(self, chain: Chain, wanted: ChainWanted, clock: Clock) -> None:
         self.chain = chain
         self.wanted = wanted
         self.clock = clock
-        self.joints = self._find_joints(stack)
+        self.joints: list[Joint] = []
         self.found = Search([], [], [])
-        self.names = [self._name(joint) for joint in self.joints]
+        self.names: list[bytes] = []
+
+    @classmethod
+    def read(cls, chain: Chain, wanted: ChainWanted, clock: Clock, stack: contextlib.ExitStack) -> ChainPlan:
+        """The plan for a chain. Opens what that does not have yet, onto the stack, where guests read it. Raises
+        AirlockError where there is no way."""
+        plan = cls(chain, wanted, clock)
+        plan.joints = plan._find_joints(stack)
+        plan.names = [plan._name(joint) for joint in plan.joints]
+        return plan
 
     @property
     def changes(self) -> bool:

@@ -22,7 +22,7 @@ from ..clock import Clock
 
 if t.TYPE_CHECKING:
     from ...sandbox.images.chain import Layer
-    from .options import Wanted
+    from .options import ChainWanted
 
 _SHOWN_MAX = 5
 _NO_IMAGE = ("not_found", "is_directory", "not_regular")  # gone, or another thing since it was listed
@@ -45,7 +45,7 @@ class Search(t.NamedTuple):
     closed: list[errors.AirlockError]
 
 
-def find_siblings(wanted: Wanted, own: t.Mapping[Key, Layer], clock: Clock) -> Search:
+def find_siblings(wanted: ChainWanted, own: t.Mapping[Key, Layer], clock: Clock) -> Search:
     """Those that the task names, and those that a scan finds. own: the files of the chain itself, which are none.
 
     What is scanned are the directories of these files, and the allowed roots, with all below. What is neither a qcow2
@@ -73,7 +73,7 @@ def _scan_all(
     named: t.Sequence[Place],
     roots: t.Sequence[str | Place],
     own: t.Container[Key | None],
-    wanted: Wanted,
+    wanted: ChainWanted,
     clock: Clock,
     found: Search,
 ) -> None:
@@ -107,7 +107,7 @@ def unclear_warning(paths: t.Sequence[str]) -> str:
     )
 
 
-def _named(place: Place, roots: t.Sequence[str | Place], wanted: Wanted, clock: Clock) -> Sibling:
+def _named(place: Place, roots: t.Sequence[str | Place], wanted: ChainWanted, clock: Clock) -> Sibling:
     """Shared with whoever uses it: only headers are looked at."""
     with Image.open(place.again(), force_share=True) as image:
         format_name, _backing_name = _header(image, clock)

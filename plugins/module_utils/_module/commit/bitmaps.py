@@ -13,26 +13,25 @@ from ...sandbox.images.bitmaps import Action, Bitmap
 from ...sandbox.images.chain import Layer
 from ...sandbox.images.image import Limits
 from ..clock import Clock
-from .options import Wanted
+from .options import CommitWanted
 
 NAMES_MAX = 300  # that are returned, however many an image has; each takes up to 3 KiB as JSON
 
 
-class Plan:
+class CommitBitmapsPlan:
     """names: of the bitmaps that the task's policy is about, printable, the first NAMES_MAX; count: of all of them.
     any: whether there is anything to do for them.
 
-    Made before anything is written; raises BitmapError for what the policy, or the base, does not allow.
+    Made before anything is written.
     """
 
-    def __init__(self, top: Layer, base: Layer, wanted: Wanted, resized: bool, clock: Clock) -> None:
-        """resized: the base will have grown by the time that bitmaps are merged into it."""
+    def __init__(self, top: Layer, base: Layer, wanted: CommitWanted, clock: Clock, found: t.Sequence[Bitmap]) -> None:
         self._top = top
         self._base = base
         self._overlay = errors.clean(wanted.path, errors.PATH_LIMIT)
         self._clock = clock
         self._policy = wanted.bitmaps
-        self._found = self._listed(top)
+        self._found = found
         self.count = len(self._found)
         self.names = [errors.clean(bitmap.name) for bitmap in self._found[:NAMES_MAX]]
         if self._found and self._policy == "refuse":
@@ -45,17 +44,18 @@ class Plan:
         # A file that goes takes its bitmaps with it.
         self.any = bool(self._found) and not (self._policy == "drop" and wanted.drop)
         self._in_base: set[bytes] = set()
-        if self._found and self._policy == "merge":
-            self._check_merge(resized)
 
-    def _listed(self, layer: Layer) -> t.Sequence[Bitmap]:
-        """The bitmaps of a layer; other formats than qcow2 have none."""
-        if layer.format != "qcow2":
-            return ()
-        listed = bitmaps.list_bitmaps(layer.image, counts=False, limits=self._limits())
-        bitmaps.require_sound(layer.path, listed)
-        self._clock.reports.append(listed.report)
-        return listed.bitmaps
+    @classmethod
+    def read(cls, top: Layer, base: Layer, wanted: CommitWanted, resized: bool, clock: Clock) -> CommitBitmapsPlan:
+        """The plan for an overlay, of which guests read the bitmaps, and those of the base where it has to take some.
+
+        resized: the base will have grown by the time that bitmaps are merged into it. Raises AirlockError; BitmapError
+        for what the policy, or the base, does not allow.
+        """
+        plan = cls(top, base, wanted, clock, _listed(top, clock))
+        if plan._found and plan._policy == "merge":
+            plan._check_merge(resized)
+        return plan
 
     def _limits(self) -> Limits:
         return self._clock.limits()
@@ -77,7 +77,7 @@ class Plan:
                     "a full backup next time.",
                     "bitmap_inconsistent",
                 )
-        self._in_base = {bitmap.name for bitmap in self._listed(base) if not bitmap.stale}
+        self._in_base = {bitmap.name for bitmap in _listed(base, self._clock) if not bitmap.stale}
         if not resized:
             for bitmap in self._found:
                 self._merge(bitmap, dry_run=True)
@@ -102,3 +102,13 @@ class Plan:
             return
         for name in dict.fromkeys(bitmap.name for bitmap in self._found):
             self._change(self._top.image, name, [Action.remove()])
+
+
+def _listed(layer: Layer, clock: Clock) -> t.Sequence[Bitmap]:
+    """The bitmaps of a layer; other formats than qcow2 have none."""
+    if layer.format != "qcow2":
+        return ()
+    listed = bitmaps.list_bitmaps(layer.image, counts=False, limits=Limits(seconds=clock.left()))
+    bitmaps.require_sound(layer.path, listed)
+    clock.reports.append(listed.report)
+    return listed.bitmaps

@@ -19,33 +19,42 @@ from ...sandbox.images.image import Limits
 from ..clock import Clock
 from ..group import sandbox_summary
 from ..progress_file import ProgressFile
-from . import bitmaps as commit_bitmaps
-from .options import Wanted
+from .bitmaps import CommitBitmapsPlan
+from .options import CommitWanted
 
 
-class Task:
+class CommitTask:
     """One commit, planned on the open chain."""
 
-    def __init__(self, chain: Chain, wanted: Wanted, clock: Clock) -> None:
+    def __init__(
+        self, chain: Chain, wanted: CommitWanted, clock: Clock, base: int, empties: bool, planned: commits.Commit
+    ) -> None:
         self.chain = chain
         self.wanted = wanted
         self.clock = clock
-        self.base = commits.find_base(chain, wanted.base)
-        # Layers between would show through an empty top.
-        self.empties = self.base == 1 and not wanted.drop
-        self.planned: commits.Commit = commits.commit(
-            chain, self.base, self.empties, wanted.allow_resize, dry_run=True, limits=self.limits()
-        )
-        clock.reports.append(self.planned.report)
-        if self.planned.complete and not wanted.drop:
-            self.planned = self.planned._replace(bytes_committed=0, bytes_zeroed=0, clusters_committed=0)
-        self.commits = bool(self.planned.bytes_committed or self.planned.bytes_zeroed or self.planned.resized)
+        self.base = base
+        self.empties = empties
+        self.planned = planned
+        self.commits = bool(planned.bytes_committed or planned.bytes_zeroed or planned.resized)
         self.changed = self.commits or wanted.drop
-        self.bitmaps = self._bitmaps_plan() if self.changed else None
+        self.bitmaps: CommitBitmapsPlan | None = None
         self.before = drawing(chain)
 
-    def _bitmaps_plan(self) -> commit_bitmaps.Plan:
-        return commit_bitmaps.Plan(self.chain.top, self.base_layer, self.wanted, self.planned.resized, self.clock)
+    @classmethod
+    def read(cls, chain: Chain, wanted: CommitWanted, clock: Clock) -> CommitTask:
+        """The task for a chain, in which a guest reads what there is to commit, and bitmaps. Raises AirlockError."""
+        base = commits.find_base(chain, wanted.base)
+        # Layers between would show through an empty top.
+        empties = base == 1 and not wanted.drop
+        limits = commits.commit_limits(chain, clock.left())
+        planned = commits.commit(chain, base, empties, wanted.allow_resize, dry_run=True, limits=limits)
+        clock.reports.append(planned.report)
+        if planned.complete and not wanted.drop:
+            planned = planned._replace(bytes_committed=0, bytes_zeroed=0, clusters_committed=0)
+        task = cls(chain, wanted, clock, base, empties, planned)
+        if task.changed:
+            task.bitmaps = CommitBitmapsPlan.read(chain.top, task.base_layer, wanted, planned.resized, clock)
+        return task
 
     def limits(self, rate: int = 0) -> Limits:
         return commits.commit_limits(self.chain, self.clock.left(), rate)
@@ -95,7 +104,7 @@ class Task:
 def commit_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """Carries out the task; returns what RETURN of qcow2_commit says. Raises errors.AirlockError."""
     with contextlib.ExitStack() as stack:
-        wanted = stack.enter_context(Wanted(module.params))
+        wanted = stack.enter_context(CommitWanted(module.params))
         if wanted.drop and wanted.is_gone():
             return _gone(wanted)
         clock = Clock(wanted.timeout)
@@ -112,14 +121,14 @@ def commit_flow(module: AnsibleModule) -> dict[str, t.Any]:
         clock.reports += chain.reports
         if wanted.drop:
             wanted.check_removable(chain.top)
-        task = Task(chain, wanted, clock)
+        task = CommitTask.read(chain, wanted, clock)
         if task.changed and not module.check_mode:
             descriptors.need_more(descriptors.OF_A_TASK, f"A chain of {len(chain.layers)} layers is open.")
             task.carry_out()
         return _result(module, task)
 
 
-def _result(module: AnsibleModule, task: Task) -> dict[str, t.Any]:
+def _result(module: AnsibleModule, task: CommitTask) -> dict[str, t.Any]:
     done = task.planned
     layers = task.layers()
     after = task.before.rpartition(" <- ")[0] if task.wanted.drop else task.before
@@ -157,7 +166,7 @@ def _diff_text(chain: str, base_size: int, held: commits.Commit | None) -> str:
     return f"chain: {chain}\ndisk size of the base: {base_size} bytes\nnot in the base yet: {bytes_held} bytes\n"
 
 
-def _gone(wanted: Wanted) -> dict[str, t.Any]:
+def _gone(wanted: CommitWanted) -> dict[str, t.Any]:
     """The result when the overlay was removed by an earlier run."""
     return {
         "changed": False,

@@ -18,7 +18,7 @@ from ..removal import check_no_device
 from ..sizes import parse_rate
 
 
-class Wanted:
+class CommitWanted:
     """What the task asks for. base None: the layer below the overlay. rate: bytes a second, 0: not limited. place: of
     the overlay. progress_file: the place of that, or None. Both are open until the end of a `with`."""
 
@@ -39,7 +39,7 @@ class Wanted:
             self.place = stack.enter_context(find_place(self.path, params["follow_links"], writable=True))
             self._stack = stack.pop_all()
 
-    def __enter__(self) -> Wanted:
+    def __enter__(self) -> CommitWanted:
         return self
 
     def __exit__(self, *_exception: object) -> None:

@@ -10,10 +10,10 @@ import typing as t
 from ...sandbox import errors
 from ...sandbox.images import snapshot_changes
 from ...sandbox.images.snapshots import Selector
-from .plan import Plan
+from .plan import SnapshotPlan
 
 
-def carry_out(plan: Plan) -> None:
+def carry_out(plan: SnapshotPlan) -> None:
     """Changes the image, and fills in what has come of it."""
     begun = False
     for operation, *arguments in _operations(plan):
@@ -27,7 +27,7 @@ def carry_out(plan: Plan) -> None:
         plan.after = done.now
 
 
-def _operations(plan: Plan) -> t.Iterator[tuple[t.Any, ...]]:
+def _operations(plan: SnapshotPlan) -> t.Iterator[tuple[t.Any, ...]]:
     """(Function, its arguments behind the image...) in the order of doing: first what is new, then what goes."""
     wanted = plan.wanted
     if plan.creates:

@@ -16,7 +16,7 @@ from ...sandbox.images.snapshots import Snapshot
 from ..bounded import Room, check_limit, size_of
 from ..group import for_each, open_images, sandbox_summary
 from . import report
-from .plan import Plan, Wanted
+from .plan import SnapshotPlan, SnapshotWanted
 
 
 def snapshot_flow(module: AnsibleModule) -> dict[str, t.Any]:
@@ -26,7 +26,7 @@ def snapshot_flow(module: AnsibleModule) -> dict[str, t.Any]:
     """
     params = module.params
     check_limit(params["limit"])
-    wanted = Wanted(params)
+    wanted = SnapshotWanted(params)
     if params["force_share"] and not module.check_mode:
         raise errors.ArgumentError(
             "force_share is for reading only. Use it in check mode, or use qcow2_info; to change an image, stop "
@@ -40,13 +40,13 @@ def snapshot_flow(module: AnsibleModule) -> dict[str, t.Any]:
         force_share=params["force_share"],
         follow_links=params["follow_links"],
     ) as subjects:
-        plans = for_each(lambda subject: Plan(subject, wanted), subjects)
+        plans = for_each(lambda subject: SnapshotPlan.read(subject, wanted), subjects)
         if any(plan.changed for plan in plans):
             _go_on(plans, module.check_mode)
     return _result(module, plans)
 
 
-def _go_on(plans: t.Sequence[Plan], check_mode: bool) -> None:
+def _go_on(plans: t.Sequence[SnapshotPlan], check_mode: bool) -> None:
     """Foresees or carries out what is to be done. Loaded only then: most tasks of a playbook find nothing to do."""
     if check_mode:
         from .foresight import foresee_all
@@ -59,7 +59,7 @@ def _go_on(plans: t.Sequence[Plan], check_mode: bool) -> None:
         change_all(plans, carry_out)
 
 
-def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
+def _result(module: AnsibleModule, plans: t.Sequence[SnapshotPlan]) -> dict[str, t.Any]:
     images = [_image_record(module, plan, len(plans)) for plan in plans]
     result: dict[str, t.Any] = {
         "changed": any(plan.changed for plan in plans),
@@ -80,13 +80,13 @@ def _result(module: AnsibleModule, plans: t.Sequence[Plan]) -> dict[str, t.Any]:
     return result
 
 
-def _facts(module: AnsibleModule, plan: Plan, snapshot: Snapshot) -> dict[str, t.Any]:
+def _facts(module: AnsibleModule, plan: SnapshotPlan, snapshot: Snapshot) -> dict[str, t.Any]:
     """The record of a snapshot that there is now, or in check mode would be."""
     foreseen = module.check_mode and plan.creates and not snapshot.id and snapshot == plan.after.snapshots[-1]
     return report.predicted_record(snapshot) if foreseen else snapshot_facts(snapshot)
 
 
-def _image_record(module: AnsibleModule, plan: Plan, images: int) -> dict[str, t.Any]:
+def _image_record(module: AnsibleModule, plan: SnapshotPlan, images: int) -> dict[str, t.Any]:
     """One element of RETURN's `images`, of so many."""
     after = plan.after.snapshots
     named = next((_facts(module, plan, each) for each in after if plan.wanted.matches(each)), None)
@@ -114,7 +114,7 @@ def _image_record(module: AnsibleModule, plan: Plan, images: int) -> dict[str, t
     return record
 
 
-def _image_diff(module: AnsibleModule, plan: Plan, images: int) -> dict[str, str]:
+def _image_diff(module: AnsibleModule, plan: SnapshotPlan, images: int) -> dict[str, str]:
     """One element of the diff, of so many, made from the values that the task works with."""
     from ..diffs import both_sides
 

@@ -12,15 +12,15 @@ from ...sandbox.images import info
 from ...sandbox.images.snapshots import Comparison, Snapshot, SnapshotList
 from ...sandbox.words import advice
 from ..group import for_each
-from .plan import Plan
+from .plan import SnapshotPlan
 
 
-def foresee_all(plans: t.Sequence[Plan]) -> None:
+def foresee_all(plans: t.Sequence[SnapshotPlan]) -> None:
     """Fills in each plan's `after`, reading only. Raises what carrying it out would, as far as that can be told."""
     for_each(_foresee, [plan for plan in plans if plan.changed])
 
 
-def _foresee(plan: Plan) -> None:
+def _foresee(plan: SnapshotPlan) -> None:
     snapshots = tuple(plan.before.snapshots)
     size = plan.before.virtual_size
     if plan.outdated:
@@ -48,7 +48,7 @@ def _foresee(plan: Plan) -> None:
     plan.after = SnapshotList(snapshots=snapshots, virtual_size=size, report=plan.before.report)
 
 
-def _refuse(plan: Plan, comparison: Comparison) -> None:
+def _refuse(plan: SnapshotPlan, comparison: Comparison) -> None:
     """What keeps a guest from applying a snapshot, as far as reading tells."""
     image = errors.clean(plan.path)
     facts = plan.subject.run(info.image_info)

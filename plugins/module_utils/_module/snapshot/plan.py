@@ -21,7 +21,7 @@ if t.TYPE_CHECKING:
     from .retention import Retention
 
 
-class Wanted:
+class SnapshotWanted:
     """What the task asks for: state, name and snapshot_id as bytes (b"": not given), allow_resize, date, retention."""
 
     def __init__(self, params: t.Mapping[str, t.Any]) -> None:
@@ -53,7 +53,7 @@ class Wanted:
         return " ".join([*parts, f"'{errors.clean(self.name)}'"] if self.name else parts)
 
 
-class Plan:
+class SnapshotPlan:
     """What is to be done with one image; made from one read of it, before anything is written.
 
     found: the snapshot that the task means, if there is one, and found_at its place in the table. creates: whether it
@@ -62,11 +62,10 @@ class Plan:
     or would be.
     """
 
-    def __init__(self, subject: OpenImage, wanted: Wanted) -> None:
+    def __init__(self, subject: OpenImage, wanted: SnapshotWanted, before: snapshots.SnapshotList) -> None:
         self.subject = subject
         self.wanted = wanted
-        self.before: snapshots.SnapshotList = subject.run(snapshots.list_snapshots)
-        self.after = self.before
+        self.before = self.after = before
         self.leaked_clusters: int | None = None
         self.found_at = self._find()
         self.found = None if self.found_at is None else self.before.snapshots[self.found_at]
@@ -75,13 +74,16 @@ class Plan:
         self.outdated: tuple[snapshots.Snapshot, ...] = ()
         if wanted.retention is not None:
             self.outdated = wanted.retention.outdated(self.before.snapshots, self.creates, wanted.date)
+        self.changed = self.creates or bool(self.outdated) or (wanted.state == "absent" and self.found is not None)
+
+    @classmethod
+    def read(cls, subject: OpenImage, wanted: SnapshotWanted) -> SnapshotPlan:
+        """The plan for an image, of which guests read the snapshots. Raises AirlockError."""
+        plan = cls(subject, wanted, subject.run(snapshots.list_snapshots))
         if wanted.state == "applied":
-            self.comparison = subject.run(snapshots.compare_snapshot, self.selector)
-            self.changed = not self.comparison.equal
-        elif wanted.state == "absent":
-            self.changed = self.found is not None
-        else:
-            self.changed = self.creates or bool(self.outdated)
+            plan.comparison = comparison = subject.run(snapshots.compare_snapshot, plan.selector)
+            plan.changed = not comparison.equal
+        return plan
 
     @property
     def path(self) -> str:

@@ -72,7 +72,7 @@ def test_a_group_is_undone(run_module: Run, monkeypatch: pytest.MonkeyPatch, ima
         change = importlib.import_module(f"{FLOW}.snapshot.carry_out")
         monkeypatch.setattr(change, "carry_out", broken(change.carry_out, images[2], written))
     else:
-        plan = importlib.import_module(f"{FLOW}.bitmap.flow").Plan
+        plan = importlib.import_module(f"{FLOW}.bitmap.flow").BitmapPlan
         monkeypatch.setattr(plan, "carry_out", broken(plan.carry_out, images[2], written))
     answer = run_module(module, path=images, name="new")
     assert is_told(answer)
@@ -87,8 +87,8 @@ def test_a_group_is_undone(run_module: Run, monkeypatch: pytest.MonkeyPatch, ima
 def test_before_anything_is_written(run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str]) -> None:
     before = contents(images)
     snapshot = importlib.import_module(f"{FLOW}.snapshot.flow")
-    plan = snapshot.Plan
-    monkeypatch.setattr(snapshot, "Plan", broken(plan, images[1]))
+    plan = snapshot.SnapshotPlan
+    monkeypatch.setattr(plan, "read", broken(plan.read, images[1]))
     answer = run_module("qcow2_snapshot", path=images, name="new")
     assert is_told(answer)
     assert [each["outcome"] for each in answer["outcomes"]] == ["untouched"] * 3
@@ -141,8 +141,8 @@ def test_a_list_is_read_all_the_same(run_module: Run, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("module", "arguments", "place", "name"),
     [
-        ("qcow2_commit", {"path": "top"}, "commit.flow", "Task"),
-        ("qcow2_chain", {"layers": ["base", "top"]}, "chain.flow", "Task"),
+        ("qcow2_commit", {"path": "top"}, "commit.flow", "CommitTask"),
+        ("qcow2_chain", {"layers": ["base", "top"]}, "chain.flow", "ChainTask"),
         ("trusted_file", {"files": [{"path": "x", "content": "y"}]}, "trusted_file", "os"),
     ],
 )
@@ -180,7 +180,7 @@ def test_what_the_system_refuses_is_no_fault_of_ours(
     def fail(*_arguments: object) -> t.NoReturn:
         raise error
 
-    monkeypatch.setattr(importlib.import_module(f"{FLOW}.snapshot.flow"), "Plan", fail)
+    monkeypatch.setattr(importlib.import_module(f"{FLOW}.snapshot.flow").SnapshotPlan, "read", fail)
     answer = run_module("qcow2_snapshot", path=images[0], name="new")
     assert (answer["error_code"], words in answer["msg"]) == ("host", True), answer
     assert "fault" not in answer["msg"]
