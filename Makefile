@@ -129,7 +129,7 @@ check: build cli $(FULL_ENVIRONMENT) | packages-test ## format, ruff, mypy, laye
 	@ruff format --quiet --check .
 	@clang-format --dry-run -Werror $(C_SOURCES)
 	@mypy --no-error-summary sandbox tools benchmarks
-	@$(PYTHON) -m pytest -q -n 2 -m 'not kvm and not slow' tests/unit/test_layers.py tests/unit/test_lookups.py \
+	@$(PYTHON) -m pytest -q -n 2 -m 'not kvm and not slow' tests/unit/test_layers.py tests/unit/test_lookups.py tests/unit/test_docs.py \
 		tests/unit/guest tests/unit/sandbox tests/unit/tools tests/unit/plugins/test_links.py
 
 test-one: build cli $(FULL_ENVIRONMENT) ## T=path::name: one test, or what pytest else takes, alone
