@@ -11,8 +11,15 @@ import gc
 import os
 import sys
 
+from hypothesis import HealthCheck, settings
+
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
 os.environ["LC_ALL"] = "C.UTF-8"
+# How long anything takes tells of the machine, and not of what is tested. Fixtures are made anew by who needs it.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("any machine")
 
 
 def pytest_collection() -> None:

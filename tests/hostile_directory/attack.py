@@ -43,6 +43,7 @@ class Attacker:
     def __init__(self, arena: Arena) -> None:
         program = arena.top / "attacker"
         subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE], check=True)
+        program.chmod(0o755)  # whatever the umask
         self._process = subprocess.Popen(
             [program],
             stdin=subprocess.PIPE,

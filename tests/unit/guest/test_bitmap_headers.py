@@ -90,7 +90,7 @@ def facts(path: Path, image: bytes) -> tuple[object, ...]:
         return header_without_bitmaps(reader)
 
 
-@settings(max_examples=3000 if LONG else 250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3000 if LONG else 250, suppress_health_check=list(HealthCheck))
 @given(layout=layouts())
 def test_the_first_comes_and_the_last_goes(
     library: Guest, empty: dict[int, bytes], tmp_path: Path, layout: Layout

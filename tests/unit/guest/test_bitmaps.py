@@ -176,7 +176,7 @@ def test_lists(kind: Guest, empty: Callable[[int], bytes], tmp_path: Path, story
 words = st.integers(1, 6)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data(), count=words)
 def test_bits(library: Guest, data: st.DataObject, count: int) -> None:
     """Strings of bits against Python's numbers."""

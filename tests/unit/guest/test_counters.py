@@ -46,7 +46,7 @@ def test_room_in_more_memory(guest: Guest) -> None:
         guest.rest()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     count=st.one_of(st.integers(0, 32), st.integers(0, (1 << 28) - 1)),
     flags=st.integers(0, 15),

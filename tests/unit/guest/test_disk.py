@@ -150,7 +150,7 @@ pieces = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=pieces)
 def test_batches_change_nothing_but_the_number_of_bells(library: Guest, steps: list[Step]) -> None:
     """Each step has memory of its own: it must stay as it is until the batch is run."""

@@ -188,7 +188,7 @@ def test_info_shows_what_the_header_has(guest: Guest, image: Callable[[str], Pat
     assert result.file_size == len(start)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.binary(min_size=400, max_size=400))
 def test_any_bytes_as_extensions_end(library: Guest, tiny: bytes, data: bytes) -> None:
     """Accepted or refused: the walk ends, and reading changes nothing."""

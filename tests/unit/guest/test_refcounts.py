@@ -32,7 +32,7 @@ def entry_of(block: bytes, order: int, index: int) -> int:
     return int.from_bytes(block[index * bits // 8 : (index + 1) * bits // 8], "big")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(order=st.integers(0, 6), data=st.data())
 def test_entries_of_every_width(library: Guest, order: int, data: st.DataObject) -> None:
     block = data.draw(st.binary(min_size=64, max_size=64))

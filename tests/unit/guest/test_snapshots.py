@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from sandbox.guests._limits import SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX
+
 from tests.support.native import Guest
 from tests.support.patch import Entry
 from tests.support.patching import patched, put
@@ -74,7 +74,7 @@ def listed(entry: Entry) -> tuple[object, ...]:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(table=tables)
 def test_a_table_is_read(library: Guest, tiny: bytes, table: list[Entry]) -> None:
     library.load_bytes(with_table(tiny, table))
@@ -111,7 +111,7 @@ def normalised(entry: Entry) -> bytes:
     return whole.encode()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(table=tables)
 def test_a_table_is_written_back(library: Guest, tiny: bytes, table: list[Entry]) -> None:
     start = with_table(tiny, table)
@@ -127,7 +127,7 @@ def test_a_table_is_written_back(library: Guest, tiny: bytes, table: list[Entry]
     assert library.image()[target:] == bytes(expected) + b"\xaa" * 100
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     table=tables, wanted=st.one_of(texts, st.integers(0, 30).map(lambda number: b"%d" % number)), pick=st.integers(0)
 )
@@ -195,7 +195,7 @@ numbers = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ids=st.lists(numbers, max_size=4))
 def test_the_next_id(library: Guest, tiny: bytes, ids: list[bytes]) -> None:
     library.load_bytes(with_table(tiny, [Entry(id=one) for one in ids]))

@@ -193,7 +193,7 @@ def test_extent_without_a_name(guest: Guest) -> None:
 
 
 @given(st.integers(0, 21 * SECTOR - 1), st.binary(min_size=1, max_size=64))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_damage_is_refused_or_harmless(library: Guest, offset: int, damage: bytes) -> None:
     """Nothing outside the rules of the doorbell, whatever the header and the descriptor say."""
     image = bytearray(RECIPE.image())
@@ -391,7 +391,7 @@ SMALL = Recipe(64 << 10, 512, 64, zeroed_grains=True)
     st.sampled_from(("base", "top")),
     st.lists(st.tuples(st.integers(0, 60 * SECTOR), st.integers(0, 0xFFFFFFFF) | st.integers(0, 300)), max_size=4),
 )
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_a_commit_between_damaged_images(library: Guest, which: str, damage: list[tuple[int, int]]) -> None:
     """Refused before the first write, or done as the images say; and never anything outside the rules."""
     grains = [bytes([number]) * 512 for number in range(1, 100)]

@@ -11,7 +11,7 @@ import os
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sandbox.host.disks import open_disk
@@ -332,7 +332,6 @@ CHANGES = st.lists(
     ),
     max_size=12,
 )
-FIXTURES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def copied(content, offset, length, source_offset):
@@ -375,7 +374,6 @@ def change(bench, changes, fill):
         bench.ring(request(operation, 0, offset, length, HEAP, 0, source_offset))
 
 
-@FIXTURES
 @given(content=st.binary(max_size=4 * PAGE), changes=CHANGES)
 def test_changes(tmp_path, content, changes):
     fill = bytes(range(1, 256)) * 50
@@ -387,7 +385,6 @@ def test_changes(tmp_path, content, changes):
         one.close()
 
 
-@FIXTURES
 @given(content=st.binary(max_size=4 * PAGE), changes=CHANGES)
 def test_undo(tmp_path, content, changes):
     fill = bytes(range(1, 256)) * 50
@@ -402,7 +399,6 @@ def test_undo(tmp_path, content, changes):
         one.close()
 
 
-@FIXTURES
 @given(content=st.binary(max_size=4 * PAGE), changes=CHANGES)
 def test_keep(tmp_path, content, changes):
     """What is kept is what was done, but for bytes that were discarded and that no request has named since: these
@@ -426,7 +422,6 @@ def test_keep(tmp_path, content, changes):
         one.close()
 
 
-@FIXTURES
 @given(content=st.binary(max_size=4 * PAGE), changes=CHANGES)
 def test_record(tmp_path, content, changes):
     """The events are the changes in their order: done again, they give the same file."""

@@ -11,7 +11,7 @@ import struct
 import typing as t
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sandbox import errors, operations
@@ -47,7 +47,7 @@ def results(draw: st.DrawFn) -> bytes:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(result=results(), payload=st.one_of(st.binary(max_size=200), st.just(GOOD_PAYLOAD)))
 def test_any_answer(
     operation: str, result: bytes, payload: bytes, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

@@ -66,7 +66,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(text=st.lists(PIECES, max_size=5).map("".join))
 def test_any_text_is_taken_as_qemu_img_takes_it(text: str) -> None:
     compare(text.encode())

@@ -398,7 +398,7 @@ RUNS = st.lists(
 KEEPS = st.tuples(st.none() | st.integers(1, 5), st.none() | st.sampled_from(["0s", "5h", "3d"]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(runs=RUNS, keeps=st.lists(KEEPS, min_size=1, max_size=3), sizes=st.integers(1, 3))
 def test_no_write_is_forgotten(rotation: types.ModuleType, runs: t.Any, keeps: t.Any, sizes: int) -> None:
     periods = [
