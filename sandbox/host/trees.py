@@ -21,11 +21,13 @@ _HANDLE = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
 class Tree:
     """Regular files in directories and below; no symbolic link is followed, and no directory looked at twice.
 
-    note: is told why something cannot be listed or looked at: anything may be in there.
+    note: is told why something cannot be listed or looked at: anything may be in there. check: is called for each name,
+    for who makes files and directories decides how many there are; what it raises ends the search.
     """
 
-    def __init__(self, note: t.Callable[[errors.ImageOpenError], None]) -> None:
+    def __init__(self, note: t.Callable[[errors.ImageOpenError], None], check: t.Callable[[], None]) -> None:
         self._note = note
+        self._check = check
         self._seen: set[Key] = set()
 
     def files(self, directories: t.Iterable[Directory]) -> t.Iterator[Place]:
@@ -43,6 +45,7 @@ class Tree:
                     stack.pop()[0].close()
                     continue
                 name = below.pop()
+                self._check()
                 if name and len(stack) == DEPTH_MAX:
                     self._note(_too_deep(_shown(directory, name)))
                     continue
@@ -84,6 +87,7 @@ class Tree:
             self._note(opening.open_error(directory.shown, error, writable=False))
             return
         for name in names:
+            self._check()
             shown = _shown(directory, name)
             try:
                 handle = os.open(name, _HANDLE, dir_fd=directory.descriptor)

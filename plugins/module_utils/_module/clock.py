@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import time
 
+from ..sandbox import errors
 from ..sandbox.images.image import Limits, Report
 from .group import LEAST_SECONDS
+
+_HOST_SECONDS = 3600  # for what no guest does, where nobody gave a time
 
 
 class Clock:
@@ -17,11 +20,22 @@ class Clock:
     def __init__(self, seconds: int | None) -> None:
         """seconds: that somebody gave for the task, None: nobody did."""
         self.reports: list[Report] = []
-        self._end = None if seconds is None else time.monotonic() + seconds
+        self._seconds = _HOST_SECONDS if seconds is None else seconds
+        self._is_given = seconds is not None
+        self._end = time.monotonic() + self._seconds
 
     def left(self) -> float | None:
-        return None if self._end is None else max(self._end - time.monotonic(), LEAST_SECONDS)
+        return max(self._end - time.monotonic(), LEAST_SECONDS) if self._is_given else None
 
     def limits(self) -> Limits:
         """Of the next guest."""
         return Limits.within(self.left())
+
+    def check(self) -> None:
+        """For work that no guest does. Raises TimeLimitError when no time is left."""
+        if time.monotonic() >= self._end:
+            from ..sandbox.words import advice  # words, and there is time as a rule
+
+            raise errors.TimeLimitError(
+                f"The task did not finish within {self._seconds} seconds and was stopped. {advice.say('more_time')}"
+            )

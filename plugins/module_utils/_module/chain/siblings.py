@@ -79,7 +79,7 @@ def _scan_all(
 ) -> None:
     """homes, named: where to look; a file that is named is looked at itself."""
     seen: set[Key | None] = set()
-    tree = Tree(lambda error: _note(error, found))
+    tree = Tree(lambda error: _note(error, found), clock.check)
     directories = [directory.again() for directory in homes]
     files = []
     for place in named:

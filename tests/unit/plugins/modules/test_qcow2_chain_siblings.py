@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import errno
 import importlib
+import itertools
 import os
 import pathlib
 import subprocess
+import types
 import typing as t
 
 import pytest
@@ -297,3 +299,16 @@ def test_a_root_that_goes_before_it_is_scanned(
     layers = [str(home / "base"), str(home / "top")]
     found = run_module("qcow2_chain", layers=layers, method="commit", scan=True, allowed_roots=[str(root)])
     assert (found["rc"], found["error_code"]) == (1, "siblings_unknown")
+
+
+def test_a_scan_ends_with_the_time(
+    task: Task, refused: Task, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where there is nothing to run a guest for. A second goes by with each look at the clock."""
+    for number in range(150):
+        (home / "deep" / str(number)).mkdir(parents=True)
+    clock = importlib.import_module(f"{PLUGINS}.module_utils._module.clock")
+    seconds = itertools.count()
+    monkeypatch.setattr(clock, "time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
+    assert refused("base", "top", scan=True, timeout=200)["error_code"] == "time_limit"
+    assert actions(task("base", "top", scan=True, timeout=2000))
