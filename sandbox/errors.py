@@ -214,12 +214,11 @@ def clean(text: str | bytes, limit: int = _TEXT_LIMIT) -> str:
 
     limit: characters that are kept.
     """
-    if isinstance(text, str):
-        try:
-            text = text.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError:  # half of a pair, which no file's name has, but JSON can hold
-            text = text.encode("utf-8", "replace")
-    decoded = text[: 4 * limit].decode("utf-8", "replace")[:limit]
+    try:
+        data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    except UnicodeEncodeError:  # half of a pair, which no file's name has, but JSON can hold
+        data = str(text).encode("utf-8", "replace")
+    decoded = data[: 4 * limit].decode("utf-8", "replace")[:limit]
     return decoded if decoded.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in decoded)
 
 
