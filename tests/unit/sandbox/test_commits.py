@@ -226,6 +226,25 @@ def test_more_files_than_a_guest_takes(chain: Chain, guest: Guest, monkeypatch: 
     assert caught.value.code == "too_many_files"
 
 
+@pytest.mark.parametrize("version", [5, 6, 7])
+def test_formats_of_zstd_before_its_first_release(directory: pathlib.Path, version: int) -> None:
+    """The guest has no decoders for them: they are damaged data, and nothing that ends a guest."""
+    run("qemu-img", "create", "-f", "qcow2", "old-base", "1M", directory=directory)
+    options = ("-o", "compression_type=zstd", "-b", "old-base", "-F", "qcow2")
+    run("qemu-img", "create", "-f", "qcow2", *options, "old", directory=directory)
+    run("qemu-io", "-c", "write -c -P 7 0 64k", "old", directory=directory)
+    content = (directory / "old").read_bytes()
+    assert content.count(b"\x28\xb5\x2f\xfd") == 1
+    (directory / "old").write_bytes(content.replace(b"\x28\xb5\x2f\xfd", b"%c\xb5\x2f\xfd" % (0x20 + version)))
+    before = (directory / "old-base").read_bytes()
+    with open_chain(str(directory / "old"), writable_layers=(0,)) as old:
+        commits.open_base(old, 1)
+        with pytest.raises(errors.RefusalError) as caught:
+            commits.commit(old, 1)
+    assert caught.value.code == "compressed_cluster"
+    assert (directory / "old-base").read_bytes() == before
+
+
 def test_locks_of_a_commit_through_layers(chain: Chain, directory: pathlib.Path) -> None:
     """Nobody may read those between; those below may be read."""
     commits.open_base(chain, 2)

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import importlib.util
 import os
 import re
@@ -177,6 +179,20 @@ def test_a_file_that_came_is_built_and_one_that_went_is_not(elsewhere, capfd):
     assert "guest/qcow2/news.c:1" in capfd.readouterr().err
     path.unlink()
     assert linked(elsewhere, "snapshot") == before
+
+
+def test_what_is_left_out_of_zstd_is_not_used():
+    """The strategy of the default level, for a cluster of any size: library.c leaves out all but this one."""
+
+    class Parameters(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_uint) for name in ("window", "chain", "hash", "search", "least", "target")]
+        _fields_ += [("strategy", ctypes.c_int)]
+
+    library = ctypes.CDLL(ctypes.util.find_library("zstd"))
+    library.ZSTD_getCParams.restype = Parameters
+    library.ZSTD_getCParams.argtypes = [ctypes.c_int, ctypes.c_ulonglong, ctypes.c_size_t]
+    level = library.ZSTD_defaultCLevel()
+    assert {library.ZSTD_getCParams(level, 1 << bits, 0).strategy for bits in range(9, 22)} == {2}  # ZSTD_dfast
 
 
 def test_guest_comes_back_as_it_was_packed(tmp_path):
