@@ -15,9 +15,14 @@ FAMILIES := $(sort $(basename $(notdir $(wildcard guest/families/*.c))))
 GUEST_ROOMS := $(sort $(filter-out guest/abi guest/families,$(patsubst %/,%,$(wildcard guest/*/))))
 GUEST_SOURCES := $(sort $(foreach room,$(GUEST_ROOMS),$(wildcard $(room)/*.c)))
 
-GUEST_COMPILE := LC_ALL=C gcc -std=c11 -ffreestanding -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small -O2 \
+GUEST_COMPILE := LC_ALL=C gcc -std=c11 -ffreestanding -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small \
 	-msse2 -fcf-protection=none -fno-asynchronous-unwind-tables -fno-ident -Wall -Wextra -Werror -Iguest \
 	-ffunction-sections -fdata-sections
+# What is done for each entry of a table or each cluster is compiled to be fast; all else to be small, for it travels to
+# a managed host with each task.
+GUEST_HOT := start/memory $(addprefix qcow2/,bits counters lookup refcount_blocks refcount_cache refcounts references \
+	tables tally verify writer) bitmaps/content chain/chain vmdk/grains operations/commit operations/rebase
+GUEST_OPTIMIZE = $(if $(filter $(GUEST_HOT:%=build/obj/guest/%.o),$@),-O2,-Os)
 # Where what lies, from enum memory_map.
 GUEST_MAP := $(shell sed -nE 's/^ *([A-Z]+_ADDRESS) = (0x[0-9a-f]+).*/-Wl,--defsym=\1=\2/p' guest/abi/doorbell.h)
 GUEST_LINK := LC_ALL=C gcc -nostdlib -static -no-pie -Wl,--gc-sections -Wl,--build-id=none -Wl,-z,noexecstack \
@@ -27,7 +32,7 @@ GUEST_LIBRARIES := -l:libz.a -l:libzstd.a
 
 build/obj/%.o: %.c guest/build.mk
 	@mkdir -p $(@D)
-	@$(GUEST_COMPILE) -MMD -MP -c -o $@ $<
+	@$(GUEST_COMPILE) $(GUEST_OPTIMIZE) -MMD -MP -c -o $@ $<
 
 # The directories' times change when a file comes or goes.
 build/guest/%.elf: build/obj/guest/families/%.o $(GUEST_SOURCES:%.c=build/obj/%.o) guest/start/guest.ld guest/build.mk $(GUEST_ROOMS)
