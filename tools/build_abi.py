@@ -35,6 +35,11 @@ def declarations() -> str:
     return "\n".join(line for line in lines if not line.startswith("#"))
 
 
+def without_limits(cdef: str) -> str:
+    """What _limits.py has need not be in _abi.py too, which travels with each task."""
+    return re.sub(r"enum call_limits \{.*?\};", "", cdef, flags=re.DOTALL)
+
+
 def tables(cdef: str) -> dict[str, Any]:
     """The keyword arguments that cffi's generated module would give to the backend's FFI class."""
     ffi = cffi.FFI()
@@ -66,7 +71,7 @@ def tables(cdef: str) -> dict[str, Any]:
 
 def escaped(value: bytes) -> str:
     """What stands for these bytes in a literal, escaped so that no linter reads words into it."""
-    plain = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$,")
+    plain = set(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_$,=")
     return "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in value)
 
 
@@ -99,11 +104,20 @@ def literal(name: str, value: bytes, *separators: bytes) -> str:
 
 LOAD = """
 
-def _globals() -> Iterator[bytes | int]:
-    for entry in GLOBALS.split(b",\\n"):
-        name, _space, value = entry.rpartition(b" ")
-        yield name
-        yield int(value)
+def _tables() -> tuple[tuple[bytes | int, ...], tuple[bytes, ...]]:
+    \"""cffi's tables of all names, sorted, and of the enums, whose entries here have the values with the names.\"""
+    found, enums = dict.fromkeys(GLOBALS.split(b",\\n"), 0), []
+    for entry in ENUMS.split(b",\\n"):
+        head, nul, names = entry.rpartition(b"\\0")
+        value, plain = -1, []
+        for one in names.split(b","):
+            name, _is, stated = one.partition(b"=")
+            value = int(stated) if stated else value + 1
+            found[b"\\xff\\xff\\xff\\x0b" + name] = value
+            plain.append(name)
+        enums.append(head + nul + b",".join(plain))
+    ordered = sorted(found.items(), key=lambda item: item[0][4:])
+    return tuple(part for item in ordered for part in item), tuple(enums)
 
 
 def load() -> Any:
@@ -111,34 +125,50 @@ def load() -> Any:
     if not _LOADED:
         import _cffi_backend
 
+        names, enums = _tables()
         _LOADED.append(
             _cffi_backend.FFI(
                 "_abi",
                 _version=VERSION,
                 _types=TYPES,
-                _globals=tuple(_globals()),
+                _globals=names,
                 _struct_unions=tuple(tuple(one.split(b",\\n")) for one in STRUCTS.split(b";\\n")),
-                _enums=tuple(ENUMS.split(b",\\n")),
+                _enums=enums,
             )
         )
     return _LOADED[0]
 """
 
 
+def valued(enum: bytes, values: dict[bytes, int]) -> bytes:
+    """cffi's entry of an enum with its values in it, which are taken out of those of all names. A value that is the
+    one before and 1 is left out."""
+    head, nul, names = enum.rpartition(b"\0")
+    before, found = -1, []
+    for name in names.split(b","):
+        value = values.pop(b"\xff\xff\xff\x0b" + name)
+        found.append(name if value == before + 1 else b"%s=%d" % (name, value))
+        before = value
+    return head + nul + b",".join(found)
+
+
 def module(arguments: dict[str, Any]) -> str:
     """The text of _abi.py. Long literals and not tuples of short ones, which take a task 1 ms to compile."""
     tables = dict(arguments)
-    names = iter(tables.pop("_globals"))
-    entries = [b"%s %d" % (name, next(names)) for name in names]
+    flat = tables.pop("_globals")
+    values = dict(zip(flat[::2], flat[1::2]))
+    enums = [valued(enum, values) for enum in tables.pop("_enums")]
+    if any(values.values()):
+        raise ValueError("a number is in no enum")
     structs = [joined(struct, b",\n") for struct in tables.pop("_struct_unions")]
     parts = [
         HEAD.format(maker="build_abi.py"),
-        "from collections.abc import Iterator\nfrom typing import Any\n\n_LOADED: list[Any] = []\n\n",
+        "from typing import Any\n\n_LOADED: list[Any] = []\n\n",
         f"VERSION = {tables.pop('_version'):#x}\n",
         literal("TYPES", tables.pop("_types")),
-        literal("GLOBALS", joined(entries, b",\n"), b",\n"),
+        literal("GLOBALS", joined(list(values), b",\n"), b",\n"),
         literal("STRUCTS", joined(structs, b";\n"), b";\n", b",\n"),
-        literal("ENUMS", joined(tables.pop("_enums"), b",\n"), b",\n"),
+        literal("ENUMS", joined(enums, b",\n"), b",\n"),
         LOAD,
     ]
     if tables:
@@ -161,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write the cffi module of the guest's and the kernel's structs.")
     parser.add_argument("output", nargs="?", type=Path, default=TOP / "sandbox" / "guests")
     output: Path = parser.parse_args().output
-    write_if_changed(output / "_abi.py", module(tables(declarations())))
+    write_if_changed(output / "_abi.py", module(tables(without_limits(declarations()))))
     write_if_changed(output / "_limits.py", limits_module(declarations()))
 
 
