@@ -440,7 +440,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     LINKS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.bitmap.flow import bitmap_flow
-from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
+from ansible_collections.airlock.images.plugins.module_utils._module.image_module import ImageModule
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
 ARGUMENTS = {
@@ -460,7 +460,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = Module(argument_spec=ARGUMENTS, required_if=[("damaged", False, ("name",))], supports_check_mode=True)
+    module = ImageModule(argument_spec=ARGUMENTS, required_if=[("damaged", False, ("name",))], supports_check_mode=True)
     run_module(module, bitmap_flow)
 
 

@@ -400,7 +400,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     MOVES_ARGUMENTS,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.chain.flow import chain_flow
-from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
+from ansible_collections.airlock.images.plugins.module_utils._module.image_module import ImageModule
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
 ARGUMENTS = {
@@ -422,7 +422,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = Module(argument_spec=ARGUMENTS, supports_check_mode=True)
+    module = ImageModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     run_module(module, chain_flow)
 
 

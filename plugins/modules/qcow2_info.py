@@ -529,8 +529,8 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     LIMIT_ARGUMENT,
     LINKS_ARGUMENT,
 )
+from ansible_collections.airlock.images.plugins.module_utils._module.image_module import ImageModule
 from ansible_collections.airlock.images.plugins.module_utils._module.info import info_flow
-from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 
 ARGUMENTS = {
@@ -550,7 +550,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = Module(
+    module = ImageModule(
         argument_spec=ARGUMENTS,
         required_if=[("dirty_extents", True, ["bitmap"])],
         supports_check_mode=True,

@@ -420,7 +420,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     LIMIT_ARGUMENT,
     LINKS_ARGUMENT,
 )
-from ansible_collections.airlock.images.plugins.module_utils._module.options import Module
+from ansible_collections.airlock.images.plugins.module_utils._module.image_module import ImageModule
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
 from ansible_collections.airlock.images.plugins.module_utils._module.snapshot.flow import snapshot_flow
 
@@ -446,7 +446,7 @@ ARGUMENTS = {
 
 
 def main() -> t.NoReturn:
-    module = Module(
+    module = ImageModule(
         argument_spec=ARGUMENTS,
         required_if=[("state", "present", ["name", "retention"], True)],
         required_one_of=[("name", "snapshot_id", "retention")],

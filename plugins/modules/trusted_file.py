@@ -124,7 +124,7 @@ ARGUMENTS = {
 
 def main() -> t.NoReturn:
     module = Module(argument_spec=ARGUMENTS, supports_check_mode=True)
-    run_module(module, trusted_file_flow, guest=False)
+    run_module(module, trusted_file_flow)
 
 
 if __name__ == "__main__":

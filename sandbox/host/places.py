@@ -22,10 +22,10 @@ import typing as t
 
 from .. import errors
 from ..words import opening
+from .one_name import has_one_name
 
 TURNS_MAX = 40  # symbolic links on the way to one file, as in Linux
 
-_LOOKS = 16  # at a name that somebody may be removing and making anew
 
 _HANDLE = os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW
 _DIRECTORY = os.O_PATH | os.O_CLOEXEC | os.O_DIRECTORY
@@ -264,23 +264,6 @@ def _vouches(owner: int, mode: int, owner_of_file: int) -> bool:
     """Whether a file in a directory cannot be there by a hard link that a stranger has made to another's. owner, mode:
     of the directory. In one that others may write nothing tells who has made it, whoever owns it."""
     return not mode & _OTHERS_WRITE and owner in (0, os.geteuid(), owner_of_file)
-
-
-def has_one_name(name: bytes, directory: int, held: os.stat_result) -> bool:
-    """Whether that is known to be the only name of the file, or symbolic link, that is held. Raises nothing.
-
-    Of two names, who has made the second could remove his before the names are counted, so that the other's is left
-    alone. So the file is counted by this name. Between the two steps of that one call it may still go; who makes and
-    removes it all the time is found out by one of many looks.
-    """
-    for _look in range(_LOOKS):
-        try:
-            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
-        except OSError:
-            return False
-        if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino) or found.st_nlink > 1:
-            return False
-    return True
 
 
 class _Untrusted(t.NamedTuple):

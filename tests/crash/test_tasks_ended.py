@@ -66,6 +66,7 @@ def task_on(images: list[pathlib.Path], module: Any, result: pathlib.Path, **giv
         check_mode=False,
         _diff=False,
         fault=None,
+        get_ready=lambda: None,
         **answers,
     )
     return lambda: module("_module.outcome").run_module(fake, module("_module.snapshot.flow").snapshot_flow)

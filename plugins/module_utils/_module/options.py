@@ -17,7 +17,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors
-from ..sandbox.host.places import look_up
 
 PATHS = frozenset({"path", "base", "layers", "siblings", "allowed_roots", "progress_file"})
 _TRUTH = "a truth value (yes, no, true, false)"
@@ -42,12 +41,18 @@ class Module(AnsibleModule):
         super()._load_params()
         try:
             check_given(self.argument_spec, self.params)
-            _take_whole(self.argument_spec, self.params)
+            self.look_further()
         except errors.ArgumentError as error:
             self.fault = error
             # Ansible's own complaint would come first, or a traceback, and neither says what we have to say.
             self.argument_spec = {key: {"type": "raw"} for key in self.argument_spec}
             self.required_if = self.required_one_of = None
+
+    def look_further(self) -> None:
+        """Looks at what only some modules have. Raises ArgumentError."""
+
+    def get_ready(self) -> None:
+        """What must be there before the flow runs; fails where it is not."""
 
 
 def check_given(spec: Spec, given: Given, parent: str = "") -> None:
@@ -109,44 +114,14 @@ def settle_paths(params: dict[str, t.Any]) -> None:
     """
     for key in PATHS & params.keys():
         value = params[key]
-        params[key] = [_at_home(path) for path in value] if isinstance(value, list) else value and _at_home(value)
+        params[key] = [at_home(path) for path in value] if isinstance(value, list) else value and at_home(value)
 
 
-def _at_home(path: str) -> str:
+def at_home(path: str) -> str:
+    """The path, without ~/ in front."""
     if not path.startswith("~/"):
         return path
     try:
         return os.path.join(pwd.getpwuid(os.geteuid()).pw_dir, path[2:])
     except KeyError:
         return path
-
-
-def _take_whole(spec: Spec, params: dict[str, t.Any]) -> None:
-    """A text for a list of paths is one path. Ansible would split it at its commas: of DIRECTORY/x,/srv/other.qcow2,
-    which whoever owns the directory can make, and another task finds, it would make two, one of them anybody's.
-
-    Raises ArgumentError for one with a comma that is not there.
-    """
-    for key in sorted(PATHS & params.keys()):
-        text = params[key]
-        if spec.get(key, {}).get("type") != "list" or not isinstance(text, str):
-            continue
-        if "," in text and not _is_there(_at_home(text)):
-            parts = ", ".join(errors.quote(part.strip()) for part in text.split(","))
-            raise errors.ArgumentError(
-                f"{key} is one text with a comma, and no file is called {errors.quote(text)}. If several files are "
-                f"meant, write a list: [{parts}].",
-                "not_a_list",
-            )
-        params[key] = [text]
-
-
-def _is_there(path: str) -> bool:
-    """Whether the task has something to say of it: that it may not be opened, as well."""
-    try:
-        with look_up(path) as place:
-            return place.there or place.linked
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return False
-    except OSError:
-        return True

@@ -8,27 +8,13 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
 
 from ..sandbox import errors
-from ..sandbox.host import descriptors, ending
+from ..sandbox.host import ending
 from .options import Module, settle_paths
 from .startup import end
 
-BACKEND = "_cffi_backend"
-
-# Where distributions put the Python that their own cffi package belongs to.
-INTERPRETERS = (
-    "/usr/bin/python3",
-    "/usr/libexec/platform-python",
-    "/usr/bin/python3.13",
-    "/usr/bin/python3.12",
-    "/usr/bin/python3.11",
-    "/usr/bin/python3.10",
-    "/usr/bin/python3.9",
-)
-
-# What became of an image when the task failed.
 UNTOUCHED = "untouched"
 UNDONE = "undone"
 UNKNOWN = "unknown"
@@ -96,16 +82,13 @@ def _message(error: BaseException | None) -> str:
     return told(error).message
 
 
-def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]], guest: bool = True) -> t.NoReturn:
-    """Runs the flow and ends the process with its result, or with a message and a stable error_code. guest: whether
-    the flow runs one.
+def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
+    """Runs the flow and ends the process with its result, or with a message and a stable error_code.
 
     Told to end by SIGTERM or SIGHUP, it fails, with what it did to a group undone; and so it does on an exception that
     nobody thought of.
     """
-    if guest:
-        need_backend(module)
-    descriptors.raise_limit()
+    module.get_ready()
     try:
         with ending.by_signals():
             result = _result(module, flow)
@@ -158,29 +141,6 @@ def _is_held(error: Exception) -> bool:
         untouched = all(outcome == UNTOUCHED for _path, outcome in error.outcomes)
         return untouched and isinstance(error.cause, errors.ImageInUseError)
     return isinstance(error, errors.ImageInUseError) and not error.modified
-
-
-def need_backend(module: AnsibleModule) -> None:
-    """Goes on in another interpreter when this one lacks the cffi backend, and fails when none has it."""
-    try:
-        __import__(BACKEND)
-    except ImportError:
-        _respawn()
-        module.fail_json(
-            msg=missing_required_lib("cffi", reason="to run the KVM guest that looks into the image")
-            + " The packages are python3-cffi-backend (Debian, Ubuntu) and python3-cffi (Fedora, RHEL).",
-            error_code=errors.NoCffiError.code,
-        )
-
-
-def _respawn() -> None:
-    """Ends this process with the result of another interpreter's, if there is one that has the backend."""
-    from ansible.module_utils.common import respawn  # seldom needed, and not quick to import
-
-    if not respawn.has_respawned():
-        interpreter = respawn.probe_interpreters_for_module(INTERPRETERS, BACKEND)
-        if interpreter is not None:
-            respawn.respawn_module(interpreter)
 
 
 def _details(error: Exception) -> dict[str, t.Any]:

@@ -22,7 +22,7 @@ from ansible.module_utils.common.text.converters import to_bytes
 
 from ..sandbox import errors
 from ..sandbox.host import ending
-from ..sandbox.host.places import has_one_name
+from ..sandbox.host.one_name import has_one_name
 
 SIZE_LIMIT = 4 << 20  # bytes; a manifest of ten thousand disks has one
 _LINKS_MAX = 40  # as the kernel follows

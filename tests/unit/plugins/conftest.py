@@ -47,6 +47,11 @@ def outcome(collection_tree: None) -> t.Any:
 
 
 @pytest.fixture
+def image_module(collection_tree: None) -> t.Any:
+    return importlib.import_module(f"{PLUGINS}.module_utils._module.image_module")
+
+
+@pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch, operations: t.Any, bitmaps: t.Any) -> t.Iterator[Script]:
     """Stands in for operations; at the end of the test all that it expected must have happened."""
     flows = pathlib.Path(__file__).parents[3] / "plugins" / "module_utils" / "_module"

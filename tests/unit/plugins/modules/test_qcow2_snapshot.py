@@ -334,22 +334,24 @@ def test_text_out_of_an_image_is_made_printable(run: Run, script: Script) -> Non
     assert all(line.isprintable() for text in texts for line in text.splitlines())
 
 
-def test_a_missing_backend_is_told(run: Run, script: Script, outcome: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcome, "BACKEND", "no_such_backend")
-    monkeypatch.setattr(outcome, "INTERPRETERS", ("/nonexistent/python3",))
+def test_a_missing_backend_is_told(
+    run: Run, script: Script, image_module: t.Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_module, "BACKEND", "no_such_backend")
+    monkeypatch.setattr(image_module, "INTERPRETERS", ("/nonexistent/python3",))
     answer = run(path="a", name="s")
     assert answer["error_code"] == "no_cffi"
     assert "python3-cffi-backend" in answer["msg"]
 
 
 def test_a_missing_backend_is_looked_for_elsewhere(
-    run_module: Run, script: Script, outcome: t.Any, monkeypatch: pytest.MonkeyPatch, capsys: t.Any
+    run_module: Run, script: Script, image_module: t.Any, monkeypatch: pytest.MonkeyPatch, capsys: t.Any
 ) -> None:
     def respawn(interpreter: str) -> t.NoReturn:
         print(json.dumps({"respawned": interpreter}))
         raise SystemExit(0)
 
-    monkeypatch.setattr(outcome, "BACKEND", "no_such_backend")
+    monkeypatch.setattr(image_module, "BACKEND", "no_such_backend")
     monkeypatch.setattr(
         "ansible.module_utils.common.respawn.probe_interpreters_for_module", lambda paths, _name: paths[0]
     )

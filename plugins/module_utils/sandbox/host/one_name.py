@@ -1,0 +1,1 @@
+../../../../sandbox/host/one_name.py
