@@ -21,6 +21,7 @@ from ..words import advice
 from . import qemu_words
 from .common import HelpRequest, UsageError, complain, encoded, say, write
 from .options import OptionError, Options
+from .ways import WAYS
 
 VERSION = b"airlock version 0.3.0\nCopyright (c) 2026 The airlock.images authors\n"
 
@@ -61,7 +62,7 @@ def main(arguments: t.Sequence[bytes] | None = None) -> int:
         arguments = [os.fsencode(argument) for argument in sys.argv[1:]]
     descriptors.raise_limit()
     try:
-        with advice.of_commands(), ending.by_signals():
+        with advice.spoken(WAYS), ending.by_signals():
             return _command(arguments)
     except ending.EndedError as error:
         complain(error.message.encode())

@@ -1,11 +1,10 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What messages advise, in one list, and who is advised: a module's user or one of the command line.
+"""What messages advise a module's user, in one list. The command line has its own words for some, see cli/ways.py.
 
-A message names a way as a field, {repair}, and gets its sentence. Where a way has two, the first names modules and
-their options, the second the commands and their --options. Programs that open an image without a sandbox are named
-only with "if you trust it", and "-f" with them, so that they do not guess its format.
+A message names a way as a field, {repair}, and gets its sentence. Programs that open an image without a sandbox are
+named only with "if you trust it", and "-f" with them, so that they do not guess its format.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import resource
 import typing as t
 
 # Fields in them: {image}, its path for a shell; {file}, another one's; {edit}, of vmdk_refusals.py.
-WAYS: dict[str, str | tuple[str, str]] = {
+WAYS = {
     "restore": "No tool can repair this in place: restore the image from a backup.",
     # qemu-img 10.0 rewrites the header before it has read the snapshot table, and so writes that there are none.
     "repair": "Restore the image from a backup, or, if you trust it, repair a copy of it: "
@@ -36,72 +35,34 @@ WAYS: dict[str, str | tuple[str, str]] = {
     "convert_extents": '"qemu-img convert" reads every file that the descriptor names, whatever it is, into its '
     "result. Look at all names in it; if you trust the image, convert it with that.",
     "descriptors": 'Raise the hard limit of open files ("ulimit -Hn", LimitNOFILE of a systemd unit) to {number}',
-    "list_snapshots": (
-        "Module airlock.images.qcow2_info lists what there is.",
-        '"airlock snapshot -l {image}" lists what there is.',
-    ),
-    "list_bitmaps": (
-        "Module airlock.images.qcow2_info lists what there is.",
-        '"airlock bitmap --list {image}" lists what there is.',
-    ),
-    "delete_snapshots": (
-        "Delete a snapshot first (module airlock.images.qcow2_snapshot, state 'absent').",
-        'Delete a snapshot first: "airlock snapshot -d SNAPSHOT {image}".',
-    ),
-    "remove_bitmaps": (
-        "Remove what is not needed first (module airlock.images.qcow2_bitmap, state 'absent').",
-        'Remove what is not needed first: "airlock bitmap --remove {image} NAME".',
-    ),
-    "only_removed": (
-        "It can only be removed (module airlock.images.qcow2_bitmap, state 'absent').",
-        'It can only be removed: "airlock bitmap --remove {image} NAME".',
-    ),
-    "remove_damaged": (
-        "Disk and snapshots can be read. To go on, remove what is damaged (module airlock.images.qcow2_bitmap with "
-        "state 'absent' and damaged), and make a full backup then.",
-        'Disk and snapshots can be read. To go on, remove what is damaged, "airlock bitmap --remove-damaged {image}", '
-        "and make a full backup then.",
-    ),
-    "resize_allowed": ("Allow the resize (allow_resize: true)", "Allow the resize (leave out --no-resize)"),
-    "not_compressed": ("Run it without compressed: true.", "Run it without -c."),
-    "state_format": (
-        "State it with backing_format",
-        "State it with --backing-format (airlock rebase: --unrecorded-format)",
-    ),
-    "roots": ("allowed_roots", "the paths of --allowed-root"),
-    "more_time": (
-        "Allow more time (timeout), or look into what keeps the storage busy.",
-        "Look into what keeps the storage busy, then run it again.",
-    ),
-    "follow_links": ("set follow_links to true", "run it with --follow-links"),
-    "no_force_share": ("Leave force_share out", "Leave -U out"),
-    "wait": (
-        "Wait until it has ended, or have the task wait for it (lock_timeout: 600).",
-        'Wait until it has ended, or have the command wait for it ("airlock --lock-timeout 600 COMMAND ...").',
-    ),
+    "list_snapshots": "Module airlock.images.qcow2_info lists what there is.",
+    "list_bitmaps": "Module airlock.images.qcow2_info lists what there is.",
+    "delete_snapshots": "Delete a snapshot first (module airlock.images.qcow2_snapshot, state 'absent').",
+    "remove_bitmaps": "Remove what is not needed first (module airlock.images.qcow2_bitmap, state 'absent').",
+    "only_removed": "It can only be removed (module airlock.images.qcow2_bitmap, state 'absent').",
+    "remove_damaged": "Disk and snapshots can be read. To go on, remove what is damaged (module "
+    "airlock.images.qcow2_bitmap with state 'absent' and damaged), and make a full backup then.",
+    "resize_allowed": "Allow the resize (allow_resize: true)",
+    "not_compressed": "Run it without compressed: true.",
+    "state_format": "State it with backing_format",
+    "roots": "allowed_roots",
+    "more_time": "Allow more time (timeout), or look into what keeps the storage busy.",
+    "follow_links": "set follow_links to true",
+    "no_force_share": "Leave force_share out",
+    "wait": "Wait until it has ended, or have the task wait for it (lock_timeout: 600).",
     # It goes on as a sentence, in front of it there is a condition.
-    "allow": ("add {file} to allowed_roots", "run it with --allowed-root {file}"),
+    "allow": "add {file} to allowed_roots",
     # Nothing is opened for these, so that the image must be known.
     "relink": 'If you know the image, name another file: "airlock rebase -u -b FILE -F FORMAT {image}".',
     "relink_vmdk": "If you know the image, name another file in parentFileNameHint of its descriptor: {edit}",
     "restore_both": "If you know the image, restore it together with its data file.",
-    "shorten": (
-        "Shorten it from below: have module airlock.images.qcow2_chain bring an image of its lower part onto one that "
-        "is further down.",
-        'Shorten it from below: "airlock rebase -b FILE -F FORMAT IMAGE", for an image of its lower part and one that '
-        "is further down.",
-    ),
-    "temporary": (
-        "Have TMPDIR name a directory that may be written to (keyword environment of the task).",
-        "Have TMPDIR name a directory that may be written to.",
-    ),
+    "shorten": "Shorten it from below: have module airlock.images.qcow2_chain bring an image of its lower part onto "
+    "one that is further down.",
+    "temporary": "Have TMPDIR name a directory that may be written to (keyword environment of the task).",
     "leaks": 'That is harmless. If you trust the image, "qemu-img check -f qcow2 -r leaks {image}" gives the space '
     "back; on an image with bitmaps it loses all snapshots, so work on a copy there.",
     "state_kept": "It holds what it held, or what was asked for, and at worst some clusters are leaked.",
-    "locale": (
-        "Give the task a locale that has them (environment: LC_ALL: C.UTF-8).",
-        "Run it with a locale that has them (LC_ALL=C.UTF-8).",
-    ),
+    "locale": "Give the task a locale that has them (environment: LC_ALL: C.UTF-8).",
     "build": 'Install the collection anew, or, in a checkout, run "make build".',
     "again": "Run it again. Where it stays so, please report this message, with the kernel's version (uname -r).",
     "killed": "Somebody has killed it, or the system ran out of memory, as the kernel's log (dmesg) says then. Run it "
@@ -125,18 +86,17 @@ _OF_ERRORS = {
     errno.EROFS: "Remount the file system writable, or work on a copy.",
 }
 
-_MODULES, _COMMANDS = 0, 1
-_voices = [_MODULES]  # the last one is spoken
+_spoken: list[t.Mapping[str, str]] = [{}]
 
 
 @contextlib.contextmanager
-def of_commands() -> t.Iterator[None]:
-    """What is said inside is for the command line; anywhere else, for users of modules."""
-    _voices.append(_COMMANDS)
+def spoken(ways: t.Mapping[str, str]) -> t.Iterator[None]:
+    """What is said inside has these in the place of those of the same name."""
+    _spoken.append(ways)
     try:
         yield
     finally:
-        _voices.pop()
+        _spoken.pop()
 
 
 class Fields(dict[str, t.Any]):
@@ -148,9 +108,7 @@ class Fields(dict[str, t.Any]):
 
 def say(name: str, fields: t.Mapping[str, t.Any] | None = None) -> str:
     """The sentence of a way. fields: that stand in it. Raises KeyError for one that is not in the list."""
-    way = WAYS[name]
-    text = way if isinstance(way, str) else way[_voices[-1]]
-    return text.format_map(fields or {})
+    return (_spoken[-1].get(name) or WAYS[name]).format_map(fields or {})
 
 
 def of_errno(number: int, otherwise: str = _NO_ADVICE) -> str:

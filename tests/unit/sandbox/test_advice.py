@@ -22,6 +22,7 @@ import typing as t
 import pytest
 
 from sandbox import errors
+from sandbox.cli.ways import WAYS as COMMANDS
 from sandbox.host import holders, reference_refusals
 from sandbox.host.reference_rules import Reference
 from sandbox.images import bitmaps, chain, commits, overlays, rebases, snapshots
@@ -75,7 +76,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def refusal(function: t.Callable[[], object]) -> errors.AirlockError:
-    with advice.of_commands(), pytest.raises(errors.AirlockError) as caught:
+    with advice.spoken(COMMANDS), pytest.raises(errors.AirlockError) as caught:
         function()
     return caught.value
 
@@ -689,18 +690,18 @@ def test_each_way_is_of_use_and_has_two_voices() -> None:
     text = "\n".join(sources)
     for name, way in advice.WAYS.items():
         assert f"{{{name}}}" in text or f'"{name}"' in text.replace(f'    "{name}": ', "") or f"'{name}'" in text, name
-        if not isinstance(way, str):
-            module, command = way
-            assert not re.search(r'"airlock|(^|[ (])--?[a-zA-Z]', module), module
-            assert "qcow2_" not in command
-            assert not re.search(r"\b(true|state)\b", command), command
+        if name in COMMANDS:
+            assert not re.search(r'"airlock|(^|[ (])--?[a-zA-Z]', way), way
+            assert "qcow2_" not in COMMANDS[name]
+            assert not re.search(r"\b(true|state)\b", COMMANDS[name]), COMMANDS[name]
+    assert COMMANDS.keys() < advice.WAYS.keys()
 
 
 @pytest.mark.parametrize("code", sorted(refusals.WORDINGS))
 def test_a_module_names_no_option_of_the_command_line(code: str) -> None:
     header = refused.ResultHeader(CODES[code], text=bytes(1024))
     module = refused.from_refusal(header, "d").message
-    with advice.of_commands():
+    with advice.spoken(COMMANDS):
         command = refused.from_refusal(header, "d").message
     assert not re.search(r"(^|[ (])--[a-z]", module), module
     assert "qcow2_" not in command
@@ -732,7 +733,7 @@ def test_options_of_chains_are_called_what_they_are(tmp_path: pathlib.Path) -> N
             reference = Reference(b"name", role, "image")
             error = reference_refusals.NameRuleError(rule)
             module = reference_refusals.refusal(reference, error, "name").message
-            with advice.of_commands():
+            with advice.spoken(COMMANDS):
                 command = reference_refusals.refusal(reference, error, "name").message
             assert "allowed_roots" not in command
             assert "--allowed" not in module
