@@ -163,7 +163,7 @@ fuzz: $(FULL_ENVIRONMENT) | packages-test ## the guest under sanitizers, for FUZ
 hostile-directory: build cli $(FULL_ENVIRONMENT) | packages-test ## each operation against a tenant who exchanges files, for HOSTILE_SECONDS (600)
 	@AIRLOCK_LONG=1 AIRLOCK_SECONDS=$(or $(HOSTILE_SECONDS),600) $(PYTEST) tests/hostile_directory
 
-coverage: build $(FULL_ENVIRONMENT) | packages-test ## lines and branches of the guest that unit tests and fuzzers run
+coverage: build $(FULL_ENVIRONMENT) | packages-test ## lines and branches of the guest that unit tests, differential runs and fuzzers run, by file
 	@$(PYTHON) -m tests.coverage
 
 lint: lint-python lint-c lint-ansible lint-docs sanity ## every linter

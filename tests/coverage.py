@@ -2,10 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which lines and branches of the guest the unit tests and the fuzzers run: python -m tests.coverage [--short]
+"""Which lines and branches of the guest the unit tests, differential runs and fuzzers run together, by file:
 
-Both run the same C sources, compiled for the host. The guest in KVM, which the differential tests run, cannot count: it
-has no room for the counters.
+    python -m tests.coverage [--short]
+
+All run the same C sources, compiled for the host. The guest in KVM cannot count, for it has no room for the counters:
+differential runs have a native one in its place here, see tests/differential/counted.py.
 """
 
 from __future__ import annotations
@@ -51,6 +53,13 @@ def unit_tests(directory: Path, short: bool) -> int:
     tests = tests / SHORT_TESTS if short else tests
     environment = {**os.environ, COVERAGE: str(directory), "PYTHONPATH": str(TOP)}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    return subprocess.run(command, check=False, env=environment, cwd=TOP).returncode
+
+
+def differential_runs(directory: Path, short: bool) -> int:
+    """Compares random chains with qemu-img. Returns the exit status."""
+    environment = {**os.environ, COVERAGE: str(directory), "PYTHONPATH": str(TOP)}
+    command = [sys.executable, "-m", "tests.differential.counted", *(["--short"] if short else [])]
     return subprocess.run(command, check=False, env=environment, cwd=TOP).returncode
 
 
@@ -105,7 +114,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as directory:
         fuzzing = Path(directory) / "fuzz"
         fuzzing.mkdir()
-        codes = [unit_tests(Path(directory), short), fuzzers(fuzzing, short)]
+        codes = [part(Path(directory), short) for part in (unit_tests, differential_runs)]
+        codes.append(fuzzers(fuzzing, short))
         print("\n".join(table(counted(Path(directory)))))
     return next((code for code in codes if code), 0)
 

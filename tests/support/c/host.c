@@ -92,6 +92,9 @@ _Noreturn void finish(const void *payload, u64 length) {
 static bool is_there(u32 index) { return index < HOST_DISKS && host.disks[index].bytes != NULL; }
 
 static void check(const struct doorbell_request *request) {
+    if (host.server != NULL) {
+        return;
+    }
     u64 limit = INT64_MAX;
     bool known = request->operation >= DOORBELL_READ && request->operation <= DOORBELL_PROGRESS;
     bool writes = request->operation != DOORBELL_READ && request->operation != DOORBELL_PROGRESS;
@@ -163,6 +166,9 @@ static int64_t resize(const struct doorbell_request *request) {
 }
 
 static int64_t serve(const struct doorbell_request *request) {
+    if (host.server != NULL) {
+        return host.server(request);
+    }
     switch (request->operation) {
     case DOORBELL_READ:
         return read_disk(request);
@@ -233,7 +239,7 @@ int enter(entry *function, void *argument) {
     bell.count = 0;
     host.payload_length = 0;
     memset(host.result, 0, sizeof(host.result));
-    for (u32 i = 0; i < HOST_DISKS; i++) {
+    for (u32 i = 0; i < HOST_DISKS && host.server == NULL; i++) {
         ((struct call_header *)host.call)->disk_size[i] = host.disks[i].length;
     }
     heap_open(NULL, 0);

@@ -2,8 +2,8 @@
  * GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
  * SPDX-License-Identifier: GPL-3.0-or-later
  *
- * The guest's surroundings on an ordinary computer: a doorbell whose disks lie in memory. Also read by
- * cffi: no expressions, lines of the preprocessor are dropped.
+ * The guest's surroundings on an ordinary computer: a doorbell whose disks lie in memory, or are somebody else's. Also
+ * read by cffi: no expressions, lines of the preprocessor are dropped.
  */
 #ifndef AIRLOCK_TEST_HOST_H
 #define AIRLOCK_TEST_HOST_H
@@ -38,7 +38,11 @@ struct host_disk {
     uint32_t changes; /* requests that changed the disk or its length */
 };
 
+struct doorbell_request;
+
 struct host {
+    int64_t (*server)(
+        const struct doorbell_request *); /* serves all requests, by no rules of here; NULL: the disks do */
     struct host_disk disks[8]; /* the first one is there always, and is the host's; the others are the caller's */
     uint64_t capacity;         /* bytes of memory for the first one */
     uint64_t fail_at;          /* index of the request that fails; all ones: none */

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.images.image import Image
+from sandbox.images.snapshot_changes import create_snapshot
+from sandbox.vmm import machine
 from tests import coverage
-from tests.support import native
+from tests.support import native, native_runs, qemu
 
 
 def test_a_row_has_shares_and_what_was_missed() -> None:
@@ -34,6 +37,24 @@ def test_the_table_is_of_the_guest_alone_and_ends_with_the_whole() -> None:
         "  50.0 %  100.0 %  guest/b.c  2",
         "  75.0 %   75.0 %  of 4 lines, 4 branches",
     ]
+
+
+@pytest.mark.kvm
+def test_a_native_run_leaves_what_the_guest_in_kvm_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = tmp_path / "image"
+    qemu.create(str(image), "8M")
+    qemu.io(str(image), "write -P 5 1M 300k")
+    before, left = image.read_bytes(), []
+    stand_in = native_runs.Machine()
+    for run in (machine.run, stand_in.run):
+        monkeypatch.setattr(machine, "run", run)
+        image.write_bytes(before)
+        with Image.open(str(image), writable=True) as opened:
+            done = create_snapshot(opened, b"one", native.DATE)
+        left.append((image.read_bytes(), done.id, list(done.now.snapshots), image.stat().st_blocks))
+    assert left[0] == left[1]
+    assert left[0][0] != before
+    assert (stand_in.guests, done.report.layers) == (1, ("native",))
 
 
 @pytest.mark.slow
