@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.crash import disk, judge, replay
+from tests.crash import disk, replay
 from tests.crash.cut import LONG, record
-from tests.support import qemu
+from tests.support import judge, qemu
 from tests.support.bitmaps import Bitmap, bitmaps
 from tests.support.qcow2 import INCOMPATIBLE_DIRTY, Qcow2
 from tests.support.vmdk import Vmdk

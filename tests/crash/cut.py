@@ -16,8 +16,8 @@ from collections.abc import Callable
 import pytest
 
 from sandbox.vmm import machine
-from tests.crash import judge, replay
-from tests.support import qemu
+from tests.crash import replay
+from tests.support import judge, qemu
 from tests.support.drivers import Result
 from tests.support.qcow2 import BITMAPS_EXTENSION, Qcow2
 from tests.support.recording import recording

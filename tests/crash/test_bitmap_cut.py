@@ -19,9 +19,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.crash import judge
 from tests.crash.cut import LONG, cut_power
-from tests.support import qemu
+from tests.support import judge, qemu
 from tests.support.bitmap_drivers import BitmapCall, PythonBitmaps
 from tests.support.bitmap_steps import OTHER, make_bitmap_chain
 from tests.support.bitmaps import bitmaps

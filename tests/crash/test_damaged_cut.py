@@ -21,10 +21,10 @@ import pytest
 from sandbox import errors
 from sandbox.images.bitmaps import Action, change_bitmap
 from sandbox.images.image import Image
-from tests.crash import judge, replay
+from tests.crash import replay
 from tests.crash.cut import ASK_QEMU_EVERY, LONG, RANDOM_SUBSETS, qemu_agrees, record
 from tests.crash.killed import killing
-from tests.support import qemu
+from tests.support import judge, qemu
 from tests.support.bitmaps import bitmaps
 from tests.support.damaged_bitmaps import DAMAGES, Damaged
 from tests.support.qcow2 import BITMAPS_EXTENSION, Qcow2

@@ -22,9 +22,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.crash import judge
 from tests.crash.cut import LONG, cut_power
-from tests.support import qemu
+from tests.support import judge, qemu
 from tests.support.cells import Cell
 from tests.support.drivers import PythonDriver, SnapshotCall
 from tests.support.patch import Patch

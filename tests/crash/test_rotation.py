@@ -18,10 +18,9 @@ import pytest
 from sandbox import errors
 from sandbox.images.bitmaps import Action, change_bitmap, list_bitmaps
 from sandbox.images.image import Image
-from tests.crash import judge
 from tests.crash.cut import LONG
 from tests.crash.killed import killing
-from tests.support import qemu
+from tests.support import judge, qemu
 from tests.support.bitmaps import Bitmap, bitmaps, bitmaps_of
 from tests.support.qcow2 import Qcow2
 

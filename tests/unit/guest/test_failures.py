@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash import judge
+from tests.support import judge
 from tests.support.bitmaps import bitmaps
 from tests.support.native import Answer, BitmapAction, Guest
 from tests.support.qcow2 import Qcow2

@@ -32,10 +32,10 @@ from sandbox.images.snapshots import Selector
 from sandbox.vmm import answers, faults
 from sandbox.words import advice, opening, refusals, refused
 from sandbox.words.wording import names_of
+from tests.support.chain_images import overlay, raw
 from tests.support.vmdk import Recipe
 
 from .bitmap_images import directory_entries, set_in_use
-from .chain_images import overlay, raw
 from .test_cli_refusals import Patch, patched, u32, u64
 
 pytestmark = pytest.mark.kvm

@@ -23,8 +23,8 @@ from sandbox.images import commits, rebases
 from sandbox.images.chain import Chain, drawing, open_chain
 from sandbox.images.image import Image
 from sandbox.vmm.answers import Limits
+from tests.support.chain_images import overlay, raw
 
-from .chain_images import overlay, raw
 from .holding import Holder
 from .saying import said
 

@@ -19,9 +19,8 @@ import pytest
 
 from sandbox import errors
 from sandbox.images.chain import open_chain
+from tests.support.chain_images import overlay, raw
 from tests.waiting import PATIENCE
-
-from .chain_images import overlay, raw
 
 pytestmark = pytest.mark.kvm
 

@@ -10,7 +10,8 @@ import pathlib
 
 import pytest
 
-from .chain_images import overlay, raw
+from tests.support.chain_images import overlay, raw
+
 from .command_line import Airlock
 from .holding import Holder
 

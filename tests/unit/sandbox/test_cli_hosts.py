@@ -14,7 +14,8 @@ import sys
 
 import pytest
 
-from .chain_images import overlay, raw
+from tests.support.chain_images import overlay, raw
+
 from .command_line import Outcome
 
 pytestmark = pytest.mark.kvm

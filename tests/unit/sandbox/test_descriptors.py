@@ -20,8 +20,7 @@ import pytest
 from sandbox import errors
 from sandbox.host import descriptors
 from sandbox.words import advice
-
-from .chain_images import overlay, raw
+from tests.support.chain_images import overlay, raw
 
 pytestmark = pytest.mark.kvm
 

@@ -18,9 +18,9 @@ from sandbox.images.commits import commit, open_base
 from sandbox.images.image import Image
 from sandbox.vmm import machine
 from tests.support import qemu
+from tests.support.chain_images import overlay
 from tests.support.vmdk import Recipe, Vmdk, patch
 
-from .chain_images import overlay
 from .command_line import Airlock, qemu_img
 from .guest_answers import Guest
 from .test_chain_refusals import Trace, refusal

@@ -10,8 +10,8 @@ import typing as t
 
 import pytest
 
+from tests.support.chain_images import overlay, raw
 from tests.support.vmdk import NO_PARENT, Recipe
-from tests.unit.sandbox.chain_images import overlay, raw
 
 Run = t.Callable[..., dict[str, t.Any]]
 
