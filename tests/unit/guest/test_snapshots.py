@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sandbox.guests._limits import SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX
 
+from sandbox.guests._limits import SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX
 from tests.support.native import Guest
 from tests.support.patch import Entry
 from tests.support.patching import patched, put
