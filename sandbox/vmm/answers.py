@@ -50,7 +50,7 @@ class Limits(t.NamedTuple):
     zeroed, REQUEST_BYTES of doorbell_rules.py at least for each request.
     file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
     and copied, 0: as fast as it goes. flushes: False: the guest's flush requests are ignored. memory: bytes that a
-    guest may have at most, 0: a quarter of the host's; LEAST of memory.py it has in any case."""
+    guest may have at most, 0: an eighth of a quarter of the host's; LEAST of memory.py it has in any case."""
 
     seconds: float | None = None
     idle: float = IDLE_SECONDS

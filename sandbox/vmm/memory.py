@@ -23,15 +23,16 @@ _SECTOR = 512
 _BLOCK = 512  # of st_blocks
 _STEP = 2 << 20  # a large page
 _SPARE = 64 << 20  # of what is free: left alone
+_AT_ONCE = 8  # guests of a task may run, and each may be one that was taken over
 
 
 def size_for(disks: t.Iterable[Disk], limit: int) -> int:
-    """Bytes for a guest that works on these. limit: at most, 0: a quarter of the host's. Raises OSError."""
+    """Bytes for a guest that works on these. limit: at most, 0: its share of the host's. Raises OSError."""
     counters = max((_counters(disk) for disk in disks), default=0)
     if counters <= _COUNTED_IN_LEAST:
         return LEAST
     page = os.sysconf("SC_PAGE_SIZE")
-    limit = limit or os.sysconf("SC_PHYS_PAGES") * page // 4
+    limit = limit or os.sysconf("SC_PHYS_PAGES") * page // (4 * _AT_ONCE)
     wanted = min(LEAST + counters, limit, _available(page) - _SPARE, boot.MEMORY_MAX)
     return max(LEAST, wanted // _STEP * _STEP)
 
