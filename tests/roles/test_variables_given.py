@@ -246,7 +246,11 @@ def walk_elements(
 
 
 def test_what_no_variable_was_meant_to_be(commands: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Each case on one of the ansible-cores that are here; AIRLOCK_LONG=1: on all."""
     cases = list(walk())
+    if os.environ.get("AIRLOCK_LONG") != "1":
+        there = [found for found in COMMANDS.values() if (found / "ansible-playbook").exists()]
+        cases = cases[there.index(commands) :: len(there)]
     told = play(
         commands, tmp_path, [task for number, (case, _refused) in enumerate(cases) for task in case.tasks(number)]
     )
