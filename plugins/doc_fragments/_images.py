@@ -112,7 +112,8 @@ options:
   timeout:
     description:
       - How many seconds the work may take, all guests together. Without it, as long as it makes headway. A guest is
-        ended when it has not asked for anything for 60 seconds.
+        ended when it has not asked for anything for 60 seconds, or after a day and four times what the slowest storage,
+        or O(ignore:rate_limit), takes for all that the chain holds.
       - When the time has passed, the guest is ended, and the task fails with RV(ignore:error_code=time_limit). No data
         is lost then, run it again with more time.
     type: int

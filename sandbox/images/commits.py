@@ -22,7 +22,8 @@ from .. import errors
 from ..guests._limits import DISKS_MAX
 from ..host import locks
 from ..host.places import look_up
-from ..vmm import kvm
+from ..vmm import kvm, memory
+from ..vmm.answers import SLOWEST
 from ..vmm.doorbell_rules import OFFSET_MAX
 from .chain import check_hard_links
 from .image import Image, Limits, Report, run_guest
@@ -34,7 +35,7 @@ RAW_CLUSTER = 65536  # what a raw base is counted in
 SECTOR = 512
 
 _UNLIMITED = 1 << 62
-_SECONDS_MAX = float(10 * 365 * 86400)
+_SECONDS = 86400.0  # that nobody gave, besides those for what the chain holds
 
 
 def _chain_guest() -> tuple[bytes, bytes]:
@@ -219,14 +220,19 @@ def empty(chain: Chain, limits: Limits | None = None) -> int:
 
 
 def commit_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flushes: bool = True) -> Limits:
-    """What a commit may use up: as long as it makes headway, or `seconds`; a disk may grow as far as the largest of the
-    chain can make it. rate: bytes a second. flushes: False: nothing is made sure to be on stable storage."""
+    """What a commit may use up: `seconds`, or as long as it makes headway, at most a day and four times what the
+    slowest storage takes for all that the chain holds; a disk may grow as far as the largest of the chain can make it.
+    rate: bytes a second. flushes: False: nothing is made sure to be on stable storage."""
     largest = max(layer.virtual_size for layer in chain.layers)
     longest = max(layer.file_size for layer in chain.layers)
     # Data, tables and refcounts: with the smallest clusters, these are a twentieth of it. And the first grain of vmdk
     # begins at a multiple of its size, which is 1 GiB at most.
     growth = max(0, min(largest + largest // 8 + (3 << 30), OFFSET_MAX - longest))
-    limits = Limits(seconds=_SECONDS_MAX) if seconds is None else Limits.within(seconds)
+    if seconds is None:
+        held = sum(memory.held(image.disk) for image in _disks(chain)[0])
+        limits = Limits(seconds=_SECONDS + 4 * held / min(SLOWEST, rate or SLOWEST))
+    else:
+        limits = Limits.within(seconds)
     return limits._replace(exits=_UNLIMITED, bytes=_UNLIMITED, file_growth=growth, rate=rate, flushes=flushes)
 
 

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A task on a group of images that is told to end by SIGTERM or SIGHUP at any moment of its changes: it undoes them
-all, says so, and leaves no guest behind.
+"""A task on a group of images that is told to end by SIGTERM, SIGHUP or SIGINT at any moment of its changes: it undoes
+them all, says so, and leaves no guest behind.
 
-AIRLOCK_LONG=1 ends at every moment, not at some of them.
+AIRLOCK_LONG=1 ends at every moment, not at some of them, and by each signal.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def task_on(images: list[pathlib.Path], module: Any, result: pathlib.Path, **giv
     return lambda: module("_module.outcome").run_module(fake, module("_module.snapshot.flow").snapshot_flow)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if LONG else [])])
 @pytest.mark.parametrize("state", ["present", "applied", "absent"])
 def test_group(
     number: int,

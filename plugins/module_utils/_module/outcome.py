@@ -85,8 +85,8 @@ def _message(error: BaseException | None) -> str:
 def run_module(module: Module, flow: t.Callable[[AnsibleModule], dict[str, t.Any]]) -> t.NoReturn:
     """Runs the flow and ends the process with its result, or with a message and a stable error_code.
 
-    Told to end by SIGTERM or SIGHUP, it fails, with what it did to a group undone; and so it does on an exception that
-    nobody thought of.
+    Told to end by SIGTERM, SIGHUP or SIGINT, it fails, with what it did to a group undone; and so it does on an
+    exception that nobody thought of.
     """
     module.get_ready()
     try:

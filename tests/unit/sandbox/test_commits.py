@@ -200,7 +200,11 @@ def test_empty(chain: Chain, guest: Guest) -> None:
 
 def test_limits(chain: Chain) -> None:
     limits = commits.commit_limits(chain)
-    assert limits.seconds > 10**8
+    assert limits.seconds is not None
+    assert 86400 <= limits.seconds < 86401  # and four times what the slowest storage takes
+    slow = commits.commit_limits(chain, rate=1)
+    assert slow.seconds is not None
+    assert slow.seconds > 86400 + 65536
     assert limits.rate == 0
     assert limits.flushes
     assert 2 << 20 < limits.file_growth < OFFSET_MAX - (2 << 20)

@@ -25,7 +25,8 @@ from sandbox.vmm import child, journal, machine
 
 pytestmark = pytest.mark.kvm
 
-BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+NUMBERS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+EACH = pytest.mark.parametrize("number", NUMBERS)
 
 
 def tell(number: int = signal.SIGTERM) -> None:
@@ -33,10 +34,10 @@ def tell(number: int = signal.SIGTERM) -> None:
 
 
 def handlers() -> list[t.Any]:
-    return [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    return [signal.getsignal(number) for number in NUMBERS]
 
 
-@BOTH
+@EACH
 def test_it_is_raised_once_and_handlers_are_put_back(number: int) -> None:
     before = handlers()
     with pytest.raises(ending.EndedError) as caught, ending.by_signals():
@@ -134,22 +135,23 @@ def create(images: list[Image]) -> None:
         operations.create_snapshot(image, b"new", (1_700_000_000, 0))
 
 
-def telling(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def telling(monkeypatch: pytest.MonkeyPatch, name: str, number: int) -> None:
     """UndoJournal's method `name` is told to end each time that it is called."""
     real = getattr(journal.UndoJournal, name)
 
     def told(self: journal.UndoJournal) -> None:
-        tell()
+        tell(number)
         real(self)
 
     monkeypatch.setattr(journal.UndoJournal, name, told)
 
 
-def test_between_two_images(images: list[Image]) -> None:
+@EACH
+def test_between_two_images(number: int, images: list[Image]) -> None:
     def change(group: Transaction) -> None:
         create(images[:1])
         assert contents(images[:1]) != before[:1]
-        tell()
+        tell(number)
         create(images[1:])
         group.keep()
 
@@ -159,27 +161,29 @@ def test_between_two_images(images: list[Image]) -> None:
     assert contents(images) == before
 
 
-def test_undoing_is_not_interrupted(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+@EACH
+def test_undoing_is_not_interrupted(number: int, images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(images)
-    telling(monkeypatch, "undo")
+    telling(monkeypatch, "undo", number)
     with ending.by_signals(), Transaction(images):
         create(images)
     assert contents(images) == before
 
 
-def test_keeping_is_not_interrupted(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+@EACH
+def test_keeping_is_not_interrupted(number: int, images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is what is told of it afterwards."""
     before = contents(images)
-    telling(monkeypatch, "keep")
+    telling(monkeypatch, "keep", number)
     with ending.by_signals():
         with Transaction(images) as group:
             create(images)
             group.keep()
-        tell()
+        tell(number)
     assert all(now != then for now, then in zip(contents(images), before))
 
 
-@BOTH
+@EACH
 def test_command_line(number: int, tmp_path: pathlib.Path) -> None:
     """A process of its own, that is told when its guest runs."""
     path = str(tmp_path / "image")
