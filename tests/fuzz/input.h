@@ -11,7 +11,7 @@
 
 enum {
     STEPS = 3,
-    OPERATIONS = 8, /* up to CALL_BITMAP_CHANGE */
+    OPERATIONS = CALL_BITMAP_CHANGE, /* and those before it */
     INPUT_MAX = 1 << 20,
     HEAD_BYTES = 64
 };

@@ -330,6 +330,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
 void harness_summary(void) {
     static const char *const names[] = {"",      "list",   "info",    "compare", "create",
                                         "apply", "delete", "bitmaps", "change"};
+    _Static_assert(sizeof(names) / sizeof(*names) == OPERATIONS + 1, "each operation has a name");
     for (u32 i = CALL_SNAPSHOT_LIST; i <= OPERATIONS; i++) {
         printf("%s %u of %u, ", names[i], accepted[i], done[i]);
     }

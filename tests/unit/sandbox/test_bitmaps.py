@@ -76,6 +76,10 @@ def call_of(guest: Guest, operation: str) -> t.Any:
     return struct
 
 
+def number(verb: str) -> int:
+    return int(kvm.bindings()[0].integer_const(f"CALL_BITMAP_{verb}"))
+
+
 # ---- lists -------------------------------------------------------------------------------------------------
 
 
@@ -84,7 +88,7 @@ def test_list(guest: Guest, image: Image) -> None:
     assert list_bitmaps(image) == (BITMAPS, SIZE, (), 0, guest.report, "")
     assert [each.inconsistent for each in BITMAPS] == [False, False, True, True, False]
     call = call_of(guest, "bitmap_list")
-    assert (call.header.operation, call.header.disk_count, call.header.disk_size[0]) == (7, 1, 6)
+    assert (call.header.operation, call.header.disk_count, call.header.disk_size[0]) == (number("LIST"), 1, 6)
     assert (call.counts, call.extents_limit, call.name_length) == (1, 0, 0)
     assert guest.calls[-1][2:] == ([image.disk], (), machine.Limits(), None, None)
     list_bitmaps(image, counts=False)
@@ -243,7 +247,7 @@ def test_change(guest: Guest, image: Image, other: Image) -> None:
     ]
     assert change_bitmap(image, b"b0", actions) == (True, (PLAIN,), SIZE, 4, 2, guest.report)
     call = call_of(guest, "bitmap_change")
-    assert (call.header.operation, call.header.disk_count) == (8, 2)
+    assert (call.header.operation, call.header.disk_count) == (number("CHANGE"), 2)
     assert list(call.header.disk_size[0:3]) == [6, 10, 0]
     assert (call.action_count, call.dry_run, call.counts, call.name_length) == (8, 0, 1, 2)
     assert bytes(call.name)[:3] == b"b0\0"
