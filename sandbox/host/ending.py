@@ -1,10 +1,10 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SIGTERM, SIGHUP and SIGINT, which is Ctrl-C, end a task or a command as an error does: guests are stopped, a group is
-undone, and it is said.
+"""SIGTERM, SIGHUP and SIGINT end a task or a command as an error does: guests are stopped, a group is undone, and it is
+said.
 
-Without this, the default action ends the process between two images of a group.
+Without this, the default action ends the process between two images of a group, and Ctrl-C in the middle of undoing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import typing as t
 
 from .. import errors
 
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+_DEFAULTS: dict[int, t.Any] = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
 _FOR_GOOD = 1 << 20  # more than any program holds at a time
 
 children: set[int] = (
@@ -60,8 +63,8 @@ def by_signals() -> t.Iterator[None]:
     _State.number = _State.held = 0
     before: dict[int, t.Any] = {}
     try:
-        for one in _SIGNALS:
-            if signal.getsignal(one) in _DEFAULTS:
+        for one, default in _DEFAULTS.items():
+            if signal.getsignal(one) == default:
                 before[one] = signal.signal(one, _end)
     except ValueError:
         pass  # not the main thread: the program around us decides

@@ -51,13 +51,15 @@ class Transaction:
 
     def keep(self) -> None:
         """The changes stay; what the operations freed is given back to the file system, as far as that can be done."""
-        for image in self.images:
-            if image.journal is not None:
-                # Nothing refers to it any more. qemu ignores a discard that fails as well, and no journal that is not
-                # what it should be keeps the others from theirs.
-                with contextlib.suppress(Exception):
-                    image.journal.keep()
-        self._disarm()
+        try:
+            for image in self.images:
+                if image.journal is not None:
+                    # Nothing refers to it any more. qemu ignores a discard that fails as well, and no journal that is
+                    # not what it should be keeps the others from theirs.
+                    with contextlib.suppress(Exception):
+                        image.journal.keep()
+        finally:
+            self._disarm()  # whatever stops it: what was given back is gone, and there is no way back to it
         ending.hold()
 
     def undo(self) -> None:

@@ -183,6 +183,20 @@ def test_keeping_is_not_interrupted(number: int, images: list[Image], monkeypatc
     assert all(now != then for now, then in zip(contents(images), before))
 
 
+def test_what_is_kept_is_never_undone(images: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody holds Ctrl-C back: the bytes of what was given back are gone, and to undo would refer to them."""
+
+    def interrupted(_self: journal.UndoJournal) -> t.NoReturn:
+        raise KeyboardInterrupt
+
+    before = contents(images)
+    monkeypatch.setattr(journal.UndoJournal, "keep", interrupted)
+    with pytest.raises(KeyboardInterrupt), Transaction(images) as group:
+        create(images)
+        group.keep()
+    assert all(now != then for now, then in zip(contents(images), before))
+
+
 @EACH
 def test_command_line(number: int, tmp_path: pathlib.Path) -> None:
     """A process of its own, that is told when its guest runs."""
