@@ -67,8 +67,8 @@ class Limits(t.NamedTuple):
         return cls() if seconds is None else cls(seconds, idle=seconds)
 
     def time(self, held: int) -> float:
-        """Seconds that a run may take. held: bytes that its disks have allocated."""
-        return WHOLE_SECONDS + held / SLOWEST if self.seconds is None else self.seconds
+        """Seconds that a run may take. held: bytes that its disks have allocated; it moves no more than `bytes`."""
+        return WHOLE_SECONDS + min(held, self.bytes) / SLOWEST if self.seconds is None else self.seconds
 
 
 class Program(t.NamedTuple):

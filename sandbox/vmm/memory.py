@@ -38,8 +38,17 @@ def size_for(disks: t.Iterable[Disk], limit: int) -> int:
 
 
 def held(disk: Disk) -> int:
-    """Bytes that a disk has allocated. Raises OSError."""
-    return disk.size if disk.is_block else os.fstat(disk.descriptor).st_blocks * _BLOCK
+    """Bytes that a disk has allocated. Raises OSError.
+
+    Blocks that files share, or one file with itself, count once for each reference (ioctl_ficlonerange(2)), so that a
+    file may seem to hold more than there is.
+    """
+    if disk.is_block:
+        return disk.size
+    system = os.fstatvfs(disk.descriptor)
+    there = system.f_blocks * system.f_frsize  # 0: it does not tell
+    found = os.fstat(disk.descriptor).st_blocks * _BLOCK
+    return min(found, there) if there else found
 
 
 def _counters(disk: Disk) -> int:

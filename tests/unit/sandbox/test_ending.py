@@ -189,11 +189,14 @@ def test_what_is_kept_is_never_undone(images: list[Image], monkeypatch: pytest.M
     def interrupted(_self: journal.UndoJournal) -> t.NoReturn:
         raise KeyboardInterrupt
 
+    def change(group: Transaction) -> None:
+        create(images)
+        group.keep()
+
     before = contents(images)
     monkeypatch.setattr(journal.UndoJournal, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt), Transaction(images) as group:
-        create(images)
-        group.keep()
+        change(group)
     assert all(now != then for now, then in zip(contents(images), before))
 
 

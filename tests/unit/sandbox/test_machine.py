@@ -10,14 +10,16 @@ import os
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandbox import errors
+from sandbox.host import disks
 from sandbox.images import snapshots
-from sandbox.vmm import answers, machine
+from sandbox.vmm import answers, machine, memory
 from sandbox.vmm.answers import MESSAGE, Limits, Message
 from sandbox.vmm.machine import Program, Run
 
@@ -187,6 +189,19 @@ def test_time_grows_with_what_the_disks_hold():
     assert Limits().time(0) == answers.WHOLE_SECONDS
     assert Limits().time(1 << 30) == answers.WHOLE_SECONDS + 256
     assert Limits(seconds=5).time(1 << 30) == 5
+    assert Limits(bytes=1 << 22).time(1 << 60) == answers.WHOLE_SECONDS + 1
+
+
+def test_no_disk_holds_more_than_its_file_system(tmp_path, monkeypatch):
+    """As a file seems to, where blocks are shared (XFS, Btrfs)."""
+    path = tmp_path / "disk"
+    path.write_bytes(os.urandom(1 << 20))
+    with disks.open_disk(str(path), writable=False) as disk:
+        found = os.stat(path).st_blocks * 512
+        for blocks, held in ((4, 4 * 4096), (1 << 30, found), (0, found)):  # 0: it does not tell
+            system = SimpleNamespace(f_blocks=blocks, f_frsize=4096)
+            monkeypatch.setattr(os, "fstatvfs", lambda _descriptor, system=system: system)
+            assert memory.held(disk) == held
     assert Limits.within(None) == Limits()
     assert Limits.within(7)[:2] == (7, 7)
 
