@@ -141,6 +141,7 @@ class _Session:
         self._step = "descriptors"
         jail.close_others([*(file.descriptor for file in job.files), *job.appended, job.device])
         self._up("descriptors")
+        jail.be_the_first_to_go()
         # Before the first KVM_RUN: KVM may start a thread of its own, and unshare wants to be alone.
         if jail.leave_namespaces():
             self._up("namespaces")

@@ -8,6 +8,7 @@ Layers that must be there raise JailError or OSError; the others tell whether th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -80,6 +81,17 @@ def _close_listed(keep: set[int]) -> None:
                 # The descriptor of the listing itself is gone by now.
                 if error.errno != errno.EBADF:
                     raise
+
+
+def be_the_first_to_go() -> None:
+    """Where memory runs out, the kernel ends this process, and no virtual machine. Of no effect where /proc is hidden.
+    As root still: afterwards the file is not this process's to write."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, b"1000")
+        finally:
+            os.close(descriptor)
 
 
 def leave_namespaces() -> bool:

@@ -33,7 +33,7 @@ def size_for(disks: t.Iterable[Disk], limit: int) -> int:
         return LEAST
     page = os.sysconf("SC_PAGE_SIZE")
     limit = limit or os.sysconf("SC_PHYS_PAGES") * page // (4 * _AT_ONCE)
-    wanted = min(LEAST + counters, limit, _available(page) - _SPARE, boot.MEMORY_MAX)
+    wanted = min(LEAST + counters, limit, (_available(page) - _SPARE) // _AT_ONCE, boot.MEMORY_MAX)
     return max(LEAST, wanted // _STEP * _STEP)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.host import ending
 from sandbox.vmm import kvm
 from sandbox.vmm.journal import UndoJournal
 from sandbox.vmm.machine import Limits
@@ -145,6 +146,19 @@ def test_progress_is_told_once_a_thousandth(worker):
     requests = [request("PROGRESS", 0, done, 100000) for done in range(255)]
     worker(requests, progress=lambda *numbers: told.append(numbers))
     assert told == [(0, 100000), (100, 100000), (200, 100000)]
+
+
+def test_a_guest_goes_before_a_virtual_machine(worker):
+    """Where memory runs out. The parent stays what it was."""
+    told = []
+
+    def tell(*_numbers):
+        for process in (*ending.children, "self"):
+            told.append(int(Path(f"/proc/{process}/oom_score_adj").read_text()))
+
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    worker([request("PROGRESS", 0, 1, 2)], progress=tell)
+    assert told == [1000, own]
 
 
 def test_progress_that_makes_no_sense(worker):
