@@ -43,6 +43,7 @@ BEFORE = [
     "Take the time, once for all groups",
     "See that a rotation can be planned like this",
     "Rotate one group after the other",
+    "Take the time",
     "Read what there is",
     REPAIR,
 ]
