@@ -37,8 +37,8 @@ class Sibling(t.NamedTuple):
 
 class Search(t.NamedTuple):
     """What was found. unclear: images whose backing file the policy refuses, or could not be read: they may be
-    overlays of this chain. closed: what became of files and directories that could not be opened: anything may be in
-    there."""
+    overlays of this chain. closed: what became of the first file or directory that could not be opened: anything may be
+    in there."""
 
     siblings: list[Sibling]
     unclear: list[str]
@@ -163,5 +163,5 @@ def _scan(place: Place, roots: t.Sequence[str | Place], follow_links: bool, cloc
 
 def _note(error: errors.ImageOpenError, found: Search) -> None:
     """Of what could not be opened."""
-    if error.code not in _NO_IMAGE:
+    if error.code not in _NO_IMAGE and not found.closed:  # whoever makes directories decides how many there would be
         found.closed.append(error)

@@ -16,6 +16,7 @@ import typing as t
 
 import pytest
 
+from sandbox.host import places, trees
 from tests.support.vmdk import Recipe
 from tests.unit.plugins.chains import Task, actions, overlay, run, shown
 from tests.unit.plugins.running import PLUGINS
@@ -174,14 +175,14 @@ def test_directories_that_cannot_be_listed(
     run_module: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (home / "deep").mkdir()
-    listdir = os.listdir
+    scandir = os.scandir
 
     def fail(where: t.Any) -> t.Any:
         if isinstance(where, int) and os.readlink(f"/proc/self/fd/{where}") == str(home / "deep"):
             raise PermissionError(errno.EACCES, "It failed")
-        return listdir(where)
+        return scandir(where)
 
-    monkeypatch.setattr(os, "listdir", fail)
+    monkeypatch.setattr(os, "scandir", fail)
     layers = [str(home / "base"), str(home / "top")]
     found = run_module("qcow2_chain", layers=layers, method="commit", scan=True)
     assert (found["rc"], found["error_code"]) == (1, "siblings_unknown")
@@ -279,6 +280,42 @@ def test_directories_that_are_nested_too_deeply(run_module: Run, home: pathlib.P
     done = run_module("qcow2_chain", layers=layers, method="pull", scan=True)
     assert done["rc"] == 0, done
     subprocess.run(["rm", "-r", str(home / "d")], check=True)
+
+
+def test_more_names_than_are_held_in_memory(
+    run_module: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who makes them decides how many there are, and links cost next to nothing. No base is changed then."""
+    trees = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.host.trees")
+    layers = [str(home / "base"), str(home / "top")]
+    arguments: dict[str, t.Any] = {"layers": layers, "scan": True, "check": True}
+    names = sum(len(below) + len(files) for _path, below, files in os.walk(home))
+    monkeypatch.setattr(trees, "NAMES_MAX", names)
+    assert run_module("qcow2_chain", method="commit", **arguments)["rc"] == 0
+    monkeypatch.setattr(trees, "NAMES_MAX", names - 1)
+    found = run_module("qcow2_chain", method="commit", **arguments)
+    assert (found["rc"], found["error_code"]) == (1, "siblings_unknown")
+    assert "for there are more than" in found["msg"]
+    assert run_module("qcow2_chain", method="pull", **arguments)["rc"] == 0
+
+
+def test_a_list_of_names_is_not_made_ahead_of_the_clock(home: pathlib.Path) -> None:
+    """To make it takes long where there are many."""
+
+    def check() -> None:
+        nonlocal looks
+        looks += 1
+        if looks > 3:
+            raise RuntimeError
+
+    looks = 0
+    many = home / "many"
+    many.mkdir()
+    for number in range(100):
+        (many / str(number)).touch()
+    with places.find_place(str(many)) as place, pytest.raises(RuntimeError):
+        next(trees.Tree(print, check).files([places.directory_at(place)]))
+    assert looks == 4
 
 
 def test_a_root_that_goes_before_it_is_scanned(
