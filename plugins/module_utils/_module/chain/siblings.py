@@ -12,6 +12,7 @@ import stat
 import typing as t
 
 from ...sandbox import errors
+from ...sandbox.host import ending
 from ...sandbox.host.places import Directory, Key, Place, directory_at, find_place
 from ...sandbox.host.trees import Tree
 from ...sandbox.images import info, rebases, vmdk
@@ -154,7 +155,7 @@ def _scan(place: Place, roots: t.Sequence[str | Place], follow_links: bool, cloc
         return
     except errors.ImageOpenError as error:
         _note(error, found)
-    except (errors.HostError, errors.JailError, errors.TimeLimitError):
+    except (errors.HostError, errors.JailError, errors.TimeLimitError, ending.EndedError):
         raise
     except errors.AirlockError as error:
         if error.code != "backing_not_found":

@@ -10,6 +10,7 @@ import importlib
 import itertools
 import os
 import pathlib
+import signal
 import subprocess
 import types
 import typing as t
@@ -297,6 +298,25 @@ def test_more_names_than_are_held_in_memory(
     assert (found["rc"], found["error_code"]) == (1, "siblings_unknown")
     assert "for there are more than" in found["msg"]
     assert run_module("qcow2_chain", method="pull", **arguments)["rc"] == 0
+
+
+def test_told_to_end_while_it_scans(run_module: Run, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on to no other file, and does not say that all is well."""
+    siblings = importlib.import_module(f"{PLUGINS}.module_utils._module.chain.siblings")
+    overlay(home, "one", "base")
+    overlay(home, "other", "base")
+    seen = []
+
+    def told(image: t.Any, _clock: object) -> t.NoReturn:
+        seen.append(image.path)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it was told before")
+
+    monkeypatch.setattr(siblings, "_header", told)
+    layers = [str(home / "base"), str(home / "top")]
+    found = run_module("qcow2_chain", layers=layers, method="commit", scan=True, check=True)
+    assert (found["rc"], found["error_code"]) == (1, "terminated")
+    assert len(seen) == 1
 
 
 def test_a_list_of_names_is_not_made_ahead_of_the_clock(home: pathlib.Path) -> None:
