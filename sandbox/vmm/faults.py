@@ -49,7 +49,8 @@ def _failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockErr
         )
     if message.kind == answers.BUDGET_UNDO:
         return errors.BudgetError(
-            f"The guest changed more than any change of this image needs, and was stopped. {report}{written}"
+            f"The guest changed more than any change of this image needs, or a task may undo, and was stopped. Where "
+            f"it was to delete many snapshots, have it delete fewer at a time. {report}{written}"
         )
     if message.kind == answers.TIME_OVER:
         return time_over(limits, written)

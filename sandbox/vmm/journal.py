@@ -20,6 +20,7 @@ from bisect import bisect_left
 from .. import errors
 from ..host.disks import FALLOCATE_DISCARD, Disk, beyond_standard
 from ..host.places import Directory
+from . import memory
 from .doorbell_rules import OFFSET_MAX
 
 CHUNK = 1 << 20
@@ -29,6 +30,7 @@ WRITE, COPY, ZERO, DISCARD, RESIZE, RESERVE, FLUSH = range(2, 9)  # as in enum d
 BYTES_MIN = 64 << 20
 RECORDS_MIN = 1 << 16
 CLUSTER_MIN = 512
+TOTAL_MIN = 1 << 30  # for all runs together, besides what the disk holds
 RANGES_MAX = 1 << 18  # that keep() holds in memory: 20 MiB
 _WINDOW = 1 << 15  # bytes of trailers that are read at once
 
@@ -63,6 +65,7 @@ class UndoJournal:
         self.disk = disk
         self.length = disk.size
         self.seconds = math.inf
+        self._most = memory.held(disk) + TOTAL_MIN
         # No image can know it. So the last whole record is found in front of one that was cut off.
         self.mark = os.urandom(16)
         self.descriptor = _unlinked_file(directory)
@@ -91,8 +94,13 @@ class UndoJournal:
         64 bits), 0.0002 for one of 1 TiB. So each byte once is plenty. A record is for a table or for a run of freed
         clusters, none of which is smaller than a cluster; there was one for 3 KiB of the image at most. What is no
         share of the length, as entries and headers, is in the constants.
+
+        A task can have a run for each of an image's snapshots, and there can be 65,536: all together may add what the
+        disk holds, whatever its length claims, and TOTAL_MIN. Raises OSError.
         """
-        return self.length + BYTES_MIN, self.length // CLUSTER_MIN + RECORDS_MIN
+        size, records = self.length + BYTES_MIN, self.length // CLUSTER_MIN + RECORDS_MIN
+        left = max(0, self._most - os.fstat(self.descriptor).st_size)
+        return min(size, left), min(records, left // self.TRAILER.size)
 
     def notes(self) -> t.Iterator[Note]:
         """All records, the last one first. One that was cut off is left out: its change had not begun.

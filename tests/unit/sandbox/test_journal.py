@@ -89,6 +89,19 @@ def test_record_that_was_cut_off(disk, cut):
     assert content(disk) == b"0123456789"
 
 
+def test_all_runs_together_are_budgeted(disk, monkeypatch):
+    """By what the disk holds, and not by the length that it claims."""
+    monkeypatch.setattr(journal, "TOTAL_MIN", 1000)
+    os.truncate(disk.path, 1 << 40)
+    with UndoJournal(disk) as kept:
+        most = os.stat(disk.path).st_blocks * 512 + 1000
+        assert kept.budget() == (most, most // kept.TRAILER.size)
+        append(kept, WRITE, 0, 4, b"abcd")
+        assert kept.budget()[0] == most - 4 - kept.TRAILER.size
+        os.ftruncate(kept.descriptor, most + 1)
+        assert kept.budget() == (0, 0)
+
+
 def test_undo_of_nothing_writes_nothing(disk):
     before = os.stat(disk.path).st_mtime_ns
     with UndoJournal(disk) as kept:

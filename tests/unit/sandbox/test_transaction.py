@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from sandbox import errors, operations
 from sandbox.operations import Image, Selector, Transaction
+from sandbox.vmm import journal, memory
 
 pytestmark = pytest.mark.kvm
 
@@ -61,6 +63,28 @@ def test_undone(paths: list[pathlib.Path], images: list[Image]) -> None:
         assert all(path.read_bytes() != before for path in paths)
         transaction.undo()
     assert [path.read_bytes() == before for path in paths] == [True] * 3
+
+
+def test_many_changes_of_one_image(
+    paths: list[pathlib.Path], images: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is small. What they fill the host's disk with together is budgeted as well."""
+    monkeypatch.setattr(journal, "TOTAL_MIN", 200_000)
+    monkeypatch.setattr(memory, "held", lambda _disk: 0)
+    sizes = []
+
+    def change(image: Image) -> None:
+        for number in range(1000):
+            operations.create_snapshot(image, b"%d" % number, DATE)
+            assert image.journal
+            sizes.append(os.fstat(image.journal.descriptor).st_size)
+
+    before = paths[0].read_bytes()
+    with pytest.raises(errors.BudgetError, match="fewer at a time"), Transaction(images[:1]):
+        change(images[0])
+    assert len(sizes) > 1
+    assert sizes[-1] <= 200_000
+    assert paths[0].read_bytes() == before
 
 
 def test_undone_by_a_refusal(paths: list[pathlib.Path], images: list[Image]) -> None:
