@@ -38,6 +38,8 @@ LAYERS = (
 
 IDLE_SECONDS = 60.0
 WHOLE_SECONDS = 300.0
+TOGETHER_SECONDS = 3600.0  # of all runs that one journal can undo, unless a single one may take longer
+_LEAST_SECONDS = 0.001
 SLOWEST = 4 << 20  # bytes a second: no storage that images live on is slower
 
 
@@ -66,9 +68,13 @@ class Limits(t.NamedTuple):
         """What somebody who gave a time means: all of it, whatever happens in it. None: nobody did."""
         return cls() if seconds is None else cls(seconds, idle=seconds)
 
-    def time(self, held: int) -> float:
-        """Seconds that a run may take. held: bytes that its disks have allocated; it moves no more than `bytes`."""
-        return WHOLE_SECONDS + min(held, self.bytes) / SLOWEST if self.seconds is None else self.seconds
+    def time(self, held: int, spent: float = 0.0) -> float:
+        """Seconds that a run may take. held: bytes that its disks have allocated; it moves no more than `bytes`. spent:
+        seconds that runs before it took, which the same journal undoes."""
+        if self.seconds is not None:
+            return self.seconds
+        own = WHOLE_SECONDS + min(held, self.bytes) / SLOWEST
+        return max(_LEAST_SECONDS, min(own, max(own, TOGETHER_SECONDS) - spent))
 
 
 class Program(t.NamedTuple):

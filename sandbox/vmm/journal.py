@@ -56,6 +56,7 @@ class UndoJournal:
     What is in it may come from a jail that was broken out of: nothing in it is believed.
 
     length: of the disk, in bytes. seconds: for what keep() may take; whoever runs a guest says how many are left.
+    spent: seconds that guests have taken so far.
     """
 
     TRAILER = struct.Struct("<QQQQ16s")  # operation, offset, length, bytes saved, the mark
@@ -65,6 +66,7 @@ class UndoJournal:
         self.disk = disk
         self.length = disk.size
         self.seconds = math.inf
+        self.spent = 0.0
         self._most = memory.held(disk) + TOTAL_MIN
         # No image can know it. So the last whole record is found in front of one that was cut off.
         self.mark = os.urandom(16)

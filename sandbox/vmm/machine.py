@@ -52,7 +52,8 @@ def run(what: Run) -> Answer:
     """
     ending.check()
     started = time.monotonic()
-    seconds = what.limits.time(sum(map(memory.held, what.disks)))
+    spent = what.journal.spent if what.journal is not None else 0.0
+    seconds = what.limits.time(sum(map(memory.held, what.disks)), spent)
     limits = what.limits._replace(seconds=seconds)
     program = what.guest if isinstance(what.guest, Program) else _load(what.guest)
     size = memory.size_for(what.disks, limits.memory)
@@ -83,6 +84,7 @@ def run(what: Run) -> Answer:
         os.close(device)
         if what.journal is not None:
             what.journal.seconds = max(0.0, started + seconds - time.monotonic())
+            what.journal.spent += time.monotonic() - started
     try:
         answer = _answer(outcome, worker, limits, started)
         return answer._replace(report=answer.report._replace(memory=size))

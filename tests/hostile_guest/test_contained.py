@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sandbox import errors
-from sandbox.vmm import kvm
+from sandbox.vmm import answers, kvm
 from sandbox.vmm.doorbell import Server
 from sandbox.vmm.doorbell_rules import PAYLOAD_MAX
 from sandbox.vmm.journal import UndoJournal
@@ -111,6 +111,16 @@ def test_string_instruction_on_the_doorbell(hostile):
 def test_endless_loop(hostile, limits, message):
     with pytest.raises(errors.TimeLimitError, match=message):
         hostile("SPIN", limits=limits)
+
+
+def test_runs_of_one_journal_share_their_time(hostile, disk):
+    """A task can have a run for each of 65,536 snapshots."""
+    with UndoJournal(disk(b"x")) as journal:
+        hostile("TOUCH_ALL_MEMORY", disks=[journal.disk], journal=journal)
+        assert 0 < journal.spent < answers.TOGETHER_SECONDS
+        journal.spent = answers.TOGETHER_SECONDS
+        with pytest.raises(errors.TimeLimitError):
+            hostile("SPIN", disks=[journal.disk], journal=journal)
 
 
 def test_what_the_host_takes_is_not_the_guests_time(hostile, disk, monkeypatch):

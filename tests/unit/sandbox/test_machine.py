@@ -190,6 +190,12 @@ def test_time_grows_with_what_the_disks_hold():
     assert Limits().time(1 << 30) == answers.WHOLE_SECONDS + 256
     assert Limits(seconds=5).time(1 << 30) == 5
     assert Limits(bytes=1 << 22).time(1 << 60) == answers.WHOLE_SECONDS + 1
+    together = answers.TOGETHER_SECONDS
+    assert Limits().time(0, together - answers.WHOLE_SECONDS) == answers.WHOLE_SECONDS
+    assert Limits().time(0, together - 7) == 7
+    assert 0 < Limits().time(0, 2 * together) < 1
+    assert Limits().time(1 << 40, together) > together  # a single one may take longer
+    assert Limits(seconds=5).time(0, 2 * together) == 5
 
 
 def test_no_disk_holds_more_than_its_file_system(tmp_path, monkeypatch):
