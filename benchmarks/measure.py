@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import statistics
@@ -94,11 +95,9 @@ def _tree(pid: int) -> list[int]:
     """The process and all its descendants; those that end meanwhile may be missing."""
     found = [pid]
     for parent in found:
-        for children in pathlib.Path(f"/proc/{parent}/task").glob("*/children"):
-            try:
+        with contextlib.suppress(OSError):  # it has ended, before or in the middle of being looked at
+            for children in pathlib.Path(f"/proc/{parent}/task").glob("*/children"):
                 found.extend(int(child) for child in children.read_text().split())
-            except OSError:
-                continue
     return found
 
 
