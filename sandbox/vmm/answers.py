@@ -51,8 +51,7 @@ class Limits(t.NamedTuple):
     it in between is not counted. exits: doorbells. bytes: read, written, copied and
     zeroed, REQUEST_BYTES of doorbell_rules.py at least for each request.
     file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
-    and copied, 0: as fast as it goes. flushes: False: the guest's flush requests are ignored. memory: bytes that a
-    guest may have at most, 0: an eighth of a quarter of the host's; LEAST of memory.py it has in any case."""
+    and copied, 0: as fast as it goes. flushes: False: the guest's flush requests are ignored."""
 
     seconds: float | None = None
     idle: float = IDLE_SECONDS
@@ -61,7 +60,6 @@ class Limits(t.NamedTuple):
     file_growth: int = 1 << 34
     rate: int = 0
     flushes: bool = True
-    memory: int = 0
 
     @classmethod
     def within(cls, seconds: float | None) -> Limits:

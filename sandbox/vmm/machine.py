@@ -53,10 +53,11 @@ def run(what: Run) -> Answer:
     ending.check()
     started = time.monotonic()
     spent = what.journal.spent if what.journal is not None else 0.0
-    seconds = what.limits.time(sum(map(memory.held, what.disks)), spent)
+    holdings = [memory.held(disk) for disk in what.disks]
+    seconds = what.limits.time(sum(holdings), spent)
     limits = what.limits._replace(seconds=seconds)
     program = what.guest if isinstance(what.guest, Program) else _load(what.guest)
-    size = memory.size_for(what.disks, limits.memory)
+    size = memory.size_for(what.disks, holdings)
     worker = _Worker()
     device = beyond_standard(kvm.open_device())
     try:

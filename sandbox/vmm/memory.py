@@ -26,14 +26,13 @@ _SPARE = 64 << 20  # of what is free: left alone
 _AT_ONCE = 8  # guests of a task may run, and each may be one that was taken over
 
 
-def size_for(disks: t.Iterable[Disk], limit: int) -> int:
-    """Bytes for a guest that works on these. limit: at most, 0: its share of the host's. Raises OSError."""
-    counters = max((_counters(disk) for disk in disks), default=0)
+def size_for(disks: t.Sequence[Disk], holdings: t.Sequence[int]) -> int:
+    """Bytes for a guest that works on these. holdings: held() of each. Raises OSError."""
+    counters = max((min(one // _ENTRY, disk.size // _SECTOR) for disk, one in zip(disks, holdings)), default=0)
     if counters <= _COUNTED_IN_LEAST:
         return LEAST
     page = os.sysconf("SC_PAGE_SIZE")
-    limit = limit or os.sysconf("SC_PHYS_PAGES") * page // (4 * _AT_ONCE)
-    wanted = min(LEAST + counters, limit, (_available(page) - _SPARE) // _AT_ONCE, boot.MEMORY_MAX)
+    wanted = min(LEAST + counters, _share(page), (_available(page) - _SPARE) // _AT_ONCE, boot.MEMORY_MAX)
     return max(LEAST, wanted // _STEP * _STEP)
 
 
@@ -51,8 +50,9 @@ def held(disk: Disk) -> int:
     return min(found, there) if there else found
 
 
-def _counters(disk: Disk) -> int:
-    return min(held(disk) // _ENTRY, disk.size // _SECTOR)
+def _share(page: int) -> int:
+    """Bytes: a quarter of the host's memory is for all guests of a task."""
+    return os.sysconf("SC_PHYS_PAGES") * page // (4 * _AT_ONCE)
 
 
 def _available(page: int) -> int:

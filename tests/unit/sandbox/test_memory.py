@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 import types
+import typing as t
 
 import pytest
 
@@ -21,31 +22,36 @@ def disk(held: int, size: int) -> types.SimpleNamespace:
     return types.SimpleNamespace(held=held, size=size, is_block=False)
 
 
+def size_of(*disks: t.Any) -> int:
+    return memory.size_for(disks, [one.held for one in disks])
+
+
 @pytest.fixture(autouse=True)
-def _held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "held", lambda one: one.held)
+def _much_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_available", lambda _page: 1 << 40)
 
 
 def test_a_file_that_holds_little_gets_what_every_guest_has() -> None:
-    assert memory.size_for([], 0) == memory.LEAST
-    assert memory.size_for([disk(512 << 20, 1 << 60)], 0) == memory.LEAST
+    assert size_of() == memory.LEAST
+    assert size_of(disk(512 << 20, 1 << 60)) == memory.LEAST
 
 
-def test_a_byte_for_each_entry_that_can_be_in_it() -> None:
-    assert memory.size_for([disk(1 << 20, 1 << 20), disk(4 << 30, 1 << 44)], 1 << 40) == memory.LEAST + (512 << 20)
+def test_a_byte_for_each_entry_that_can_be_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_share", lambda _page: 1 << 40)
+    assert size_of(disk(1 << 20, 1 << 20), disk(4 << 30, 1 << 44)) == memory.LEAST + (512 << 20)
     # Nor more clusters than sectors.
-    assert memory.size_for([disk(1 << 40, 64 << 30)], 1 << 40) == memory.LEAST + (128 << 20)
-    assert memory.size_for([disk(1 << 60, 1 << 62)], 1 << 40) == boot.MEMORY_MAX
+    assert size_of(disk(1 << 40, 64 << 30)) == memory.LEAST + (128 << 20)
+    assert size_of(disk(1 << 60, 1 << 62)) == boot.MEMORY_MAX
 
 
 def test_eight_guests_at_once_leave_the_host_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each may be one that was taken over, and touch all that it has."""
-    assert 8 * memory.size_for([disk(1 << 60, 1 << 62)], 0) <= max(HOST // 4, 8 * memory.LEAST)
+    assert 8 * size_of(disk(1 << 60, 1 << 62)) <= max(HOST // 4, 8 * memory.LEAST)
+    monkeypatch.setattr(memory, "_share", lambda _page: 1 << 40)
     monkeypatch.setattr(memory, "_available", lambda _page: 2 << 30)
-    assert memory.LEAST < memory.size_for([disk(1 << 60, 1 << 62)], 1 << 40) <= 256 << 20
+    assert memory.LEAST < size_of(disk(1 << 60, 1 << 62)) <= 256 << 20
     monkeypatch.setattr(memory, "_available", lambda _page: 0)
-    assert memory.size_for([disk(1 << 60, 1 << 62)], 1 << 40) == memory.LEAST
+    assert size_of(disk(1 << 60, 1 << 62)) == memory.LEAST
 
 
 def test_a_hole_is_nothing_that_is_held(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,4 +60,4 @@ def test_a_hole_is_nothing_that_is_held(tmp_path: pathlib.Path, monkeypatch: pyt
     os.truncate(tmp_path / "hole", 1 << 40)
     with open_disk(str(tmp_path / "hole"), writable=False) as hole:
         assert memory.held(hole) == 0
-        assert memory.size_for([hole], 0) == memory.LEAST
+        assert memory.size_for([hole], [memory.held(hole)]) == memory.LEAST
