@@ -144,12 +144,9 @@ def run(arguments: t.Sequence[bytes]) -> None:
         qemu_words.speaking(qemu_words.bitmap(verbs or ["remove_damaged"])),
         wanted.open(writable=True) as image,
     ):
-        if wanted.source is None:
-            with all_or_nothing(image):
-                done = _change(image, None, wanted)
-        else:
-            with _open_source(image, wanted) as source, all_or_nothing(image):
-                done = _change(image, source, wanted)
+        opening = contextlib.nullcontext() if wanted.source is None else _open_source(image, wanted)
+        with opening as source, all_or_nothing(image):
+            done = _change(image, source, wanted)
     _warn_of(wanted, done.bitmaps, done.leaked_clusters)
     if wanted.json:
         say_json(_change_facts(done, wanted))

@@ -229,7 +229,8 @@ def commit_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flu
     # begins at a multiple of its size, which is 1 GiB at most.
     growth = max(0, min(largest + largest // 8 + (3 << 30), OFFSET_MAX - longest))
     if seconds is None:
-        held = sum(memory.held(image.disk) for image in _disks(chain)[0])
+        files = (image for layer in chain.layers for image in (layer.image, layer.data_file) if image)
+        held = sum(memory.held(image.disk) for image in files)
         limits = Limits(seconds=_SECONDS + 4 * held / min(SLOWEST, rate or SLOWEST))
     else:
         limits = Limits.within(seconds)
