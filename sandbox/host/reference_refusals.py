@@ -14,7 +14,7 @@ import os
 from ..errors import PATH_LIMIT, ChainError, clean, quote
 from ..guests._limits import BACKING_NAME_MAX
 from ..words import advice
-from ..words.wording import edit_descriptor
+from ..words.vmdk_refusals import edit_descriptor
 from .reference_rules import NameRuleError, Reference
 
 _ROLES = {"backing": "backing file", "data_file": "data file"}

@@ -190,9 +190,9 @@ def list_bitmaps(
 def require_sound(path: str, listed: BitmapList) -> None:
     """Raises BitmapError where some bitmaps are damaged, so that nobody knows what the image should have."""
     if listed.damage:
-        from ..words import refused
+        from ..words import bitmap_refusals
 
-        raise refused.damaged_bitmaps(path, listed.damage)
+        raise bitmap_refusals.damaged_bitmaps(path, listed.damage)
 
 
 def change_bitmap(
@@ -313,9 +313,9 @@ def _rows(
 
 def _refusal(paths: t.Sequence[str], names: t.Sequence[bytes], header: t.Any) -> errors.AirlockError:
     """paths: of the disks. names: that the caller gave; the first is the bitmap's."""
-    from ..words import refused  # words, and most runs need none
+    from ..words import bitmap_refusals  # words, and most runs need none
 
-    return refused.from_bitmap_refusal(header, paths, [os.fsdecode(name) for name in names])
+    return bitmap_refusals.from_bitmap_refusal(header, paths, [os.fsdecode(name) for name in names])
 
 
 # ---- the answer ----------------------------------------------------------------------------------------------------
@@ -409,9 +409,9 @@ def _damage(result: t.Any) -> str:
     if not result.fault:
         return ""
     name = calls.text(result.fault_name, result.fault_name_length, BITMAP_NAME_MAX, "a damaged bitmap's name")
-    from ..words import refused  # words, and most bitmaps are sound
+    from ..words import bitmap_refusals  # words, and most bitmaps are sound
 
-    return refused.bitmaps_damage(result.fault, result.fault_value, name)
+    return bitmap_refusals.bitmaps_damage(result.fault, result.fault_value, name)
 
 
 def check_extents(extents: t.Sequence[Extent], end: int, virtual_size: int, limit: int, start: int) -> int:

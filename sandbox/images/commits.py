@@ -29,6 +29,7 @@ from .chain import check_hard_links
 from .image import Image, Limits, Report, run_guest
 
 if t.TYPE_CHECKING:
+    from ..vmm.answers import Pacing
     from .chain import Chain, Layer
 
 RAW_CLUSTER = 65536  # what a raw base is counted in
@@ -106,9 +107,9 @@ def _check_encryption(chain: Chain) -> None:
     """As the guest would, but where qemu-img does. Raises CommitError."""
     for layer in chain.layers:
         if layer.info and layer.info.encryption:
-            from ..words import refused
+            from ..words import chain_refusals
 
-            error = refused.encrypted(layer.path)
+            error = chain_refusals.encrypted(layer.path)
             error.facts.update(top=chain.top.path, depth=layer.depth)
             raise error
 
@@ -234,7 +235,15 @@ def commit_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flu
         limits = Limits(seconds=_SECONDS + 4 * held / min(SLOWEST, rate or SLOWEST))
     else:
         limits = Limits.within(seconds)
-    return limits._replace(exits=_UNLIMITED, bytes=_UNLIMITED, file_growth=growth, rate=rate, flushes=flushes)
+    return limits._replace(exits=_UNLIMITED, bytes=_UNLIMITED, file_growth=growth, pace=_pace(rate, flushes))
+
+
+def _pace(rate: int, flushes: bool) -> Pacing | None:
+    if flushes and not rate:
+        return None
+    from ..vmm import doorbell_paced  # few commits are held back
+
+    return doorbell_paced.Pace(rate, flushes)
 
 
 def _disks(chain: Chain) -> tuple[list[Image], list[dict[str, int]]]:
@@ -285,6 +294,6 @@ def _check(result: t.Any, payload: bytes, size: int) -> None:
 
 def _refusal(paths: t.Sequence[str], header: t.Any) -> errors.AirlockError:
     """paths: of the disks."""
-    from ..words import refused  # words, and most runs need none
+    from ..words import chain_refusals  # words, and most runs need none
 
-    return refused.from_commit_refusal(header, paths)
+    return chain_refusals.from_commit_refusal(header, paths)

@@ -78,6 +78,6 @@ def _fill(
 
 
 def _refusal(path: str, name: str, header: t.Any) -> errors.AirlockError:
-    from ..words import refused  # words, and most runs need none
+    from ..words import chain_refusals  # words, and most runs need none
 
-    return refused.from_rebase_refusal(header, [path], name)
+    return chain_refusals.from_rebase_refusal(header, [path], name)

@@ -347,6 +347,6 @@ def _run(
 
 def _refusal(paths: t.Sequence[str], name: str, header: t.Any) -> errors.AirlockError:
     """paths: of the disks."""
-    from ..words import refused  # words, and most runs need none
+    from ..words import chain_refusals  # words, and most runs need none
 
-    return refused.from_rebase_refusal(header, paths, name)
+    return chain_refusals.from_rebase_refusal(header, paths, name)

@@ -96,8 +96,8 @@ def vmdk_info(image: Image, limits: Limits | None = None) -> VmdkInfo:
 
 def _refuse(image: Image) -> t.Callable[[t.Any], errors.AirlockError]:
     def refuse(header: t.Any) -> errors.AirlockError:
-        from ..words import refused  # words, and most runs need none
+        from ..words import chain_refusals  # words, and most runs need none
 
-        return refused.from_refusal(header, image.path)
+        return chain_refusals.from_layer_refusal(header, image.path)
 
     return refuse

@@ -66,7 +66,7 @@ def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answ
         files,
         appended,
         journal.disk.descriptor if journal else -1,
-        sleeps=limits.rate > 0,
+        sleeps=limits.pace is not None and limits.pace.rate > 0,
         rewinds=limits.seconds is None or limits.idle < limits.seconds,
     )
     boot.prepare(memory)
@@ -94,10 +94,8 @@ def _server(what: Run) -> t.Callable[..., Server]:
         return Server
     limits = what.limits
     more: dict[str, t.Any] = {"journal": what.journal, "seconds": limits.seconds}
-    if limits.rate or not limits.flushes:
-        from .doorbell_paced import PacedServer
-
-        return functools.partial(PacedServer, rate=limits.rate, flushes=limits.flushes, **more)
+    if limits.pace:
+        return limits.pace.server(**more)
     from .doorbell_writes import ChangingServer  # most runs read, and need not load it
 
     return functools.partial(ChangingServer, **more)

@@ -8,6 +8,7 @@ Runs in the jailed child, loaded before the fork.
 
 from __future__ import annotations
 
+import functools
 import time
 import typing as t
 
@@ -17,6 +18,18 @@ from .doorbell_writes import ChangingServer
 _CLOCK_NANOSLEEP = 230  # the system call by its number: the C library's sleep() is another one on every system
 _SLICE_SECONDS = 0.1
 _STEP_MIN, _STEP_MAX = 4096, 64 << 20
+
+
+class Pace(t.NamedTuple):
+    """How a guest may write. rate: bytes a second that are written and copied, 0: any. flushes: False: its requests for
+    a flush do nothing."""
+
+    rate: int = 0
+    flushes: bool = True
+
+    def server(self, **more: t.Any) -> t.Callable[..., PacedServer]:
+        """What makes the server. more: for ChangingServer."""
+        return functools.partial(PacedServer, rate=self.rate, flushes=self.flushes, **more)
 
 
 class PacedServer(ChangingServer):

@@ -1,8 +1,9 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each refusal of the guest means in words: one entry for each REFUSAL_ of guest/abi/refusals.h, by its name,
-which is the error's code as well.
+"""What the refusals of the guest mean in words that all can have, or those that are about snapshots: one entry for each
+REFUSAL_ of guest/abi/refusals.h, by its name, which is the error's code as well. What only guests for bitmaps, or for
+chains, refuse is in bitmap_refusals.py, chain_refusals.py and vmdk_refusals.py: a managed host is sent what it needs.
 
 Data only; refused.from_refusal() fills it in. The fields of a message are those of refused._fields():
 {a} .. {f} are the arguments as numbers, {b_hex} .. {e_hex} the same in hexadecimal, {text} a name out of the image,
@@ -12,8 +13,7 @@ path for a shell. Any other field is a way of advice.py.
 
 from __future__ import annotations
 
-from ..guests._limits import BITMAP_NAME_MAX, BITMAPS_MAX, SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX, SNAPSHOTS_MAX
-from .vmdk_refusals import VMDK_WORDINGS
+from ..guests._limits import BITMAPS_MAX, SNAPSHOT_ID_MAX, SNAPSHOT_NAME_MAX, SNAPSHOTS_MAX
 from .wording import RESTORE, Wording
 
 REPAIR = "{repair}"  # only of what qemu-img 10.0.2 does mend: tests/unit/sandbox/test_advice.py
@@ -26,10 +26,6 @@ def _header(message: str) -> Wording:
 
 def _broken(message: str, way: str = RESTORE) -> Wording:
     return Wording("InconsistentImageError", message + " " + way)
-
-
-def _bitmap(message: str, kind: str = "BitmapError") -> Wording:
-    return Wording(kind, message)
 
 
 WORDINGS: dict[str, Wording] = {
@@ -196,88 +192,6 @@ WORDINGS: dict[str, Wording] = {
         f"The snapshot has an id over {SNAPSHOT_ID_MAX} bytes or a name over {SNAPSHOT_NAME_MAX}, which nothing can "
         "select. {convert}",
     ),
-    "bitmap_name_empty": _bitmap("A bitmap's name cannot be empty. Give it one."),
-    "bitmap_granularity": _bitmap(
-        "A granularity of {a} bytes is not possible. Take a power of two from 512 to 2147483648.",
-    ),
-    "bitmap_exists": _bitmap(
-        "There is a bitmap '{text}' already. Take another name, or remove that one first.",
-    ),
-    "bitmap_version_2": _bitmap(
-        "A version 2 image has no place for bitmaps. {upgrade}",
-    ),
-    "bitmap_too_large": _bitmap(
-        "With a granularity of {a} bytes the bitmap would take {b} bytes, more than there may be. Take a larger one.",
-    ),
-    "bitmap_name_long": _bitmap(
-        f"A bitmap's name has at most {BITMAP_NAME_MAX} bytes. Shorten it.",
-    ),
-    "too_many_bitmaps": _bitmap(
-        f"The image has {BITMAPS_MAX} bitmaps already. {{remove_bitmaps}}",
-    ),
-    "bitmap_directory_full": _bitmap(
-        "The bitmap directory would have {a} bytes, more than there may be. {remove_bitmaps}",
-    ),
-    "bitmap_not_found": _bitmap(
-        "There is no bitmap '{text}' in the image. {list_bitmaps}",
-        "BitmapNotFoundError",
-    ),
-    "bitmap_inconsistent": _bitmap(
-        "Bitmap '{text}' is inconsistent: whoever used it last did not store it, or a program that knows no bitmaps "
-        "has written to the image. {only_removed}",
-    ),
-    "bitmap_sizes": _bitmap(
-        "Bitmap '{text}' is of a disk of {b} bytes, this disk has {a}: they cannot be merged. Name an image of the "
-        "same size.",
-    ),
-    "bitmap_ambiguous": _bitmap(
-        "{a} bitmaps have the name '{text}', and are one to all that names it. {only_removed}",
-    ),
-    "bitmap_header_full": _bitmap(
-        "The header's cluster has no room for the bitmaps extension. Name its backing file by a shorter path, "
-        "if it has one. {convert}",
-    ),
-    "bitmap_empty_disk": _bitmap("A disk of no bytes has nothing that a bitmap could note. {resize}"),
-    "bitmaps_overlap": _bitmap(
-        "The bitmaps claim {a} clusters, and the file has {b}: some are claimed twice. {remove_damaged}",
-    ),
-    "encrypted": Wording(
-        "CommitError",
-        "The image is encrypted, and no keys are taken here. {qemu_img}",
-    ),
-    "compressed_cluster": Wording(
-        "CommitError",
-        "The compressed cluster at disk offset {b_hex} (entry {a_hex}) cannot be inflated to a whole cluster: the data "
-        "is lost. Restore the image from a backup.",
-    ),
-    "base_resize": Wording(
-        "CommitError",
-        "The base has a disk of {a} bytes, the top one of {b}. {resize_allowed}, if "
-        "nothing else stands on the base that must keep its size.",
-    ),
-    "base_resize_v2": Wording(
-        "CommitError",
-        "The base has a disk of {a} bytes, the top one of {b}, and a version 2 image with snapshots cannot be resized. "
-        "{upgrade}",
-    ),
-    "backing_name_room": Wording(
-        "RebaseError",
-        "There is no room in the first cluster for the name {name}. Name the backing file by a shorter path.",
-    ),
-    "file_not_empty": Wording(
-        "RebaseError",
-        "The file that was to become a new overlay has {a} bytes already. Look what else writes in its directory.",
-    ),
-    "compress_data_file": Wording(
-        "RebaseError",
-        "The image keeps its clusters in an external data file, where none can be compressed. {not_compressed}",
-    ),
-    "backing_raw_data": Wording(
-        "RebaseError",
-        "The image promises that its external data file is the whole disk (data_file_raw), which would not be so with "
-        "a backing file. Make an overlay of the image instead, or one of the backing file without data_file_raw.",
-    ),
-    **VMDK_WORDINGS,
 }
 
 # enum table

@@ -1,14 +1,13 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each refusal of the guest that is about vmdk images means in words; a part of refusals.py."""
+"""What each refusal of the guest that is about vmdk images means in words; a part of chain_refusals.py."""
 
 from __future__ import annotations
 
-import typing as t
-
 from ..errors import clean
-from .wording import RESTORE, Wording, edit_descriptor
+from . import advice
+from .wording import RESTORE, Wording, names_of
 
 _ELSEWHERE = "Its data is in other files, first in '{extent}'; none of them was opened. {convert_extents}"
 
@@ -115,12 +114,27 @@ VMDK_FAULTS: dict[str, tuple[str, str, dict[str, str]]] = {
 }
 
 
-def fields(refusal: str, arguments: t.Sequence[int], text: bytes, image: str) -> dict[str, str]:
-    """What these texts can quote, beside what all can. refusal: its name; text: its own. image: its path, for a
-    shell."""
+def fields(refusal: str, text: bytes, fields: advice.Fields) -> dict[str, str]:
+    """What these texts can quote, beside what all can. refusal: its name; text: its own. fields: what all can quote."""
+    own: dict[str, str] = {}
+    arguments = [fields[letter] for letter in "abcdef"]
+    own["a_id"], own["b_id"] = (f"{value & 0xFFFFFFFF:08x}" for value in arguments[:2])
     if refusal == "vmdk_subformat":
         length = min(arguments[1], len(text))
-        return {"type": clean(text[:length]), "extent": clean(text[length:])}
+        own.update(type=clean(text[:length]), extent=clean(text[length:]))
     if refusal in ("vmdk_extent", "vmdk_parent_changed"):
-        return {"edit": edit_descriptor(image, arguments[1 if refusal == "vmdk_extent" else 2] & 0xFF)}
-    return {}
+        own["edit"] = edit_descriptor(fields["image"], arguments[1 if refusal == "vmdk_extent" else 2] & 0xFF)
+    if refusal in VMDK_FAULTS:
+        enum, prefix, faults = VMDK_FAULTS[refusal]
+        fault = faults.get(names_of(enum, prefix).get(arguments[0], ""), "unknown fault {a}")
+        own["fault"] = fault.format_map(advice.Fields(fields, **own))
+    return own
+
+
+def edit_descriptor(image: str, sectors: int) -> str:
+    """How the descriptor of a vmdk image is corrected. image: its path, for a shell. sectors: of the descriptor."""
+    return (
+        f'"dd if={image} of=descriptor.txt bs=512 skip=1 count={sectors}" takes it out; when it is corrected, '
+        f'"truncate -s {512 * sectors} descriptor.txt" and '
+        f'"dd if=descriptor.txt of={image} bs=512 seek=1 conv=notrunc" put it back.'
+    )

@@ -1,7 +1,7 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The form in which refusals.py and vmdk_refusals.py tell what a refusal of the guest means, and how it is found."""
+"""The form in which the tables of this room tell what a refusal of the guest means, and how it is found."""
 
 from __future__ import annotations
 
@@ -14,15 +14,6 @@ from ..guests import _abi
 RESTORE = "{restore}"
 
 
-def edit_descriptor(image: str, sectors: int) -> str:
-    """How the descriptor of a vmdk image is corrected. image: its path, for a shell. sectors: of the descriptor."""
-    return (
-        f'"dd if={image} of=descriptor.txt bs=512 skip=1 count={sectors}" takes it out; when it is corrected, '
-        f'"truncate -s {512 * sectors} descriptor.txt" and '
-        f'"dd if=descriptor.txt of={image} bs=512 seek=1 conv=notrunc" put it back.'
-    )
-
-
 class Wording(t.NamedTuple):
     """How a refusal is told.
 
@@ -32,6 +23,21 @@ class Wording(t.NamedTuple):
 
     kind: str
     message: str
+
+
+def _no_fields(_refusal: str, _text: bytes, _fields: t.Any) -> dict[str, str]:
+    return {}
+
+
+class Words(t.NamedTuple):
+    """What the guests of a family refuse, in words.
+
+    wordings: by the name of the refusal. fields: what only these texts can quote, from the refusal's name, its text and
+    what all can quote (advice.Fields).
+    """
+
+    wordings: t.Mapping[str, Wording]
+    fields: t.Callable[[str, bytes, t.Any], dict[str, str]] = _no_fields
 
 
 @functools.cache

@@ -30,7 +30,7 @@ from sandbox.images import snapshot_changes as changes
 from sandbox.images.image import Image, Limits
 from sandbox.images.snapshots import Selector
 from sandbox.vmm import answers, faults
-from sandbox.words import advice, opening, refusals, refused
+from sandbox.words import advice, chain_refusals, opening, refused
 from sandbox.words.wording import names_of
 from tests.support.chain_images import overlay, raw
 from tests.support.vmdk import Recipe
@@ -571,7 +571,9 @@ NOT_FOLLOWED: dict[str, str] = {
     **dict.fromkeys(("bad_call", "no_memory", "read_failed", "write_failed", "no_space", "file_not_empty"), _HOST),
     **dict.fromkeys(("version", "incompatible_features", "compression_type", "encryption_method"), _WRITER),
     **dict.fromkeys(("vmdk_version", "vmdk_read_only", "vmdk_subformat"), _WRITER),
-    **dict.fromkeys([code for code, wording in refusals.WORDINGS.items() if "{restore}" in wording.message], _BACKUP),
+    **dict.fromkeys(
+        [code for code, wording in chain_refusals.WORDINGS.items() if "{restore}" in wording.message], _BACKUP
+    ),
     **dict.fromkeys(("truncated", "compressed_cluster", "data_file"), _BACKUP),
     **dict.fromkeys(("not_qcow2", "not_vmdk", "bitmap_granularity", "bitmap_too_large"), _ARGUMENT),
     **dict.fromkeys(("too_many_snapshots", "snapshot_table_full", "snapshot_table_big", "file_too_big"), _HUGE),
@@ -656,7 +658,9 @@ def test_each_rule_of_names_says_what_to_do() -> None:
 def test_no_room_is_asked_for_when_it_is_something_else(number: int) -> None:
     from sandbox.images import transaction
 
-    reading = refused.from_refusal(refused.ResultHeader(CODES["read_failed"], arguments=(number, 0, 512, 0, 0, 0)), "d")
+    reading = chain_refusals.from_layer_refusal(
+        refused.ResultHeader(CODES["read_failed"], arguments=(number, 0, 512, 0, 0, 0)), "d"
+    )
     for error in (reading, opening.open_error("d", OSError(number, ""), False), transaction._no_journal("d", number)):
         assert not re.search("Make room|kernel's log|Free some space", error.message), error.message
         assert advice.of_errno(number) in error.message
@@ -697,16 +701,16 @@ def test_each_way_is_of_use_and_has_two_voices() -> None:
     assert COMMANDS.keys() < advice.WAYS.keys()
 
 
-@pytest.mark.parametrize("code", sorted(refusals.WORDINGS))
+@pytest.mark.parametrize("code", sorted(chain_refusals.WORDINGS))
 def test_a_module_names_no_option_of_the_command_line(code: str) -> None:
     header = refused.ResultHeader(CODES[code], text=bytes(1024))
-    module = refused.from_refusal(header, "d").message
+    module = chain_refusals.from_layer_refusal(header, "d").message
     with advice.spoken(COMMANDS):
-        command = refused.from_refusal(header, "d").message
+        command = chain_refusals.from_layer_refusal(header, "d").message
     assert not re.search(r"(^|[ (])--[a-z]", module), module
     assert "qcow2_" not in command
     assert "allow_resize" not in command
-    assert refused.from_refusal(header, "d").message == module
+    assert chain_refusals.from_layer_refusal(header, "d").message == module
 
 
 def _voices(function: t.Callable[[], object]) -> tuple[str, str]:
@@ -756,9 +760,9 @@ def test_a_run_without_an_answer_says_what_next() -> None:
 
 def test_every_field_is_one() -> None:
     """A way that is misspelt would be an exception in the place of a message."""
-    for code in refusals.WORDINGS:
+    for code in chain_refusals.WORDINGS:
         for disk in (0, 1):
-            refused.from_refusal(refused.ResultHeader(CODES[code], disk, text=bytes(1024)), "d")
+            chain_refusals.from_layer_refusal(refused.ResultHeader(CODES[code], disk, text=bytes(1024)), "d")
 
 
 def rooms(room: str) -> list[pathlib.Path]:

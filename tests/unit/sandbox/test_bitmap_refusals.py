@@ -9,7 +9,7 @@ import pytest
 
 from sandbox import errors
 from sandbox.cli import qemu_words
-from sandbox.words import refusals, refused
+from sandbox.words import bitmap_refusals, refused
 from sandbox.words.wording import names_of
 
 from .saying import said
@@ -32,10 +32,10 @@ def refusal(
     padded = text + bytes(1024 - len(text))
     values = (*arguments, *(0,) * (6 - len(arguments)))
     header = refused.ResultHeader(NUMBERS[code], modified, len(text), 0, values, padded, disk)
-    return refused.from_bitmap_refusal(header, PATHS, names)
+    return bitmap_refusals.from_bitmap_refusal(header, PATHS, names)
 
 
-@pytest.mark.parametrize("code", sorted(refusals.WORDINGS))
+@pytest.mark.parametrize("code", sorted(bitmap_refusals.WORDINGS))
 @pytest.mark.parametrize("disk", [0, 1])
 @pytest.mark.parametrize("number", [0, 1, WORST])
 def test_message_is_bounded_and_printable(code: str, disk: int, number: int) -> None:

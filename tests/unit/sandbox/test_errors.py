@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sandbox import errors
 from sandbox.cli import qemu_words
-from sandbox.words import advice, opening, refusals, refused, vmdk_refusals
+from sandbox.words import advice, chain_refusals, opening, refusals, refused, vmdk_refusals
 
 from .saying import said
 
@@ -59,7 +59,7 @@ VOICES = {
 
 def test_every_code_of_the_contract_has_words_under_its_own_name() -> None:
     assert len(REFUSALS) > 50
-    assert {f"REFUSAL_{name.upper()}" for name in ("none", *refusals.WORDINGS)} == set(REFUSALS)
+    assert {f"REFUSAL_{name.upper()}" for name in ("none", *chain_refusals.WORDINGS)} == set(REFUSALS)
 
 
 @pytest.mark.parametrize(
@@ -78,21 +78,21 @@ def test_every_table_and_fault_has_words(enum: str, prefix: str, names: dict[str
 def test_each_refusal_that_qemu_words_is_one() -> None:
     words = [voice.texts for voice in VOICES.values()]
     assert sum(map(len, words)) > 40
-    assert set().union(*words, qemu_words._OPEN) <= set(refusals.WORDINGS)
+    assert set().union(*words, qemu_words._OPEN) <= set(chain_refusals.WORDINGS)
 
 
-@pytest.mark.parametrize("code", sorted(refusals.WORDINGS))
+@pytest.mark.parametrize("code", sorted(chain_refusals.WORDINGS))
 @pytest.mark.parametrize("arguments", [(0,) * 6, (WORST,) * 6, (1, 0x30000, 7, 0x8000000000050000, 0x50000, 2)])
 def test_message_is_bounded_and_says_what_to_do(code: str, arguments: tuple[int, ...]) -> None:
     text = b"\x1b[31m{a}\n|\xff\xe2\x80\xae" * 90
-    error = refused.from_refusal(header(code, arguments, text[:1024]), "/images/a b.qcow2", "s{1}")
+    error = chain_refusals.from_rebase_refusal(header(code, arguments, text[:1024]), ["/images/a b.qcow2"], "s{1}")
     assert error.code == code
     assert error.message.startswith("/images/a b.qcow2: ")
     assert error.message.isprintable()
     assert len(error.message.encode()) <= errors.MESSAGE_LIMIT
     own_words = r"Run|Free|Restore|Name |Make|Give|Take|Shorten|Look|Correct|correct|Commit|Keep"
-    of_list = [way for way in advice.WAYS if f"{{{way}}}" in refusals.WORDINGS[code].message]
-    assert of_list or re.search(own_words, error.message) or "{of_errno}" in refusals.WORDINGS[code].message
+    of_list = [way for way in advice.WAYS if f"{{{way}}}" in chain_refusals.WORDINGS[code].message]
+    assert of_list or re.search(own_words, error.message) or "{of_errno}" in chain_refusals.WORDINGS[code].message
     for voice in VOICES.values():
         assert 0 < len(said(error, voice)) <= 8192
         assert "\x1b" not in said(error, voice)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import ctypes.util
 import importlib.util
@@ -26,6 +27,15 @@ sys.path.insert(0, str(TOP / "tools"))
 import build_abi  # noqa: E402
 import generated  # noqa: E402
 import pack_guest  # noqa: E402
+
+from sandbox.words import bitmap_refusals, chain_refusals, refusals  # noqa: E402
+
+WORDINGS = {
+    "snapshot": refusals.WORDINGS,
+    "bitmap": bitmap_refusals.WORDINGS,
+    "chain": chain_refusals.WORDINGS,
+    "compress": chain_refusals.WORDINGS,
+}
 
 
 def loaded(path):
@@ -142,10 +152,36 @@ def elsewhere(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["bitmap", "chain", "compress", "snapshot"])
+@pytest.mark.parametrize("family", sorted(WORDINGS))
 def test_the_guest_in_the_tree_is_of_these_sources_wherever_it_was_built(elsewhere, family):
     """Neither the directory nor the time get into what is shipped."""
     assert linked(elsewhere, family) == loaded(TOP / "sandbox" / "guests" / f"_guest_{family}.py").load()
+
+
+def functions(path):
+    """The names of the functions in an object file or a program; what the compiler made of one is it still."""
+    rows = subprocess.run(["nm", str(path)], check=True, capture_output=True, text=True).stdout.splitlines()
+    return {row.split()[-1].split(".")[0] for row in rows if row.split()[-2] in "tT"}
+
+
+@pytest.mark.parametrize("family", sorted(WORDINGS))
+def test_each_guest_refuses_only_what_its_family_has_words_for(elsewhere, family):
+    """A host is sent the words of the families that a module uses, and no others."""
+    linked(elsewhere, family)
+    there = functions(elsewhere / "build" / "guest" / f"{family}.elf")
+    sources = {source: source.relative_to(elsewhere) for source in (elsewhere / "guest").rglob("*.c")}
+    objects = {source: functions(elsewhere / "build/obj" / path.with_suffix(".o")) for source, path in sources.items()}
+    count = collections.Counter(name for names in objects.values() for name in names)
+    refused = set()
+    for source, names in objects.items():
+        own = {name for name in names if count[name] == 1}  # of those that several files have nobody knows
+        for body in re.findall(r"^[^\s/#}].*?\{\n.*?^\}", source.read_text(), re.DOTALL | re.MULTILINE):
+            name = re.search(r"(\w+)\(", body)
+            if name and (name[1] in own & there or (name[1] not in names and own & there)):  # or it was inlined
+                refused.update(re.findall(r"\bREFUSAL_(\w+)", body))
+    assert len(refused) > 40
+    assert set(WORDINGS) == {path.stem for path in (TOP / "guest" / "families").glob("*.c")}
+    assert {name.lower() for name in refused} - {"none"} <= set(WORDINGS[family])
 
 
 def test_a_change_of_one_file_compiles_that_one_alone(elsewhere):

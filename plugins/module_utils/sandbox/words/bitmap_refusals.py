@@ -1,0 +1,1 @@
+../../../../sandbox/words/bitmap_refusals.py

@@ -1,0 +1,1 @@
+../../../../sandbox/words/chain_refusals.py
