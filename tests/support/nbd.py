@@ -22,10 +22,15 @@ def extents(path: str, name: bytes) -> list[tuple[int, int]]:
 
     Works on a copy: a read-only export takes no bitmap that records.
     """
-    copy = path + ".exported"  # beside the image, for the sake of its backing file
-    qemu.copy(path, copy)
-    qemu.must(["qemu-img", "bitmap", "--disable", "-f", "qcow2", copy, name])
-    with tempfile.TemporaryDirectory(prefix="nbd-") as directory:
+    # Beside the image, for the sake of its backing file. Of a name of its own: the server of the last copy may still be
+    # about to end.
+    with (
+        tempfile.NamedTemporaryFile(prefix="exported-", dir=os.path.dirname(path) or ".") as beside,
+        tempfile.TemporaryDirectory(prefix="nbd-") as directory,
+    ):
+        copy = beside.name
+        qemu.copy(path, copy)
+        qemu.must(["qemu-img", "bitmap", "--disable", "-f", "qcow2", copy, name])
         socket = os.path.join(directory, "socket")  # in a short path
         # The server ends with its last client: the command below.
         qemu.must(["qemu-nbd", "--read-only", "-f", "qcow2", "--fork", "--bitmap", name, "--socket", socket, copy])
