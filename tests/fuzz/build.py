@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from sandbox.guests import _abi
 from tests.fuzz import chain_seeds
 from tests.support import native
 from tests.support.qcow2 import Qcow2
@@ -20,6 +21,11 @@ from tests.support.recipes import NAMES, RECIPES
 
 HERE = Path(__file__).resolve().parent
 SANITIZERS = "address,undefined"
+# Of enum call_operation, by their numbers: what is done to one image alone.
+_CALLS = _abi.load().typeof("enum call_operation").elements
+OPERATIONS = tuple(
+    _CALLS[number][5:].lower() for number in range(1, _abi.load().integer_const("CALL_BITMAP_CHANGE") + 1)
+)
 FLAGS = (
     *("-std=gnu11", "-O1", "-g", "-msse2", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZERS}"),
     # memcpy(NULL, NULL, 0) is in order in the guest, whose memcpy is its own.
@@ -33,7 +39,6 @@ PROGRAMS = {
         *("mutate_chain.c", "mutate_vmdk.c", "mutate.c", "mutate_bitmaps.c"),
     ),
 }
-OPERATIONS = ("list", "info", "compare", "create", "apply", "delete", "bitmaps", "change")
 ACTIONS = ("add", "remove", "clear", "enable", "disable", "merge", "remove_damaged")
 BITMAPS = (b"first", b"second", b"fresh")
 ENVIRONMENT = {"ASAN_OPTIONS": "handle_abort=1:detect_leaks=0:allocator_may_return_null=1", "LC_ALL": "C"}
@@ -69,14 +74,14 @@ def fuzzers(directory: Path, libfuzzer: bool = False, options: Sequence[str] = (
 
 def step(operation: str, text: bytes) -> bytes:
     """struct input_step: the operation on the snapshot of this id or name; delete takes names only."""
-    selector = {"delete": 0}.get(operation, 1)
-    length = len(text[:8]) if operation != "change" else len(text) - 2
+    selector = {"snapshot_delete": 0}.get(operation, 1)
+    length = len(text[:8]) if operation != "bitmap_change" else len(text) - 2
     return struct.pack("<BBBB8s", OPERATIONS.index(operation), selector, 1, length, text[:8])
 
 
 def listed(name: bytes, *actions: str) -> bytes:
-    """A step's text for "change": the bitmap, and its actions; "merge 1 2" is of the second bitmap of disk 1, "add 3"
-    with the third granularity of harness.c."""
+    """A step's text for "bitmap_change": the bitmap, and its actions; "merge 1 2" is of the second bitmap of disk 1,
+    "add 3" with the third granularity of steps_harness.c."""
     codes = [BITMAPS.index(name)]
     for action in actions:
         kind, *numbers = action.split()
@@ -87,35 +92,43 @@ def listed(name: bytes, *actions: str) -> bytes:
 
 def head(*steps: tuple[str, bytes]) -> bytes:
     """struct input of input.h without a failure."""
-    packed = b"".join(step(*one) for one in (*steps, ("list", b""), ("info", b""))[:3])
+    packed = b"".join(step(*one) for one in (*steps, ("snapshot_list", b""), ("image_info", b""))[:3])
     return struct.pack("<36sHBBI20x", packed, 0xFFFF, 0, 0, 0)
 
 
 def bitmap_heads(there: bool) -> dict[str, bytes]:
     """Lists of actions on images with the first two of BITMAPS, or with none."""
-    added = ("change", listed(b"fresh", "add 2"))
+    added = ("bitmap_change", listed(b"fresh", "add 2"))
     heads = {
-        "add": head(added, ("bitmaps", b"\2"), ("change", listed(b"fresh", "disable", "merge 3", "remove"))),
-        "add-full": head(("change", listed(b"fresh", "add 8", "disable")), ("change", listed(b"fresh", "remove"))),
-        "add-and-create": head(added, ("create", b"more"), ("change", listed(b"second", "add 4", "merge 3"))),
+        "add": head(added, ("bitmap_list", b"\2"), ("bitmap_change", listed(b"fresh", "disable", "merge 3", "remove"))),
+        "add-full": head(
+            ("bitmap_change", listed(b"fresh", "add 8", "disable")), ("bitmap_change", listed(b"fresh", "remove"))
+        ),
+        "add-and-create": head(
+            added, ("snapshot_create", b"more"), ("bitmap_change", listed(b"second", "add 4", "merge 3"))
+        ),
     }
     if there:
         heads["merge"] = head(
-            ("change", listed(b"fresh", "add 2", "merge 1")),
-            ("bitmaps", b"\2"),
-            ("change", listed(b"first", "clear", "merge 1 2")),
+            ("bitmap_change", listed(b"fresh", "add 2", "merge 1")),
+            ("bitmap_list", b"\2"),
+            ("bitmap_change", listed(b"first", "clear", "merge 1 2")),
         )
         heads["clear"] = head(
-            ("change", listed(b"first", "clear")),
-            ("change", listed(b"first", "merge 2", "disable")),
-            ("bitmaps", b"\0"),
+            ("bitmap_change", listed(b"first", "clear")),
+            ("bitmap_change", listed(b"first", "merge 2", "disable")),
+            ("bitmap_list", b"\0"),
         )
-        heads["remove"] = head(("change", listed(b"first", "remove")), ("change", listed(b"second", "remove", "add 4")))
-        heads["remove-all"] = head(*(("change", listed(name, "remove")) for name in BITMAPS[:2]), added)
+        heads["remove"] = head(
+            ("bitmap_change", listed(b"first", "remove")), ("bitmap_change", listed(b"second", "remove", "add 4"))
+        )
+        heads["remove-all"] = head(*(("bitmap_change", listed(name, "remove")) for name in BITMAPS[:2]), added)
         heads["remove-damaged"] = head(
-            ("change", listed(b"first", "remove_damaged")), ("bitmaps", b"\0"), ("create", b"more")
+            ("bitmap_change", listed(b"first", "remove_damaged")), ("bitmap_list", b"\0"), ("snapshot_create", b"more")
         )
-        heads["ranges"] = head(("bitmaps", b"\0"), ("bitmaps", b"\1"), ("change", listed(b"second", "merge 1 1")))
+        heads["ranges"] = head(
+            ("bitmap_list", b"\0"), ("bitmap_list", b"\1"), ("bitmap_change", listed(b"second", "merge 1 1"))
+        )
     return heads
 
 
@@ -148,12 +161,20 @@ def seeds(directory: Path) -> list[Path]:
         with_bitmaps = any(step.startswith("%") for step in recipe.history)
         damages = damaged(path) if with_bitmaps else {}
         path.unlink()
-        heads = {"create": head(("create", b"fresh"), ("delete", b"fresh"), ("create", b"again"))}
+        heads = {
+            "create": head(("snapshot_create", b"fresh"), ("snapshot_delete", b"fresh"), ("snapshot_create", b"again"))
+        }
         for snapshot in NAMES[name]:
             text = snapshot.decode()
-            heads[f"apply-{text}"] = head(("apply", snapshot), ("create", b"more"), ("delete", snapshot))
-            heads[f"delete-{text}"] = head(("delete", snapshot), ("create", b"more"), ("apply", b"more"))
-            heads[f"compare-{text}"] = head(("compare", snapshot), ("apply", snapshot), ("list", b""))
+            heads[f"apply-{text}"] = head(
+                ("snapshot_apply", snapshot), ("snapshot_create", b"more"), ("snapshot_delete", snapshot)
+            )
+            heads[f"delete-{text}"] = head(
+                ("snapshot_delete", snapshot), ("snapshot_create", b"more"), ("snapshot_apply", b"more")
+            )
+            heads[f"compare-{text}"] = head(
+                ("snapshot_compare", snapshot), ("snapshot_apply", snapshot), ("snapshot_list", b"")
+            )
         if with_bitmaps or name in ("tiny", "bits64", "extended", "v2", "mixed"):
             heads.update(bitmap_heads(with_bitmaps))
         for title, start in heads.items():

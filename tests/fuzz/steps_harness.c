@@ -256,8 +256,9 @@ static bool run_step(const struct input_step *step, bool faulty) {
     memcpy(before, disk->bytes, length);
     u32 changes = disk->changes;
     u32 operation = write_call(step);
-    bool reads = operation < CALL_SNAPSHOT_CREATE || operation == CALL_BITMAP_LIST ||
-                 (operation == CALL_BITMAP_CHANGE && ((const struct call_bitmap_change *)host->call)->dry_run != 0);
+    bool reads =
+        !(operation == CALL_SNAPSHOT_CREATE || operation == CALL_SNAPSHOT_APPLY || operation == CALL_SNAPSHOT_DELETE ||
+          (operation == CALL_BITMAP_CHANGE && ((const struct call_bitmap_change *)host->call)->dry_run == 0));
     host->requests = host->logged = 0;
     host->disks[1] = (struct host_disk){.bytes = before, .length = length};
     run(host_run);
@@ -328,10 +329,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size) {
 }
 
 void harness_summary(void) {
-    static const char *const names[] = {"",      "list",   "info",    "compare", "create",
-                                        "apply", "delete", "bitmaps", "change"};
-    _Static_assert(sizeof(names) / sizeof(*names) == OPERATIONS + 1, "each operation has a name");
     for (u32 i = CALL_SNAPSHOT_LIST; i <= OPERATIONS; i++) {
-        printf("%s %u of %u, ", names[i], accepted[i], done[i]);
+        printf("operation %u %u of %u, ", i, accepted[i], done[i]);
     }
 }
