@@ -6,6 +6,28 @@
 
 #define SLICE_MIN (4 * KIB)
 
+/* The file has room for so many tables. A mapping that refers to more has one of them twice, and may make a disk
+ * without end of a small file. */
+static void check_table_count(const struct lookup *lookup) {
+    struct qcow2 *image = lookup->image;
+    const u64 room = clusters_of(image, image->disk.size);
+    u64 *entries = (u64 *)lookup->tables;
+    u64 tables = 0;
+    for (u64 at = 0, count; image->l1_entries > room && at < image->l1_entries; at += count) {
+        count = min64(lookup->room * lookup->slice / 8, image->l1_entries - at);
+        disk_read(&image->disk, image->l1_offset + 8 * at, entries, 8 * count);
+        for (u64 i = 0; i < count; i++) {
+            const u64 entry = swap64(entries[i]);
+            tables += (entry & ENTRY_OFFSET) != 0;
+            if (tables > room) {
+                result_disk(image->disk.index);
+                refuse(REFUSAL_OVERLAP, .a = TABLE_L1, .b = image->l1_offset, .c = at + i, .d = entry,
+                       .e = entry & ENTRY_OFFSET, .f = TABLE_L2);
+            }
+        }
+    }
+}
+
 void lookup_open(struct lookup *lookup, struct qcow2 *image, u32 data_disk, u64 bytes, bool whole) {
     u64 slice = image->cluster_size;
     while (!whole && slice > bytes && slice > SLICE_MIN) {
@@ -15,6 +37,7 @@ void lookup_open(struct lookup *lookup, struct qcow2 *image, u32 data_disk, u64 
     *lookup = (struct lookup){.image = image, .data_disk = data_disk, .slice = slice, .room = (u32)room};
     lookup->l1 = heap_take(8 * room);
     lookup->tables = heap_take(room * slice);
+    check_table_count(lookup);
 }
 
 /* Of a table; with more than one the window has room for no second. */

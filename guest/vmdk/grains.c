@@ -4,11 +4,32 @@
  */
 #include "vmdk/grains.h"
 
+/* As check_table_count() of qcow2/lookup.c: no more tables than the file has room for. */
+static void check_table_count(const struct grains *grains) {
+    struct vmdk *image = grains->image;
+    const u64 room = image->disk.size / table_bytes(image);
+    u32 *entries = (u32 *)grains->tables;
+    u64 tables = 0;
+    for (u64 at = 0, count; image->tables > room && at < image->tables; at += count) {
+        count = min64(grains->room * table_bytes(image) / 4, image->tables - at);
+        directory_read(image, image->directory_offset, at, (u32)count, entries);
+        for (u64 i = 0; i < count; i++) {
+            tables += entries[i] != 0;
+            if (tables > room) {
+                result_disk(image->disk.index);
+                refuse(REFUSAL_VMDK_OVERLAP, .a = TABLE_GRAIN_DIRECTORY, .b = image->directory_offset, .c = at + i,
+                       .d = entries[i], .e = entries[i] * SECTOR);
+            }
+        }
+    }
+}
+
 void grains_open(struct grains *grains, struct vmdk *image, u64 bytes) {
     u64 room = max64(min64(bytes / table_bytes(image), DOORBELL_BATCH), 1);
     *grains = (struct grains){.image = image, .room = (u32)room};
     grains->directory = heap_take(4 * room);
     grains->tables = heap_take(room * table_bytes(image));
+    check_table_count(grains);
 }
 
 void directory_read(struct vmdk *image, u64 offset, u64 index, u32 count, u32 *entries) {

@@ -284,6 +284,21 @@ def test_grains_that_are_not_on_a_border(guest: Guest) -> None:
     assert commit(guest, damaged(END + 128 + 77, index=1) + bytes(GRAIN), top).refusal == ""
 
 
+def test_more_tables_than_the_file_has_room_for(guest: Guest) -> None:
+    """4 TiB in 700 KiB: one table for all of the disk. Whoever went over it would be at it for days."""
+    large = Recipe(1 << 42, GRAIN, parent=b"base.vmdk", parent_cid=RECIPE.cid)
+    image = bytearray(RECIPE.image(large.descriptor()))
+    table = tables_of(image)[0] // SECTOR
+    directory = len(image) // SECTOR
+    image += struct.pack("<I", table) * (large.size // (512 * GRAIN))
+    struct.pack_into("<Q", image, 12, large.size // SECTOR)
+    for place, value in ((48, directory), (56, directory), (64, len(image) // SECTOR)):
+        struct.pack_into("<Q", image, place, value)
+    answer = commit(guest, RECIPE.image(), bytes(image))
+    assert answer.refusal == "VMDK_OVERLAP"
+    assert not answer.modified
+
+
 @pytest.mark.parametrize("copy", ["directory", "redundant"])
 @pytest.mark.parametrize(
     ("sector", "refusal"),

@@ -21,6 +21,7 @@ import typing as t
 import pytest
 
 from sandbox.cli.progress import gauge
+from tests.support.qcow2 import Qcow2
 
 from .bitmap_images import run
 from .command_line import Airlock, Outcome, qemu_img
@@ -298,3 +299,25 @@ def test_the_rate_is_kept_to(airlock: Airlock, ours: pathlib.Path, monkeypatch: 
     monkeypatch.setattr("sandbox.cli.commit.commit_limits", lambda *a, **more: seen.append(more) or real(*a, **more))
     assert airlock(b"commit", b"-r", b"64M", b"-t", b"unsafe", b"top", directory=ours).code == 0
     assert seen == [{"rate": 64 << 20, "flushes": False}]
+
+
+def test_more_tables_than_the_file_has_room_for(airlock: Airlock, tmp_path: pathlib.Path) -> None:
+    """64 GiB of the disk by one L2 table that all of the L1 table names: refused, and nothing of it is copied."""
+    run("qemu-img", "create", "-f", "qcow2", "base", "64G", directory=tmp_path)
+    run("qemu-img", "create", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top", "64G", directory=tmp_path)
+    run("qemu-io", "-c", "write -P 1 0 64k", "top", directory=tmp_path)
+    with Qcow2(str(tmp_path / "top")) as image:
+        l1, size = image.header["l1_table_offset"], image.header["l1_size"]
+    with open(tmp_path / "top", "r+b") as file:
+        file.seek(l1)
+        entry = file.read(8)
+        file.seek(l1)
+        file.write(entry * size)
+    before = {name: (tmp_path / name).read_bytes() for name in ("base", "top")}
+    for arguments in ((b"commit", b"top"), (b"rebase", b"-b", b"", b"top")):
+        refused = airlock(*arguments, directory=tmp_path)
+        assert refused.code == 1, refused
+        assert b"active L1 table" in refused.stderr or b"corrupt" in refused.stderr, refused
+    assert {name: (tmp_path / name).read_bytes() == content for name, content in before.items()} == dict.fromkeys(
+        before, True
+    )
