@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import typing as t
@@ -180,10 +181,15 @@ RETENTION = """
           ansible.builtin.include_role:
             name: airlock.images.snapshot_retention
           vars:
-            snapshot_retention_disks: ["{{ others }}/odd/*.qcow2", "{{ others }}/many/*.qcow2", "{{ others }}/none/*"]
+            snapshot_retention_disks:
+              - "{{ others }}/odd/*.qcow2"
+              - "{{ others }}/many/*.qcow2"
+              - "{{ others }}/none/*"
+              - "{{ others }}/slow/*"
             snapshot_retention_prefix: s
             snapshot_retention_keep: 1
             snapshot_retention_pattern_limit: 2
+            __snapshot_retention_seconds: 3
       rescue:
         - name: Keep what was said
           ansible.builtin.set_fact:
@@ -311,22 +317,37 @@ def test_a_refusal(tenant: Tenant) -> None:
     assert "/y\ufffd]0;title\ufffd\ufffdok: [forged].qcow2 cannot be rolled back" in refused["said"]
 
 
-def test_a_pattern_in_a_tenants_directory(tenant: Tenant) -> None:
-    """More files than a pattern may mean, and a name that is no text, keep nobody else's from being seen to."""
+def test_a_pattern_in_a_tenants_directory(tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More files than a pattern may mean, names without end, and one that is no text, keep nobody else's from being
+    seen to."""
     others = tenant.home / "others"
-    names = [b"odd/good.qcow2", b"odd/\xff\x1b\n.qcow2", b"many/a.qcow2", b"many/b.qcow2", b"many/c.qcow2"]
+    names = [
+        b"odd/good.qcow2",
+        b"odd/\xff\x1b\n.qcow2",
+        b"many/a.qcow2",
+        b"many/b.qcow2",
+        b"many/c.qcow2",
+        b"slow/a.qcow2",
+    ]
     for name in names:
         path = os.fsencode(others) + b"/" + name
         os.makedirs(os.path.dirname(path), exist_ok=True)
         qemu.copy(tenant.paths[0], os.fsdecode(path))
         for snapshot in ("s1", "s2"):
             qemu.must(["qemu-img", "snapshot", "-c", snapshot, os.fsdecode(path)])
+    # As find is where names come faster than it reads them.
+    endless = tenant.home / "programs/find"
+    endless.parent.mkdir()
+    endless.write_text(f'#!/bin/sh\ncase "$*" in */slow/*) exec sleep 600;; esac\nexec {shutil.which("find")} "$@"\n')
+    endless.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{endless.parent}:{os.environ['PATH']}")
     said, kept = tenant.play(RETENTION, others=str(others))
+    assert f"{others}/slow/* leads into a directory that takes more than 3 seconds to read." in said["said"]
     assert f"{others}/odd/\ufffd\ufffd\ufffd.qcow2 has bytes in its name that are no UTF-8." in said["said"]
     assert f"{others}/many/*.qcow2 means more than 2 files (snapshot_retention_pattern_limit)." in said["said"]
     assert [(one["path"], one["removed"]) for one in kept["let_go"]] == [(f"{others}/odd/good.qcow2", ["s1"])]
     left = [tenant.info(os.fsdecode(os.fsencode(others) + b"/" + name))["snapshots"] for name in names]
-    assert [[one["name"] for one in each] for each in left] == [["s2"], *[["s1", "s2"]] * 4]
+    assert [[one["name"] for one in each] for each in left] == [["s2"], *[["s1", "s2"]] * 5]
 
 
 def test_a_group_that_takes_long(tenant: Tenant) -> None:
