@@ -14,6 +14,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..sandbox import errors
 from ..sandbox.facts import facts
 from ..sandbox.guests._limits import BITMAP_NAME_MAX, EXTENTS_MAX
+from ..sandbox.host import ending
 from ..sandbox.host.places import Place, find_place
 from ..sandbox.images import bitmaps, info
 from ..sandbox.images.image import Image
@@ -59,6 +60,7 @@ def info_flow(module: AnsibleModule) -> dict[str, t.Any]:
         check_named_once(places, "path", "each image")
         subjects = [_open(stack, place, params) for place in places]
         found = for_each(record, subjects)
+    ending.check()  # which would be an image's fault otherwise, and fail_on may have none of them matter
     faults = [each for each in found if isinstance(each, errors.AirlockError)]
     records = [
         _fault(each, path) if isinstance(each, errors.AirlockError) else each for each, path in zip(found, paths)

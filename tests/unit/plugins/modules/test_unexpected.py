@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import pathlib
+import signal
 import typing as t
 
 import pytest
@@ -136,6 +138,22 @@ def test_a_list_is_read_all_the_same(run_module: Run, monkeypatch: pytest.Monkey
     assert is_told(run_module("qcow2_info", path=images))
     answer = run_module("qcow2_info", path=images, fail_on="none")
     assert [each.get("error_code") for each in answer["images"]] == [None, "internal_error", None]
+
+
+@pytest.mark.parametrize("fail_on", ["any", "none"])
+def test_a_list_that_is_told_to_end(
+    run_module: Run, monkeypatch: pytest.MonkeyPatch, images: list[str], fail_on: str
+) -> None:
+    """It is no fault of an image, which fail_on could have the task pass over."""
+    info = importlib.import_module(f"{FLOW}.info")
+
+    def told(*_arguments: object) -> t.NoReturn:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it was told before")
+
+    monkeypatch.setattr(info, "_image_record", told)
+    answer = run_module("qcow2_info", path=images[:1], fail_on=fail_on)
+    assert (answer["rc"], answer["error_code"]) == (1, "terminated")
 
 
 @pytest.mark.parametrize(
