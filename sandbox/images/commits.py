@@ -23,13 +23,12 @@ from ..guests._limits import DISKS_MAX
 from ..host import locks
 from ..host.places import look_up
 from ..vmm import kvm, memory
-from ..vmm.answers import SLOWEST
+from ..vmm.answers import SLOWEST, Program
 from ..vmm.doorbell_rules import OFFSET_MAX
 from .chain import check_hard_links
 from .image import Image, Limits, Report, run_guest
 
 if t.TYPE_CHECKING:
-    from ..vmm.answers import Pacing
     from .chain import Chain, Layer
 
 RAW_CLUSTER = 65536  # what a raw base is counted in
@@ -39,10 +38,11 @@ _UNLIMITED = 1 << 62
 _SECONDS = 86400.0  # that nobody gave, besides those for what the chain holds
 
 
-def _chain_guest() -> tuple[bytes, bytes]:
+def _chain_guest() -> Program:
     from ..guests import _guest_chain
+    from ..vmm.doorbell_copies import MovingServer
 
-    return _guest_chain.load()
+    return Program(*_guest_chain.load(), MovingServer)
 
 
 class Commit(t.NamedTuple):
@@ -235,15 +235,7 @@ def commit_limits(chain: Chain, seconds: float | None = None, rate: int = 0, flu
         limits = Limits(seconds=_SECONDS + 4 * held / min(SLOWEST, rate or SLOWEST))
     else:
         limits = Limits.within(seconds)
-    return limits._replace(exits=_UNLIMITED, bytes=_UNLIMITED, file_growth=growth, pace=_pace(rate, flushes))
-
-
-def _pace(rate: int, flushes: bool) -> Pacing | None:
-    if flushes and not rate:
-        return None
-    from ..vmm import doorbell_paced  # few commits are held back
-
-    return doorbell_paced.Pace(rate, flushes)
+    return limits._replace(exits=_UNLIMITED, bytes=_UNLIMITED, file_growth=growth, rate=rate, flushes=flushes)
 
 
 def _disks(chain: Chain) -> tuple[list[Image], list[dict[str, int]]]:

@@ -25,6 +25,7 @@ from ..host.places import Directory, Key, Place, find_place, look_up
 from ..host.reference_rules import Reference
 from ..host.references import Policy
 from ..vmm import kvm
+from ..vmm.answers import Program
 from ..words import opening
 from . import commits
 from .chain import FORMATS, check_hard_links, open_chain
@@ -34,16 +35,18 @@ if t.TYPE_CHECKING:
     from .chain import Chain, Layer
 
 
-def _chain_guest() -> tuple[bytes, bytes]:
+def _chain_guest() -> Program:
     from ..guests import _guest_chain
+    from ..vmm.doorbell_copies import MovingServer
 
-    return _guest_chain.load()
+    return Program(*_guest_chain.load(), MovingServer)
 
 
-def _compress_guest() -> tuple[bytes, bytes]:
+def _compress_guest() -> Program:
     from ..guests import _guest_compress
+    from ..vmm.doorbell_copies import MovingServer
 
-    return _guest_compress.load()
+    return Program(*_guest_compress.load(), MovingServer)
 
 
 class Rebase(t.NamedTuple):

@@ -43,15 +43,6 @@ _LEAST_SECONDS = 0.001
 SLOWEST = 4 << 20  # bytes a second: no storage that images live on is slower
 
 
-class Pacing(t.Protocol):
-    """doorbell_paced.Pace, which is not imported here: so it travels with those who need it."""
-
-    @property
-    def rate(self) -> int: ...
-
-    def server(self, **more: t.Any) -> t.Callable[..., t.Any]: ...
-
-
 class Limits(t.NamedTuple):
     """What a run may use up.
 
@@ -59,15 +50,17 @@ class Limits(t.NamedTuple):
     all that the disks hold. idle: seconds that the guest may run from one doorbell to the next; what the host does for
     it in between is not counted. exits: doorbells. bytes: read, written, copied and
     zeroed, REQUEST_BYTES of doorbell_rules.py at least for each request.
-    file_growth: bytes that a disk may grow beyond the length it has at the start. pace: doorbell_paced.Pace for a guest
-    that writes no faster than it may; None: as fast as it goes, and every flush is done."""
+    file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
+    and copied, 0: as fast as it goes. flushes: False: the guest's flush requests are ignored. Both are for guests that
+    copy, see Program."""
 
     seconds: float | None = None
     idle: float = IDLE_SECONDS
     exits: int = 2_000_000
     bytes: int = 1 << 42
     file_growth: int = 1 << 34
-    pace: Pacing | None = None
+    rate: int = 0
+    flushes: bool = True
 
     @classmethod
     def within(cls, seconds: float | None) -> Limits:
@@ -84,13 +77,15 @@ class Limits(t.NamedTuple):
 
 
 class Program(t.NamedTuple):
-    """A guest: what lies at TEXT_ADDRESS and at DATA_ADDRESS when it starts."""
+    """A guest: what lies at TEXT_ADDRESS and at DATA_ADDRESS when it starts. server: serves it when it writes:
+    doorbell_copies.MovingServer for one that copies from disk to disk; None: doorbell_writes.ChangingServer."""
 
     text: bytes
     data: bytes
+    server: t.Callable[..., t.Any] | None = None
 
 
-Loader = t.Callable[[], tuple[bytes, bytes]]
+Loader = t.Callable[[], t.Union[Program, tuple[bytes, bytes]]]
 """load() of a generated file _guest_FAMILY.py, which it imports: so the file travels with who has the import."""
 
 

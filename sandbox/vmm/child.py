@@ -66,12 +66,14 @@ def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answ
         files,
         appended,
         journal.disk.descriptor if journal else -1,
-        sleeps=limits.pace is not None and limits.pace.rate > 0,
+        copies=program.server is not None,
+        sleeps=limits.rate > 0,
         rewinds=limits.seconds is None or limits.idle < limits.seconds,
     )
     boot.prepare(memory)
     return Job(
-        *program,
+        program.text,
+        program.data,
         what.call,
         files,
         limits,
@@ -79,7 +81,7 @@ def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answ
         answer,
         os.getpid(),
         what.progress is not None,
-        _server(what),
+        _server(what, program),
         vcpu,
         appended,
         memory,
@@ -88,14 +90,14 @@ def plan(what: Run, program: Program, files: t.Sequence[File], device: int, answ
     )
 
 
-def _server(what: Run) -> t.Callable[..., Server]:
+def _server(what: Run, program: Program) -> t.Callable[..., Server]:
     """What makes the server, loaded while files can still be opened."""
     if not what.writable:
         return Server
     limits = what.limits
     more: dict[str, t.Any] = {"journal": what.journal, "seconds": limits.seconds}
-    if limits.pace:
-        return limits.pace.server(**more)
+    if program.server:
+        return functools.partial(program.server, rate=limits.rate, flushes=limits.flushes, **more)
     from .doorbell_writes import ChangingServer  # most runs read, and need not load it
 
     return functools.partial(ChangingServer, **more)

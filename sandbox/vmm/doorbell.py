@@ -45,6 +45,8 @@ class Server:
     bytes_read, bytes_written: what went over the doorbell, copies counted in both.
     """
 
+    COPIES = False  # between disks: no other guest may than those that need it
+
     def __init__(
         self,
         memory: t.Any,
@@ -73,7 +75,7 @@ class Server:
             library.DOORBELL_PROGRESS: self._report_progress,
         }
         self._finish = library.DOORBELL_FINISH
-        self._check = Checker(library, files, memory_size)
+        self._check = Checker(library, files, memory_size, self.COPIES)
 
     def serve(self) -> Finish | None:
         """Run the batch that the guest has laid out; the Finish when it was the last one.

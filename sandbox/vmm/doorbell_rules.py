@@ -48,9 +48,10 @@ class File(t.NamedTuple):
 class Checker:
     """Holds every request of a batch against the rules."""
 
-    def __init__(self, library: t.Any, files: t.Sequence[File], memory_size: int = 0) -> None:
-        """memory_size: where guest memory ends; 0: where it does as a rule."""
+    def __init__(self, library: t.Any, files: t.Sequence[File], memory_size: int = 0, copies: bool = False) -> None:
+        """memory_size: where guest memory ends; 0: where it does as a rule. copies: whether disk to disk is allowed."""
         self._files = files
+        self._copies = copies
         self._first = library.DATA_ADDRESS
         self._end = memory_size or library.MEMORY_SIZE
         self._checks: dict[int, t.Callable[..., int]] = {
@@ -65,7 +66,7 @@ class Checker:
             library.DOORBELL_PROGRESS: self._nothing,
             library.DOORBELL_FINISH: self._finish,
         }
-        self._last = library.DOORBELL_FINISH
+        self._copy_number, self._last = library.DOORBELL_COPY, library.DOORBELL_FINISH
 
     def __call__(self, batch: t.Sequence[tuple[int, ...]]) -> int:
         """The bytes that the batch is charged. Raises DoorbellRuleError."""
@@ -118,6 +119,8 @@ class Checker:
     ) -> int:
         self._source(index, source, source_offset, length)
         self._target(index, disk, offset + length)
+        if not self._copies:
+            raise DoorbellRuleError(BAD_OPERATION, index, self._copy_number)
         return length
 
     def _zero(self, index: int, disk: int, offset: int, length: int, *_unused: int) -> int:

@@ -1,7 +1,8 @@
 # Copyright: (c) 2026, The airlock.images authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Serving the doorbell of a guest that writes: all its requests, and the journal of what they overwrite.
+"""Serving the doorbell of a guest that writes: its requests, and the journal of what they overwrite. Copies between
+disks are in doorbell_copies.py: only guests for chains make any.
 
 Runs in the jailed child, loaded before the fork.
 """
@@ -15,7 +16,7 @@ import os
 import time
 import typing as t
 
-from ..host.disks import ADVICE_DROP, FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO, SYNC_START
+from ..host.disks import FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO
 from . import kvm
 from .doorbell import Server, UndoError, UndoTimeError
 from .doorbell_rules import File
@@ -24,11 +25,6 @@ if t.TYPE_CHECKING:
     from .journal import UndoJournal  # some runs have none, and need not load it
 
 CHUNK = 1 << 20
-_BEHIND_MAX = 8 << 20  # bytes copied to a file before the kernel is told to write them
-_DROP_MIN = 1 << 20  # bytes of a copy whose source is dropped from the page cache: a call for each small one costs more
-
-# copy_file_range does not do these two files; reading and writing will.
-_COPY_ELSEWHERE = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.ETXTBSY)
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -47,7 +43,7 @@ class ChangingServer(Server):
     ) -> None:
         """seconds: for this run and for undoing it."""
         super().__init__(memory, files, byte_budget, progress, memory_size)
-        ffi, library = self._ffi, self._library
+        library = self._library
         self._files = files
         self._journal = journal.descriptor if journal else -1
         self._trailer: t.Any = journal.TRAILER if journal else None
@@ -60,20 +56,21 @@ class ChangingServer(Server):
         # One chunk to copy through, and one that stays zero. They cost no memory until they are used.
         self._bounce = kvm.map_memory(2 * CHUNK, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
         self._zeros = self._bounce + CHUNK
-        self._behind = [0] * len(files)
-        self._in_offset = ffi.new("int64_t *")
-        self._out_offset = ffi.new("int64_t *")
-        self._changes: dict[int, t.Callable[..., int]] = {
-            library.DOORBELL_WRITE: self._write,
-            library.DOORBELL_COPY: self._copy,
-            library.DOORBELL_ZERO: self._zero,
-            library.DOORBELL_DISCARD: self._discard,
-            library.DOORBELL_RESIZE: self._resize,
-        }
+        self._changes = self._what_changes()
         noted = {number: functools.partial(self._noted, number) for number in self._changes}
         self._operations.update(noted if journal else self._changes)
         reserve = self._reserve_noted if journal else self._reserve
         self._operations.update({library.DOORBELL_RESERVE: reserve, library.DOORBELL_FLUSH: self._flush})
+
+    def _what_changes(self) -> dict[int, t.Callable[..., int]]:
+        """What each request does that changes bytes."""
+        library = self._library
+        return {
+            library.DOORBELL_WRITE: self._write,
+            library.DOORBELL_ZERO: self._zero,
+            library.DOORBELL_DISCARD: self._discard,
+            library.DOORBELL_RESIZE: self._resize,
+        }
 
     def _write(self, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
         """Bytes written, or -errno."""
@@ -86,65 +83,6 @@ class ChangingServer(Server):
         if done > 0:
             self.bytes_written += done
         return done
-
-    def _copy(self, disk: int, offset: int, length: int, _memory: int, source: int, source_offset: int) -> int:
-        """Bytes copied, fewer only at the end of the source, or -errno."""
-        if source == disk and abs(source_offset - offset) < length:
-            return -errno.EINVAL  # as copy_file_range says; reading and writing would make a mess of it
-        moved = 0
-        while moved < length:
-            step = min(length - moved, _BEHIND_MAX)
-            done = self._copy_range(
-                self._descriptors[source], source_offset + moved, self._descriptors[disk], offset + moved, step
-            )
-            if done < 0:
-                return done
-            self._write_behind(disk, done)
-            self._drop_behind(disk, source, source_offset + moved, done)
-            moved += done
-            if done < step:
-                break
-        self.bytes_read += moved
-        self.bytes_written += moved
-        return moved
-
-    def _write_behind(self, disk: int, moved: int) -> None:
-        """The disk works while the copying goes on, instead of after it. A hint: the flush tells what failed."""
-        self._behind[disk] += moved
-        if self._behind[disk] >= _BEHIND_MAX:
-            self._library.sync_file_range(self._descriptors[disk], 0, 0, SYNC_START)
-            self._behind[disk] = 0
-
-    def _drop_behind(self, disk: int, source: int, offset: int, length: int) -> None:
-        """An overlay that will be emptied need not stay in the page cache: its pages are the next ones to copy to."""
-        if length >= _DROP_MIN and source != disk and self._files[source].writable:
-            self._library.posix_fadvise(self._descriptors[source], offset, length, ADVICE_DROP)
-
-    def _copy_range(self, source: int, source_offset: int, target: int, offset: int, length: int) -> int:
-        """Copy between files in the kernel, and through the bounce buffer what it will not."""
-        moved = 0
-        while moved < length:
-            self._in_offset[0] = source_offset + moved
-            self._out_offset[0] = offset + moved
-            step = min(length - moved, 1 << 30)
-            done = self._library.copy_file_range(source, self._in_offset, target, self._out_offset, step, 0)
-            if done < 0 and self._ffi.errno not in _COPY_ELSEWHERE:
-                return -int(self._ffi.errno)
-            if done <= 0:
-                # 0 is the end of the source, or a file system that does not tell: read() tells.
-                break
-            moved += int(done)
-        while moved < length:
-            done = self._library.pread(source, self._bounce, min(length - moved, CHUNK), source_offset + moved)
-            if done < 0:
-                return -int(self._ffi.errno)
-            if done == 0:
-                break
-            written = self._write_all(target, self._bounce, int(done), offset + moved)
-            if written < 0:
-                return written
-            moved += written
-        return moved
 
     def _write_all(self, target: int, address: t.Any, length: int, offset: int) -> int:
         """length, or -errno."""

@@ -223,12 +223,13 @@ def rules(
     files: t.Sequence[File],
     appended: t.Sequence[int],
     journal: int = -1,
+    copies: bool = False,
     sleeps: bool = False,
     rewinds: bool = False,
 ) -> list[Rule]:
     """What the child may still do. vcpu: the descriptor that KVM_RUN is for. appended: what write(2) may go to: the
-    result pipe, a journal. journal: the disk whose length is asked for, or -1. sleeps: to keep to a
-    rate. rewinds: the timer, where the time that the host takes is not the guest's."""
+    result pipe, a journal. journal: the disk whose length is asked for, or -1. copies: from disk to
+    disk. sleeps: to keep to a rate. rewinds: the timer, where the time that the host takes is not the guest's."""
     chain = tuple(file.descriptor for file in files)
     writable = tuple(file.descriptor for file in files if file.writable)
     allowed = [
@@ -255,11 +256,14 @@ def rules(
         allowed += [
             Rule("pwrite64", (OneOf(0, writable),)),
             Rule("fdatasync", (OneOf(0, writable),)),
+            Rule("fallocate", (OneOf(0, writable), OneOf(1, (FALLOCATE_RESERVE, FALLOCATE_DISCARD, FALLOCATE_ZERO)))),
+            Rule("ftruncate", (OneOf(0, writable),)),
+        ]
+    if writable and copies:
+        allowed += [
             Rule("fadvise64", (OneOf(0, writable), OneOf(3, (ADVICE_DROP,)))),
             Rule("sync_file_range", (OneOf(0, writable), OneOf(3, (SYNC_START,)))),
             Rule("copy_file_range", (OneOf(0, chain), OneOf(2, writable), OneOf(5, (0,)))),
-            Rule("fallocate", (OneOf(0, writable), OneOf(1, (FALLOCATE_RESERVE, FALLOCATE_DISCARD, FALLOCATE_ZERO)))),
-            Rule("ftruncate", (OneOf(0, writable),)),
         ]
     return allowed
 

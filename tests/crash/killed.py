@@ -8,6 +8,7 @@ exits, or between two requests of one batch.
 
 from __future__ import annotations
 
+import importlib
 import mmap
 import os
 import signal
@@ -20,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from sandbox.vmm import doorbell_writes
 
 
 def _children() -> list[int]:
@@ -74,13 +73,35 @@ class Killer:
 
 @contextmanager
 def killing(
-    at: int, monkeypatch: pytest.MonkeyPatch, changes: Any = doorbell_writes, number: int = signal.SIGKILL
+    at: int,
+    monkeypatch: pytest.MonkeyPatch,
+    module: Callable[[str], Any] = importlib.import_module,
+    number: int = signal.SIGKILL,
 ) -> Iterator[Killer]:
     """Within it, the child that writes dies at moment number `at`, counted over all runs: before each exit is served,
-    and before each request that is no read. changes: the sandbox's module of that name, as who is killed knows it."""
+    and before each request that is no read. module: imports, as who is killed does."""
     killer = Killer(at, number)
+    # Both are loaded before the first is replaced, of which the second one would be made otherwise.
+    servers = {
+        "ChangingServer": module("sandbox.vmm.doorbell_writes"),
+        "MovingServer": module("sandbox.vmm.doorbell_copies"),
+    }
+    for name, there in servers.items():
+        monkeypatch.setattr(there, name, _mortal(getattr(there, name), killer))
+    watcher = threading.Thread(target=killer.watch)
+    watcher.start()
+    try:
+        yield killer
+    finally:
+        killer.end()
+        watcher.join()
+        monkeypatch.undo()
 
-    class MortalServer(doorbell_writes.ChangingServer):  # type: ignore[misc]
+
+def _mortal(server: Any, killer: Killer) -> Any:
+    """That server, whose process dies at the killer's moment."""
+
+    class MortalServer(server):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **more)
             for number, serve in list(self._operations.items()):
@@ -99,12 +120,4 @@ def killing(
             killer.moment()
             return super().serve()
 
-    monkeypatch.setattr(changes, "ChangingServer", MortalServer)
-    watcher = threading.Thread(target=killer.watch)
-    watcher.start()
-    try:
-        yield killer
-    finally:
-        killer.end()
-        watcher.join()
-        monkeypatch.undo()
+    return MortalServer

@@ -83,10 +83,10 @@ def test_group(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = images[0].read_bytes()
-    changes, result = module("sandbox.vmm.doorbell_writes"), tmp_path / "result"
+    result = tmp_path / "result"
     name = "new" if state == "present" else "old"
     task = task_on(images, module, result, name=name, state=state)
-    with killing(-1, monkeypatch, changes) as nobody:
+    with killing(-1, monkeypatch, module) as nobody:
         assert os.waitstatus_to_exitcode(in_process(task, nobody)) == DONE
     assert all(path.read_bytes() != before for path in images)
     for path in images:
@@ -95,7 +95,7 @@ def test_group(
     step = 1 if LONG else max(1, nobody.moments // 4)
     # The last image's last request: all of it is done, but for being kept.
     for moment in sorted({*range(0, nobody.moments, step), nobody.moments - 1}):
-        with killing(moment, monkeypatch, changes, number) as killer:
+        with killing(moment, monkeypatch, module, number) as killer:
             code = os.waitstatus_to_exitcode(in_process(task, killer))
         if not killer.killed:  # one run has an exit or two less than another: how much is done at once varies
             assert code == DONE, moment

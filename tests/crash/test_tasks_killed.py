@@ -121,13 +121,12 @@ def test_chain_killed(method: str, module: Any, tmp_path: pathlib.Path, monkeypa
     make(made)
     # A commit goes into b, which shows something else then.
     wanted = {name: shown(made / name) for name in (("top",) if method == "commit" else ("b", "top"))}
-    changes = module("sandbox.vmm.doorbell_writes")
 
     def task() -> Any:
         flow, layers = module("_module.chain.flow").chain_flow, [str(work / name) for name in STAY]
         return run_flow("qcow2_chain", flow, layers=layers, method=method, drop=True, scan=True)
 
-    with killing(-1, monkeypatch, changes) as nobody:
+    with killing(-1, monkeypatch, module) as nobody:
         shutil.copytree(made, work)
         assert in_process(task, nobody) == 0
     assert sorted(path.name for path in work.iterdir()) == sorted(STAY)
@@ -135,7 +134,7 @@ def test_chain_killed(method: str, module: Any, tmp_path: pathlib.Path, monkeypa
     for moment in moments(nobody):
         shutil.rmtree(work)
         shutil.copytree(made, work)
-        with killing(moment, monkeypatch, changes) as killer:
+        with killing(moment, monkeypatch, module) as killer:
             assert in_process(task, killer) == signal.SIGKILL, moment
         assert {name: shown(work / name) for name in wanted} == wanted, moment
         again(module, task)
@@ -171,13 +170,12 @@ def test_commit_killed(
     made, work = tmp_path / "made", tmp_path / "work"
     make_marked(made)
     wanted = shown(made / "top")
-    changes = module("sandbox.vmm.doorbell_writes")
 
     def task() -> Any:
         flow = module("_module.commit.flow").commit_flow
         return run_flow("qcow2_commit", flow, path=str(work / "top"), drop=drop, bitmaps=policy)
 
-    with killing(-1, monkeypatch, changes) as nobody:
+    with killing(-1, monkeypatch, module) as nobody:
         shutil.copytree(made, work)
         assert in_process(task, nobody) == 0
     due = known(work / "base")
@@ -187,7 +185,7 @@ def test_commit_killed(
     for moment in moments(nobody):
         shutil.rmtree(work)
         shutil.copytree(made, work)
-        with killing(moment, monkeypatch, changes) as killer:
+        with killing(moment, monkeypatch, module) as killer:
             assert in_process(task, killer) == signal.SIGKILL, moment
         if (work / "top").exists():
             assert shown(work / "top") == wanted, moment

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.host.disks import open_disk
+from sandbox.vmm.doorbell_copies import MovingServer
 from sandbox.vmm.machine import Run, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -50,7 +51,7 @@ def hostile():
 @pytest.fixture(scope="session")
 def worker():
     """worker(requests, disks=(), fill=0, payload=0, **options) -> (statuses, payload, answer)."""
-    guest = program("worker")
+    guest = program("worker")._replace(server=MovingServer)
 
     def work(requests, disks=(), fill=0, payload=0, **options):
         packed = b"".join(struct.pack("<IIQQQIIQqQ", *request) for request in requests)

@@ -241,6 +241,7 @@ def test_all_memory(hostile):
 BAD_REQUESTS = {
     "no operation": ("operation", 0, 0, 0, 0, HEAP),
     "unknown operation": ("operation", 99, 0, 0, 0, HEAP),
+    "copy by a guest that has none to make": ("operation", COPY, 0, 0, 4, 0, 1, 0),
     "disk index": ("disk index", READ, 2, 0, 512, HEAP),
     "largest disk index": ("disk index", WRITE, 0xFFFFFFFF, 0, 512, HEAP),
     "source disk index": ("disk index", COPY, 0, 0, 512, 0, 2, 0),

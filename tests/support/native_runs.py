@@ -15,8 +15,8 @@ from collections.abc import Callable
 from sandbox.vmm import answers, kvm, machine
 from sandbox.vmm.answers import Answer, Report, Run
 from sandbox.vmm.doorbell import Server
+from sandbox.vmm.doorbell_copies import MovingServer
 from sandbox.vmm.doorbell_rules import File
-from sandbox.vmm.doorbell_writes import ChangingServer
 
 from . import native
 
@@ -63,7 +63,7 @@ class Machine:
         # A server looks at the doorbell's page when it is made, and never again here.
         memory = ffi.new("char[]", library.MEMORY_SIZE)
         if what.writable:
-            server: Server = ChangingServer(memory, files, 1 << 62, what.progress, what.journal)
+            server: Server = MovingServer(memory, files, 1 << 62, what.progress, journal=what.journal)
         else:
             server = Server(memory, files, 1 << 62, what.progress)
         server._memory = ffi.cast("char *", 0)

@@ -12,8 +12,8 @@ import pytest
 
 from sandbox.host.disks import open_disk
 from sandbox.vmm import kvm
+from sandbox.vmm.doorbell_copies import MovingServer
 from sandbox.vmm.doorbell_rules import File
-from sandbox.vmm.doorbell_writes import ChangingServer
 
 _FFI, LIBRARY = kvm.bindings()
 MEGA = 1 << 20
@@ -42,7 +42,7 @@ def test_only_what_will_be_emptied_is_dropped_from_the_page_cache(emptied: bool,
     memory = kvm.map_memory(LIBRARY.MEMORY_SIZE, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
     with open_disk(str(tmp_path / "base"), True) as base, open_disk(str(tmp_path / "overlay"), emptied) as overlay:
         files = [File(base.descriptor, True, False, 1 << 40), File(overlay.descriptor, emptied, False, 1 << 40)]
-        server = ChangingServer(memory, files, 1 << 40)
+        server = MovingServer(memory, files, 1 << 40)
         server._library = library = Library()
         assert server._copy(0, 0, 18 * MEGA, 0, 1, MEGA) == 18 * MEGA
         assert server._copy(0, 0, 65536, 0, 1, 0) == 65536

@@ -18,7 +18,6 @@ from sandbox.images import commits
 from sandbox.images.chain import Chain, open_chain
 from sandbox.vmm import kvm, machine
 from sandbox.vmm.answers import IDLE_SECONDS
-from sandbox.vmm.doorbell_paced import Pace
 from sandbox.vmm.doorbell_rules import OFFSET_MAX
 
 from .bitmap_images import run
@@ -206,11 +205,12 @@ def test_limits(chain: Chain) -> None:
     slow = commits.commit_limits(chain, rate=1)
     assert slow.seconds is not None
     assert slow.seconds > 86400 + 65536
-    assert limits.pace is None
+    assert limits.rate == 0
+    assert limits.flushes
     assert 2 << 20 < limits.file_growth < OFFSET_MAX - (2 << 20)
     assert limits.idle == IDLE_SECONDS
     given = commits.commit_limits(chain, 5, 1000, False)
-    assert (given.seconds, given.idle, given.pace) == (5, 5, Pace(1000, False))
+    assert (given.seconds, given.idle, given.rate, given.flushes) == (5, 5, 1000, False)
     assert given.file_growth == limits.file_growth
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from sandbox.host.disks import open_disk
 from sandbox.vmm import doorbell_writes, journal, kvm
 from sandbox.vmm.doorbell import BytesError, Server, UndoError, UndoTimeError
+from sandbox.vmm.doorbell_copies import MovingServer
 from sandbox.vmm.doorbell_rules import REQUEST, REQUEST_BYTES, DoorbellRuleError, File
-from sandbox.vmm.doorbell_writes import ChangingServer
 from sandbox.vmm.journal import UndoJournal
 from tests.support.recording import Recorder
 
@@ -50,7 +50,7 @@ class Bench:
         self.recorder = Recorder() if recorded else None
         self.address = kvm.map_memory(LIBRARY.MEMORY_SIZE, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
         more = {} if seconds is None else {"seconds": seconds}
-        self.server = ChangingServer(self.address, self.files, budget, None, self.journal, **more)
+        self.server = MovingServer(self.address, self.files, budget, None, journal=self.journal, **more)
         if self.recorder:
             self.recorder.observe(self.server)
 

@@ -11,8 +11,8 @@ import typing as t
 import pytest
 
 from sandbox.host.disks import open_disk
-from sandbox.vmm import doorbell_paced, kvm
-from sandbox.vmm.doorbell_paced import PacedServer
+from sandbox.vmm import doorbell_copies, kvm
+from sandbox.vmm.doorbell_copies import MovingServer
 from sandbox.vmm.doorbell_rules import File
 
 FFI, LIBRARY = kvm.bindings()
@@ -65,7 +65,7 @@ class Bench:
         self.disk = open_disk(str(directory / "disk"), True)
         self.memory = kvm.map_memory(LIBRARY.MEMORY_SIZE, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
         files = [File(self.disk.descriptor, True, False, 1 << 40)]
-        self.server = PacedServer(self.memory, files, 1 << 40, rate=rate, flushes=flushes)
+        self.server = MovingServer(self.memory, files, 1 << 40, rate=rate, flushes=flushes)
         self.library = Library(clock)
         self.server._library = self.library
 
@@ -77,7 +77,7 @@ class Bench:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(doorbell_paced, "time", made)
+    monkeypatch.setattr(doorbell_copies, "time", made)
     return made
 
 

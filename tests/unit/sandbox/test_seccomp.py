@@ -20,7 +20,7 @@ from sandbox.vmm.seccomp import ALLOW, KILL_PROCESS, OneOf, Rule, Without
 
 VCPU, CHAIN, TARGET, JOURNAL_DISK, PIPE, RECORD = 7, 10, 11, 12, 20, 21
 FILES = [File(CHAIN, False, False, 0), File(TARGET, True, False, 1 << 30), File(JOURNAL_DISK, True, False, 1 << 30)]
-RULES = jail.rules(VCPU, FILES, [PIPE, RECORD], JOURNAL_DISK, sleeps=True)
+RULES = jail.rules(VCPU, FILES, [PIPE, RECORD], JOURNAL_DISK, copies=True, sleeps=True)
 PROGRAM = seccomp.program(RULES)
 ANY = 0xDEADBEEF
 MINUS_ONE = (1 << 64) - 1
@@ -94,8 +94,13 @@ def test_every_rule_has_a_case():
 
 
 def test_who_keeps_to_no_rate_does_not_sleep():
-    names = {rule.name for rule in jail.rules(VCPU, FILES, [PIPE, RECORD], JOURNAL_DISK)}
+    names = {rule.name for rule in jail.rules(VCPU, FILES, [PIPE, RECORD], JOURNAL_DISK, copies=True)}
     assert set(CASES) - names == {"clock_nanosleep"}
+
+
+def test_who_moves_nothing_does_not_copy():
+    names = {rule.name for rule in jail.rules(VCPU, FILES, [PIPE, RECORD], JOURNAL_DISK, sleeps=True)}
+    assert set(CASES) - names == {"copy_file_range", "fadvise64", "sync_file_range"}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,0 +1,1 @@
+../../../../sandbox/vmm/doorbell_copies.py

@@ -1,1 +1,0 @@
-../../../../sandbox/vmm/doorbell_paced.py
