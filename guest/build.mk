@@ -17,7 +17,7 @@ GUEST_SOURCES := $(sort $(foreach room,$(GUEST_ROOMS),$(wildcard $(room)/*.c)))
 
 GUEST_COMPILE := LC_ALL=C gcc -std=c11 -ffreestanding -fno-pic -fno-stack-protector -mno-red-zone -mcmodel=small \
 	-msse2 -fcf-protection=none -fno-asynchronous-unwind-tables -fno-ident -Wall -Wextra -Werror -Iguest \
-	-ffunction-sections -fdata-sections
+	-ffunction-sections -fdata-sections -falign-functions=1 -falign-jumps=1 -falign-loops=1
 # What is done for each entry of a table or each cluster is compiled to be fast; all else to be small, for it travels to
 # a managed host with each task.
 GUEST_HOT := start/memory $(addprefix qcow2/,bits counters lookup refcount_blocks refcount_cache refcounts references \
