@@ -80,6 +80,7 @@ options:
     description:
       - Directories, files and block devices to which names in the images of the chain may lead, besides the directory
         of the image that has the name. What is below a directory is allowed with it.
+      - A data file is written to in another directory than its image's only if it is named here itself.
     type: list
     elements: str
     default: []

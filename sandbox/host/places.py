@@ -101,10 +101,11 @@ class Place:
 
     path: as it was named, for people. directory: where the file itself is. name: its name there, never a link's.
     handle: O_PATH, -1 where there is no such file. linked: the path's last part is a link to it. named: the operator
-    named the file, and not an image alone. follow_links: whether links were followed wherever they lead.
+    named the file, and not an image alone. elsewhere: it is neither in the directory of the image that names it nor
+    below. follow_links: whether links were followed wherever they lead.
     """
 
-    __slots__ = ("directory", "follow_links", "handle", "linked", "name", "named", "path")
+    __slots__ = ("directory", "elsewhere", "follow_links", "handle", "linked", "name", "named", "path")
 
     def __init__(
         self,
@@ -115,6 +116,7 @@ class Place:
         *,
         linked: bool = False,
         named: bool = True,
+        elsewhere: bool = False,
         follow_links: bool = False,
     ) -> None:
         """Takes over the directory and the handle."""
@@ -124,6 +126,7 @@ class Place:
         self.handle = handle
         self.linked = linked
         self.named = named
+        self.elsewhere = elsewhere
         self.follow_links = follow_links
 
     @property
@@ -157,6 +160,7 @@ class Place:
             handle,
             linked=self.linked,
             named=self.named,
+            elsewhere=self.elsewhere,
             follow_links=self.follow_links,
         )
 

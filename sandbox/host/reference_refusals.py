@@ -109,6 +109,18 @@ def hard_links(path: str, is_data_file: bool) -> ChainError:
     )
 
 
+def elsewhere(path: str, is_data_file: bool) -> ChainError:
+    """The exception for a file that would be written to in an allowed root, see chain.check_written()."""
+    role = "data_file" if is_data_file else "backing"
+    allow = advice.say("allow", {"file": quote(path)})
+    return ChainError(
+        f"{clean(path, PATH_LIMIT)} is a {_ROLES[role]} that only an image names, and it is neither in that image's "
+        "directory nor below: it may belong to something else, so nothing is written to it. If you know the file, "
+        f"{allow}.",
+        f"{role}_elsewhere",
+    )
+
+
 def _relink(reference: Reference) -> str:
     """How another file is named: nothing is opened for it, so that the image must be known."""
     image = quote(reference.image)

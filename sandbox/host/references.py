@@ -88,6 +88,7 @@ class Policy:
             place = walk.go(name, shown_path(name, home))
             try:
                 place.named = place.key in self._named
+                place.elsewhere = walk.left_home
                 self._check_kind(place)
             except BaseException:
                 place.close()
@@ -165,6 +166,11 @@ class _Walk:
 
     def __exit__(self, *_exception: object) -> None:
         self._start(self._top)
+
+    @property
+    def left_home(self) -> bool:
+        """Whether the way has come to another of the directories than the image's."""
+        return self._top is not self._directories[0]
 
     def go(self, name: bytes, shown: str) -> Place:
         """What the name leads to, a link or a directory never. shown: for people. Raises NameRuleError, OSError."""

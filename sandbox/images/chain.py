@@ -203,6 +203,15 @@ def check_hard_links(layers: t.Sequence[Layer]) -> None:
                 raise reference_refusals.hard_links(image.path, layer.data_file is image)
 
 
+def check_written(image: Image | None, is_data_file: bool) -> None:
+    """For a file that is to be written to, though it is none of the layers that a task means. Raises ChainError for one
+    that only an image names, in an allowed root: that is there for what is read, and others have their files there."""
+    if image and image.place.elsewhere and not image.place.named:
+        from ..host import reference_refusals
+
+        raise reference_refusals.elsewhere(image.path, is_data_file)
+
+
 def drawing(chain: Chain) -> str:
     """The chain in one line, base first: "base.raw <- a.qcow2 <- top.qcow2". Printable."""
     return draw([layer.path for layer in chain.layers])

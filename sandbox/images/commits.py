@@ -25,7 +25,7 @@ from ..host.places import look_up
 from ..vmm import kvm, memory
 from ..vmm.answers import SLOWEST, Program
 from ..vmm.doorbell_rules import OFFSET_MAX
-from .chain import check_hard_links
+from .chain import check_hard_links, check_written
 from .image import Image, Limits, Report, run_guest
 
 if t.TYPE_CHECKING:
@@ -162,6 +162,9 @@ def commit(
     layers = (
         {base} | ({0} if empties and chain.top.format == "qcow2" else set()) | ({base - 1} if records_id else set())
     )
+    for depth in sorted(layers):
+        check_written(chain.layers[depth].image if depth < base else None, is_data_file=False)
+        check_written(chain.layers[depth].data_file, is_data_file=True)
     fields = {
         "layer_count": len(rows),
         "base": base,
@@ -204,6 +207,7 @@ def empty(chain: Chain, limits: Limits | None = None) -> int:
 
     For after a commit(empties=False). limits: as of commit(). Raises ArgumentError, RefusalError.
     """
+    check_written(chain.top.data_file, is_data_file=True)
     everything, rows = _disks(chain)
     refuse = functools.partial(_refusal, [each.path for each in everything])
     result, payload, _report = run_guest(

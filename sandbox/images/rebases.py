@@ -28,7 +28,7 @@ from ..vmm import kvm
 from ..vmm.answers import Program
 from ..words import opening
 from . import commits
-from .chain import FORMATS, check_hard_links, open_chain
+from .chain import FORMATS, check_hard_links, check_written, open_chain
 from .image import Image, Limits, Report, run_guest
 
 if t.TYPE_CHECKING:
@@ -169,6 +169,7 @@ def rebase(
     new_layers = backing.layers if backing else ()
     check_hard_links(chain.layers)
     check_hard_links(new_layers)
+    check_written(chain.top.data_file, is_data_file=True)
     everything, rows, new_rows = _disks(chain.layers, new_layers)
     fields = {
         "layer_count": len(rows),

@@ -418,6 +418,37 @@ def test_hard_links_of_what_only_an_image_names(kind: str, named: bool, home: pa
             assert "allowed_roots" in caught.value.message
 
 
+@pytest.mark.parametrize("place", ["root", "named", "home"])
+@pytest.mark.parametrize("whose", ["top", "base"])
+def test_a_data_file_in_an_allowed_root_is_not_written_to(whose: str, place: str, home: pathlib.Path) -> None:
+    """A root is there for what is read: whoever makes an image must not choose what of it is overwritten."""
+    data = (home if place == "home" else home.parent / "other") / "data"
+    option, path = ["-o", f"data_file={data}"], str(home / "top.qcow2")
+    standing = ["-F", "qcow2", "-b", "lower.qcow2"]
+    lower, upper = ([], [*standing, *option]) if whose == "top" else (option, standing)
+    for name, more in (("lower.qcow2", lower), ("top.qcow2", upper)):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *more, name, "1M"], cwd=home, check=True)
+    subprocess.run(["qemu-io", "-c", "write -P 5 0 64k", path], stdout=subprocess.DEVNULL, check=True)
+    data.write_bytes(b"another's" * 1000)
+    roots = [str(data if place == "named" else data.parent)]
+    with open_chain(path, writable_layers=(0,), allowed_roots=roots) as chain:
+        assert commits.find_base(chain, b"lower.qcow2") == 1
+        changes: list[t.Callable[[bool], object]] = [lambda dry: commits.commit(chain, 1, dry_run=dry)]
+        if whose == "top":
+            changes += [lambda dry: rebases.rebase(chain, None, dry_run=dry), lambda _dry: commits.empty(chain)]
+        if place != "root":
+            changes[0](True)
+            return
+        commits.open_base(chain, 1)
+        for change in changes:
+            for dry in (True, False):
+                with pytest.raises(errors.ChainError) as caught:
+                    change(dry)
+                assert caught.value.code == "data_file_elsewhere"
+                assert str(data) in caught.value.message
+    assert data.read_bytes() == b"another's" * 1000
+
+
 @pytest.mark.parametrize("left", ["nothing", "another file", "a link"])
 def test_a_hard_link_that_goes_before_the_names_are_counted(left: str, home: pathlib.Path) -> None:
     """The file has one name then, and that is not the one in the image above."""

@@ -270,6 +270,26 @@ def test_commit_below_a_layer_that_stays(home: pathlib.Path) -> None:
         qemu.must(["qemu-io", "-r", "-f", kind, *(word for read in reads for word in ("-c", read)), str(path)])
 
 
+def test_a_layer_between_in_an_allowed_root_is_not_written_to(home: pathlib.Path) -> None:
+    """The layer that would record the base's new id is named by an image alone."""
+    other = home.parent / "outside"
+    layers = [other / name for name in ("top.vmdk", "base.vmdk")]
+    for layer in layers:
+        (home / layer.name).rename(layer)
+    before = [layer.read_bytes() for layer in layers]
+    upper = overlay(home / "upper.qcow2", bytes(layers[0]), b"vmdk")
+    with open_chain(str(upper), writable_layers=(0,), allowed_roots=[str(other)]) as chain:
+        open_base(chain, 2)
+        with pytest.raises(errors.ChainError) as caught:
+            commit(chain, 2, empties=False)
+    assert caught.value.code == "backing_elsewhere"
+    assert [layer.read_bytes() for layer in layers] == before
+    with open_chain(str(upper), writable_layers=(0,), allowed_roots=[str(other), str(layers[0])]) as chain:
+        open_base(chain, 2)
+        commit(chain, 2, empties=False)
+    assert Vmdk(layers[0]).parent_cid == Vmdk(layers[1]).cid != RECIPE.cid
+
+
 def test_commit_that_ended_between_the_two_ids_is_run_again(home: pathlib.Path) -> None:
     """Not all layers above are of vmdk, so that their ids do not tell all that the base got."""
     upper = home / "upper.qcow2"
