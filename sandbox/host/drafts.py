@@ -67,9 +67,12 @@ class Access(t.NamedTuple):
                 elif name == _ACL:
                     os.removexattr(descriptor, name)  # what the directory gives to new files
             except OSError as error:
-                # A label is the system's to give where the caller may not; an ACL that is wanted is not left out.
+                # A label is the system's to give where the caller may not; an ACL that is wanted is not left
+                # out, but where the file system has none.
                 if error.errno not in (_NOT_KNOWN if name == _ACL else (*_NOT_KNOWN, errno.EPERM, errno.EACCES)):
                     raise
+                if name == _ACL and name in names:
+                    mode &= ~stat.S_IRWXG  # beside an ACL, that is the most that anybody in it may, and not the group
         os.fchmod(descriptor, mode)
 
 

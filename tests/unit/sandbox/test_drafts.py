@@ -124,6 +124,21 @@ def test_acl_of_the_base(tmp_path: pathlib.Path) -> None:
 
 
 @needs_root
+def test_acl_on_a_file_system_without(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The group's bits of the mode are the ACL's mask: without the ACL they would let the group in."""
+
+    def refuse(_descriptor: int, _name: str, _value: bytes) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    base = tmp_path / "base"
+    base.touch()
+    set_attribute(base, ACL, GUEST_MAY_READ)
+    assert base.stat().st_mode & 0o777 == 0o640
+    monkeypatch.setattr(drafts.os, "setxattr", refuse)
+    assert like(base).st_mode & 0o777 == 0o600
+
+
+@needs_root
 def test_acl_that_the_directory_gives_to_new_files(tmp_path: pathlib.Path) -> None:
     base = tmp_path / "base"
     base.touch()
