@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 import typing as t
 
 from .. import errors
@@ -19,9 +20,11 @@ _TOOLS = ("qemu-",)
 _USES = 100
 _KEEPS = 200
 
-# Holders are looked for in /proc: this many processes and open files at most.
+# Holders are looked for in /proc: this many processes and open files at most, and so long. To read of one open file
+# takes as long as there are locks on it, and whoever may read an image can open and lock it any number of times.
 _PROCESSES_MAX = 20000
 _FILES_MAX = 100000
+_SECONDS = 2.0
 _PIDS_MAX = 16
 
 
@@ -77,6 +80,7 @@ def find(descriptor: int, byte: int) -> tuple[int, ...]:
     inode = (status.st_dev, status.st_ino)
     found: list[int] = []
     left = _FILES_MAX
+    end = time.monotonic() + _SECONDS
     for process in _entries("/proc")[:_PROCESSES_MAX]:
         if not process.isdigit():
             continue
@@ -84,8 +88,12 @@ def find(descriptor: int, byte: int) -> tuple[int, ...]:
         left -= len(files)
         if left < 0 or len(found) == _PIDS_MAX:
             break
-        if any(_is_same_file(process, number, inode) and _has_lock(process, number, byte) for number in files):
-            found.append(int(process))
+        for number in files:
+            if time.monotonic() > end:
+                return tuple(found)
+            if _is_same_file(process, number, inode) and _has_lock(process, number, byte):
+                found.append(int(process))
+                break
     return tuple(found)
 
 

@@ -15,7 +15,7 @@ import typing as t
 import pytest
 
 from sandbox import errors
-from sandbox.host import locks
+from sandbox.host import holders, locks
 
 from .holding import Holder
 from .saying import said
@@ -155,6 +155,25 @@ def test_a_posix_lock_has_an_owner(image: str, descriptor: t.Callable[[bool], in
         locks.lock_image(descriptor(False), image, False)
     child.communicate(b"\n")
     assert caught.value.pids == (child.pid,)
+
+
+def test_a_search_for_holders_has_an_end(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    """Whoever may read the image can have it open any number of times, and each look takes long: 15 ms, say."""
+    now, looks = [0.0], []
+
+    def look(_process: str, number: str, byte: int) -> bool:
+        now[0] += 0.015
+        looks.append((number, byte))
+        return False
+
+    monkeypatch.setattr(holders.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(holders, "_entries", lambda path: ["1"] if path == "/proc" else list(map(str, range(99999))))
+    monkeypatch.setattr(holders, "_is_same_file", lambda *_where: True)
+    monkeypatch.setattr(holders, "_has_lock", look)
+    (tmp_path / "image").touch()
+    with open(tmp_path / "image", "rb") as image:
+        assert holders.find(image.fileno(), 100) == ()
+    assert 0 < len(looks) < 1000
 
 
 def test_force_share_never_writes(image: str, descriptor: t.Callable[[bool], int]) -> None:
