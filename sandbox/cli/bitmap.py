@@ -279,15 +279,14 @@ def warn_of_stale(path: bytes, bitmaps: t.Iterable[Bitmap]) -> None:
     """The warning that qemu prints as well, whenever it opens such an image."""
     if any(bitmap.stale for bitmap in bitmaps):
         warn(
-            b"%s: a program that knows no bitmaps has written to the image: they are stale, and can only be removed"
-            % path
+            path, b": a program that knows no bitmaps has written to the image: they are stale, and can only be removed"
         )
 
 
 def warn_of_damage(path: bytes, damage: str) -> None:
     """Where qemu-img would open nothing."""
     if damage:
-        warn(b"%s: the bitmaps are damaged: %s" % (path, damage.encode()))
+        warn(path, b": the bitmaps are damaged: " + damage.encode())
 
 
 def _warn_of(wanted: _Wanted, bitmaps: t.Iterable[Bitmap], leaked_clusters: int, damage: str = "") -> None:

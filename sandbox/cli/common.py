@@ -102,7 +102,7 @@ class Arguments:
             )
         image = Image.open(find_place(path, self.follow_links, writable=writable), writable, self.force_share)
         if not image.lock.active and not self.quiet:
-            warn(b"%s is not locked against other programs: %s" % (escape_controls(path), image.lock.reason.encode()))
+            warn(path, b" is not locked against other programs: " + image.lock.reason.encode())
         return image
 
 
@@ -127,10 +127,8 @@ def all_or_nothing(image: Image) -> t.Iterator[None]:
 
 def warn_of_leaks(path: bytes, clusters: int) -> None:
     """What a change says of clusters that it found leaked."""
-    warn(
-        b"%s: leaked clusters: %d, counted as used but not referenced. %s"
-        % (escape_controls(path), clusters, encoded(advice.say("leaks", {"image": errors.quote(os.fsdecode(path))})))
-    )
+    way = encoded(advice.say("leaks", {"image": errors.quote(os.fsdecode(path))}))
+    warn(path, b": leaked clusters: %d, counted as used but not referenced. %s" % (clusters, way))
 
 
 def shown(text: bytes) -> bytes:
@@ -201,9 +199,9 @@ def complain(message: bytes, command: bytes = b"") -> None:
         write(2, b"airlock%s: %s\n" % (command, message))
 
 
-def warn(message: bytes) -> None:
-    """A warning, and no error."""
-    complain(b"warning: " + message)
+def warn(path: bytes, message: bytes) -> None:
+    """A warning, and no error. path: of the file that it is about, in front of it without control characters."""
+    complain(b"warning: " + escape_controls(path) + message)
 
 
 def write(descriptor: int, data: bytes) -> None:

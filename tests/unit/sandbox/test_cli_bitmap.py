@@ -246,6 +246,17 @@ def test_what_changes_nothing_writes_nothing(line: str, airlock: Airlock, ours: 
     assert (ours / "a").read_bytes() == before
 
 
+@pytest.mark.parametrize("command", [[b"bitmap", b"--list"], [b"info"]])
+def test_a_warning_is_one_line(command: list[bytes], airlock: Airlock, ours: pathlib.Path) -> None:
+    """Whoever names a file must not have a line of his own, nor what a terminal acts on."""
+    name = b"stale\nairlock: \x1b[31m"
+    os.rename(ours / "stale", ours / os.fsdecode(name))
+    done = airlock(*command, name, directory=ours)
+    assert done.code == 0
+    assert done.stderr.startswith(rb"airlock: warning: stale\nairlock: \x1b[31m: a program that knows no bitmaps ")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_stale_bitmaps_can_be_removed(airlock: Airlock, ours: pathlib.Path) -> None:
     """qemu-img ignores them, and leaks their clusters the next time it opens the image for writing."""
     warning = b"airlock: warning: stale: a program that knows no bitmaps has written to the image: they are stale, "
