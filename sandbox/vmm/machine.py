@@ -22,7 +22,7 @@ from ..host import ending
 from ..host.disks import Disk, beyond_standard
 from . import answers, boot, child, kvm, memory
 from .answers import Answer, Limits, Loader, Message, Program, Report, Run
-from .doorbell_rules import PAYLOAD_MAX, File
+from .doorbell_rules import OFFSET_MAX, PAYLOAD_MAX, File
 
 __all__ = ["Answer", "Limits", "Loader", "Program", "Report", "Run", "run"]
 
@@ -67,7 +67,12 @@ def run(what: Run) -> Answer:
         receiving, sending = map(beyond_standard, os.pipe2(os.O_CLOEXEC))
         try:
             files = [
-                File(disk.descriptor, index in what.writable, disk.is_block, disk.size + limits.file_growth)
+                File(
+                    disk.descriptor,
+                    index in what.writable,
+                    disk.is_block,
+                    min(disk.size + limits.file_growth, OFFSET_MAX),
+                )
                 for index, disk in enumerate(what.disks)
             ]
             job = child.plan(what._replace(limits=limits), program, files, device, sending, size)

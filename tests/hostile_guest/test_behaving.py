@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from sandbox.host import ending
+from sandbox.host.disks import Disk
 from sandbox.vmm import kvm
+from sandbox.vmm.doorbell_rules import OFFSET_MAX
 from sandbox.vmm.journal import UndoJournal
 from sandbox.vmm.machine import Limits
 from tests.support.recording import recording
@@ -131,6 +133,16 @@ def test_64_disks(worker, disk):
     assert payload == bytes(range(64))
     with pytest.raises(ValueError, match="too many disks"):
         worker([], [*disks, disk()])
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_file_as_long_as_one_can_be(writable, worker):
+    """There is nothing that it could grow by."""
+    descriptor = os.memfd_create("long", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, OFFSET_MAX)
+    with Disk("long", descriptor, writable) as long:
+        statuses, *_unused = worker([request("READ", 0, OFFSET_MAX - 4096, 4096, HEAP)], [long])
+    assert statuses == (4096,)
 
 
 def test_full_file_system(worker, disk):
