@@ -30,6 +30,7 @@ class CommitBitmapsPlan:
         self._base = base
         self._overlay = errors.clean(wanted.path, errors.PATH_LIMIT)
         self._clock = clock
+        self._together = Clock(None)  # who made the overlay decides how many there are, and each takes a guest
         self._policy = wanted.bitmaps
         self._found = found
         self.count = len(self._found)
@@ -89,13 +90,16 @@ class CommitBitmapsPlan:
         self._change(self._base.image, bitmap.name, actions, dry_run)
 
     def _change(self, image: t.Any, name: bytes, actions: t.Sequence[Action], dry_run: bool = False) -> None:
+        if self._clock.left() is None:
+            self._together.check()
         done = bitmaps.change_bitmap(image, name, actions, dry_run, counts=False, limits=self._limits())
         self._clock.reports.append(done.report)
 
     def carry_out(self) -> None:
-        """Behind the commit."""
+        """Behind the commit, however long that took. Raises TimeLimitError as well; done again, it goes on."""
         if not self.any:
             return
+        self._together = Clock(None)
         if self._policy == "merge":
             for bitmap in self._found:
                 self._merge(bitmap, dry_run=False)

@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
+import importlib
+import itertools
 import json
 import os
 import pathlib
 import shutil
 import subprocess
+import types
 import typing as t
 
 import pytest
+
+from tests.unit.plugins.running import PLUGINS
 
 Run = t.Callable[..., dict[str, t.Any]]
 MEGA = 1 << 20
@@ -257,6 +262,24 @@ def test_bitmaps_are_merged(drop: bool, commit: Run, marked: pathlib.Path, run_m
         assert shown(marked, "top") == disk
         assert bitmaps(marked, "top") == {"days": 4096, "week": 65536}
         assert not commit()["changed"]  # what is not to be committed, no bitmap is in the way of
+
+
+@pytest.mark.parametrize(("policy", "left"), [("merge", ["days", "week"]), ("drop", ["week"])])
+def test_bitmaps_without_end(
+    policy: str, left: list[str], commit: Run, marked: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An overlay can have 65,535, with a guest for each: an hour for all, where nobody gave a time. 40 minutes go by
+    with each look at the clock."""
+    before = (marked / "middle").read_bytes()
+    minutes = itertools.count(step=40)
+    clock = importlib.import_module(f"{PLUGINS}.module_utils._module.clock")
+    with monkeypatch.context() as patched:
+        patched.setattr(clock, "time", types.SimpleNamespace(monotonic=lambda: 60 * next(minutes)))
+        assert commit(bitmaps=policy)["error_code"] == "time_limit"
+    assert sorted(bitmaps(marked, "top")) == left
+    assert policy == "drop" or (marked / "middle").read_bytes() == before
+    assert commit(bitmaps=policy)["changed"]
+    assert not commit(bitmaps=policy)["changed"]
 
 
 def test_a_bitmap_that_does_not_record_does_not_in_the_base(commit: Run, marked: pathlib.Path, run_module: Run) -> None:
