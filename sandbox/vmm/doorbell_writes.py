@@ -26,6 +26,7 @@ if t.TYPE_CHECKING:
 
 CHUNK = 1 << 20
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
+_CUT = 0  # journal.CUT, which some runs need not load
 
 
 class ChangingServer(Server):
@@ -61,6 +62,9 @@ class ChangingServer(Server):
         self._operations.update(noted if journal else self._changes)
         reserve = self._reserve_noted if journal else self._reserve
         self._operations.update({library.DOORBELL_RESERVE: reserve, library.DOORBELL_FLUSH: self._flush})
+        self._cut = -1  # where the journal's disk ends to the guest, while its file is longer
+        if journal:
+            self._operations[library.DOORBELL_RESIZE] = self._resize_noted
 
     def _what_changes(self) -> dict[int, t.Callable[..., int]]:
         """What each request does that changes bytes."""
@@ -154,6 +158,10 @@ class ChangingServer(Server):
 
     def _noted(self, operation: int, disk: int, offset: int, length: int, *where: int) -> int:
         """Do a change with a record of what was there before it."""
+        if self._cut >= 0:
+            failure = self._settle(operation, disk, offset, length, *where)
+            if failure:
+                return -failure
         if disk == self._journal_disk:
             failure = self._save(operation, disk, offset, length)
             if failure:
@@ -162,10 +170,46 @@ class ChangingServer(Server):
                 return 0
         return self._changes[operation](disk, offset, length, *where)
 
+    def _resize_noted(self, disk: int, _offset: int, length: int, *_unused: int) -> int:
+        """What the file had at first is not let go of before keep(): somebody else may have the room when it is to be
+        put back. To the guest it ends where it is to end."""
+        library = self._library
+        if disk != self._journal_disk or self._files[disk].is_block:
+            return self._noted(library.DOORBELL_RESIZE, disk, 0, length)
+        if length == self._cut:
+            return 0
+        held = min(os.lseek(self._descriptors[disk], 0, os.SEEK_END), self._old_length)
+        if length >= held or (0 <= self._cut < length):
+            return self._noted(library.DOORBELL_RESIZE, disk, 0, length)
+        failure = self._note(_CUT, length, 0, 0)
+        if not failure:
+            self._cut = length
+            self._operations[library.DOORBELL_READ] = self._read_in_front
+        return -failure
+
+    def _read_in_front(self, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
+        if disk == self._journal_disk and self._cut >= 0:
+            length = max(0, min(length, self._cut - offset))
+        return self._read(disk, offset, length, memory)
+
+    def _settle(self, operation: int, disk: int, offset: int, length: int, *where: int) -> int:
+        """Cut the file after all, where something behind its end is asked for: 0 or an errno. No honest guest does it,
+        for it shortens a file when all else is done."""
+        library = self._library
+        end = length if operation == library.DOORBELL_RESIZE else offset + length
+        reads = operation == library.DOORBELL_COPY and where[1] == self._journal_disk
+        writes = disk == self._journal_disk and operation != library.DOORBELL_DISCARD and end > self._cut
+        if not writes and not (reads and where[2] + length > self._cut):
+            return 0
+        cut, self._cut = self._cut, -1
+        failure = self._save(library.DOORBELL_RESIZE, self._journal_disk, 0, cut)
+        return failure or -self._resize(self._journal_disk, 0, cut)
+
     def _reserve_noted(self, disk: int, offset: int, length: int, *unused: int) -> int:
         """Blocks behind the end are seen by nobody, and stay until the file gets its length anew."""
         if disk == self._journal_disk:
-            failure = self._note(self._library.DOORBELL_RESERVE, offset, length, 0)
+            failure = self._cut >= 0 and self._settle(self._library.DOORBELL_RESERVE, disk, offset, length)
+            failure = failure or self._note(self._library.DOORBELL_RESERVE, offset, length, 0)
             if failure:
                 return -failure
         return self._reserve(disk, offset, length, *unused)

@@ -26,6 +26,7 @@ from .doorbell_rules import OFFSET_MAX
 CHUNK = 1 << 20
 
 WRITE, COPY, ZERO, DISCARD, RESIZE, RESERVE, FLUSH = range(2, 9)  # as in enum doorbell_operation
+CUT = 0  # a RESIZE that waits for keep(); `offset` is the length
 
 BYTES_MIN = 64 << 20
 RECORDS_MIN = 1 << 16
@@ -50,8 +51,9 @@ class UndoJournal:
 
     A record is the saved bytes, CHUNK at most, and then their TRAILER: the file is read from its end, in as much memory
     for a million records as for one. Bytes behind the length that the disk has when the journal is made are not saved.
-    DISCARDs and RESERVEs are only noted: the bytes of the former stay in the image until keep(). Ends with undo() or
-    keep(), after which it can be used again, or close().
+    DISCARDs, CUTs and RESERVEs are only noted: the bytes of the former two stay in the image until keep(), for whoever
+    fills the file system would have the room that undo() needs. Ends with undo() or keep(), after which it can be used
+    again, or close().
 
     What is in it may come from a jail that was broken out of: nothing in it is believed.
 
@@ -149,11 +151,12 @@ class UndoJournal:
         self._cut(0)
 
     def keep(self) -> None:
-        """Carry out the noted discards where nothing was written since, and forget everything.
+        """Carry out the noted discards where nothing was written since, and the last cut, and forget everything.
 
-        Discards are a courtesy: what there is no time for, or no memory, is not given back.
+        They are a courtesy: what there is no time for, or no memory, is not given back.
         """
         written = _Ranges()
+        reach, is_cut = 0, False  # reach: as far as was written later
         deadline = time.monotonic() + self.seconds
         for note in self.notes():
             if note.operation == DISCARD:
@@ -161,6 +164,13 @@ class UndoJournal:
                     _discard(self.disk.descriptor, start, end - start)
             elif note.operation in (WRITE, COPY, ZERO):
                 written.add(note.offset, note.offset + note.length)
+                reach = max(reach, note.offset + note.length)
+            elif note.operation == RESIZE:
+                reach = max(reach, note.offset)
+            elif note.operation == CUT and not is_cut:
+                is_cut = True
+                if max(reach, note.offset) < self.disk.size:
+                    os.ftruncate(self.disk.descriptor, max(reach, note.offset))
             if written.count > RANGES_MAX or time.monotonic() > deadline:
                 break
         self._cut(0)

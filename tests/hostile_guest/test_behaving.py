@@ -246,6 +246,35 @@ def test_keep(worker, disk):
     assert content(target)[12288:12298] == bytes([1]) * 10, "what was written later is not discarded"
 
 
+def test_a_file_that_is_cut_keeps_its_room(worker, disk):
+    """Until it is kept: who fills the file system meanwhile would have what undoing it needs."""
+    before = os.urandom(40000)
+    target = disk(before)
+    with UndoJournal(target) as journal:
+        blocks = os.fstat(target.descriptor).st_blocks
+        statuses, *_unused = worker(
+            [request("RESIZE", 0, 0, 5000), request("READ", 0, 4000, 4096, HEAP)], [target], journal=journal
+        )
+        assert statuses == (0, 1000)
+        assert (content(target), os.fstat(target.descriptor).st_blocks) == (before, blocks)
+        journal.undo()
+        assert content(target) == before
+        worker([request("RESIZE", 0, 0, 5000)], [target], journal=journal)
+        journal.keep()
+    assert content(target) == before[:5000]
+
+
+def test_a_file_that_is_cut_and_written_to_by_the_next_run(worker, disk):
+    """Which sees it as it is."""
+    before = os.urandom(40000)
+    target = disk(before)
+    with UndoJournal(target) as journal:
+        worker([request("RESIZE", 0, 0, 5000)], [target], journal=journal)
+        worker([request("WRITE", 0, 20000, 100, HEAP)], [target], fill=1, journal=journal)
+        journal.keep()
+    assert content(target) == before[:20000] + bytes([1]) * 100
+
+
 def test_undo_after_several_runs(worker, disk):
     target = disk(b"o" * 10000)
     with UndoJournal(target) as journal:
