@@ -132,9 +132,13 @@ def fields(refusal: str, text: bytes, fields: advice.Fields) -> dict[str, str]:
 
 
 def edit_descriptor(image: str, sectors: int) -> str:
-    """How the descriptor of a vmdk image is corrected. image: its path, for a shell. sectors: of the descriptor."""
+    """How the descriptor of a vmdk image is corrected. image: its path, for a shell. sectors: of the descriptor.
+
+    Not in the working directory: that may be the image's, whose owner can have a link of that name there.
+    """
+    text = "$HOME/descriptor.txt"
     return (
-        f'"dd if={image} of=descriptor.txt bs=512 skip=1 count={sectors}" takes it out; when it is corrected, '
-        f'"truncate -s {512 * sectors} descriptor.txt" and '
-        f'"dd if=descriptor.txt of={image} bs=512 seek=1 conv=notrunc" put it back.'
+        f'"dd if={image} of={text} bs=512 skip=1 count={sectors}" takes it out; when it is corrected, '
+        f'"truncate -s {512 * sectors} {text}" and '
+        f'"dd if={text} of={image} bs=512 seek=1 conv=notrunc oflag=nofollow" put it back.'
     )

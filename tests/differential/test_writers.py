@@ -171,11 +171,12 @@ def test_parent_on_windows(tmp_path: pathlib.Path) -> None:
     steps = re.findall(r'"((?:dd|truncate) [^"]*)"', caught.value.message)
     assert len(steps) == 3
     out, *back = steps
-    subprocess.run(out, shell=True, check=True, cwd=tmp_path, capture_output=True)
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run(out, shell=True, check=True, cwd="/", capture_output=True, env=environment)
     text = (tmp_path / "descriptor.txt").read_bytes()
     (tmp_path / "descriptor.txt").write_bytes(text.replace(b"C:\\VMs\\base.vmdk", b"base.vmdk"))
     for step in back:
-        subprocess.run(step, shell=True, check=True, cwd=tmp_path, capture_output=True)
+        subprocess.run(step, shell=True, check=True, cwd="/", capture_output=True, env=environment)
     with open_chain(str(top), top_format="vmdk") as chain:
         assert [os.path.basename(layer.path) for layer in chain.layers] == ["top.vmdk", "base.vmdk"]
     assert top.read_bytes()[21 * SECTOR :] == before[21 * SECTOR :]

@@ -490,15 +490,21 @@ def _vmdk_chain(directory: pathlib.Path) -> None:
 
 
 def _edit(message: str, directory: pathlib.Path, old: bytes, new: bytes) -> None:
-    """Does what the message says to correct a descriptor with."""
+    """Does what the message says to correct a descriptor with. Its owner has laid traps beside the image."""
     take, *put = re.findall(r'"((?:dd|truncate) [^"]+)"', message)
-    text = directory / "descriptor.txt"
-    subprocess.run(["sh", "-c", take], cwd=directory, check=True, capture_output=True)
+    home, other = directory / "home", directory / "another's"
+    home.mkdir()
+    other.write_bytes(b"another's")
+    (directory / "descriptor.txt").symlink_to(other)
+    text = home / "descriptor.txt"
+    environment = {**os.environ, "HOME": str(home)}
+    subprocess.run(["sh", "-c", take], cwd=directory, check=True, capture_output=True, env=environment)
     content = text.read_bytes()
     assert content.count(old) == 1, content
     text.write_bytes(content.replace(old, new))
     for line in put:
-        subprocess.run(["sh", "-c", line], cwd=directory, check=True, capture_output=True)
+        subprocess.run(["sh", "-c", line], cwd=directory, check=True, capture_output=True, env=environment)
+    assert other.read_bytes() == b"another's"
 
 
 def follow_vmdk_extent(directory: pathlib.Path) -> None:
