@@ -86,12 +86,14 @@ options:
     default: false
   bitmaps:
     description:
-      - What becomes of persistent bitmaps that the overlay has. They say what has changed in the overlay, so that the
-        backup that they are for would not find it after a commit.
+      - What becomes of persistent bitmaps that the overlay, or a layer between it and the base, has. They say what has
+        changed in that layer, so that the backup that they are for would not find it after a commit.
       - With V(refuse), the task fails with RV(error_code=has_bitmaps) when there are any.
-      - With V(drop), they are removed from the overlay after the commit.
-      - With V(merge), each is merged into the base's bitmap of that name, which is added when there is none,
-        and records if the overlay's does. They stay in the overlay as well.
+      - With V(drop), they are removed from all these layers after the commit.
+      - With V(merge), for each name the union over these layers is merged into the base's bitmap of that name, which is
+        added when there is none, and records if the overlay's does. They stay in the layers as well. Where a layer
+        above one that has a bitmap lacks it, or has one that does not record or is of another granularity, together
+        they do not tell all that was written, and the task fails with RV(error_code=bitmap_chain_broken).
       - An overlay that holds nothing but bitmaps is left as it is, unless O(drop=true), which would lose them. This
         option is obeyed then as well.
       - Bitmaps of the base that are recording note what the commit writes, in any case. When the task is interrupted in
@@ -201,8 +203,8 @@ base_resized:
   sample: false
 bitmaps:
   description:
-    - The bitmaps of the overlay that O(bitmaps) was about, the first 300 of them. Characters that cannot be printed
-      are replaced by U+FFFD.
+    - The names of the bitmaps that O(bitmaps) was about, the first 300 of them. Characters that cannot be printed are
+      replaced by U+FFFD.
   returned: success
   type: list
   elements: str
@@ -318,8 +320,8 @@ error_code:
     - The images (V(not_qcow2), V(truncated), V(incompatible_features), V(dirty), V(corrupt), V(encrypted),
       V(compressed_cluster), V(base_resize), V(base_resize_v2), V(base_device_small), V(refcount_too_low), V(overlap),
       V(outside_file), V(copied_flag), and more of that kind).
-    - The bitmaps (V(has_bitmaps), V(base_without_bitmaps), V(bitmap_inconsistent), V(bitmap_sizes),
-      V(bitmap_version_2), and more of that kind).
+    - The bitmaps (V(has_bitmaps), V(base_without_bitmaps), V(bitmap_chain_broken), V(bitmap_inconsistent),
+      V(bitmap_sizes), V(bitmap_version_2), and more of that kind).
     - The guest (V(time_limit), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
   returned: failure
   type: str

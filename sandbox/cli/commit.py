@@ -9,7 +9,9 @@ import os
 import typing as t
 
 from ..images.chain import Chain, drawing, open_chain
-from ..images.commits import Commit, commit, commit_limits, find_base, open_base
+from ..images.commit_bitmaps import POLICIES, CommitBitmaps
+from ..images.commits import Commit, commit, commit_limits, empty, find_base, open_base
+from ..images.image import Limits
 from . import qemu_words
 from .common import Arguments, HelpRequest, UsageError, say, say_json
 from .options import Options
@@ -23,8 +25,9 @@ HELP = b"""\
 Commit image to its backing file.  Usage:
 
   airlock commit [-f FMT | --image-opts] [-t CACHE_MODE] [-b BASE_IMG] [-d] [-q] [-p]
-        [-r RATE] [--no-resize] [--allowed-root PATH]... [--backing-format FMT]
-        [--follow-links] [--output human|json] FILENAME
+        [-r RATE] [--bitmaps leave|refuse|drop|merge] [--no-resize]
+        [--allowed-root PATH]... [--backing-format FMT] [--follow-links]
+        [--output human|json] FILENAME
 
 Arguments:
   -h, --help
@@ -46,6 +49,10 @@ Arguments:
      instead of the previous one (implies --drop)
   -r, --rate RATE
      I/O rate limit
+  --bitmaps leave|refuse|drop|merge
+     what becomes of the persistent bitmaps of all images above the base: leave
+     them as they are (default), refuse to commit when there are any, remove
+     them, or merge each into the base's of that name
   --no-resize
      refuse a base that is smaller than FILENAME, instead of making it larger
   --allowed-root PATH
@@ -71,13 +78,14 @@ _OPTIONS = (
     (b"drop", b"d", False),
     (b"base", b"b", True),
     (b"rate", b"r", True),
+    (b"bitmaps", b"", True),
     (b"no-resize", b"", False),
     (b"allowed-root", b"", True),
     (b"follow-links", b"", False),
     (b"backing-format", b"", True),
     (b"output", b"", True),
 )
-_ADDED = (b"follow-links", b"no-resize", b"allowed-root", b"backing-format", b"output")
+_ADDED = (b"follow-links", b"bitmaps", b"no-resize", b"allowed-root", b"backing-format", b"output")
 _FORMATS = (b"qcow2", b"vmdk")
 _CACHE_MODES = (b"none", b"off", b"directsync", b"writeback", b"unsafe", b"writethrough")
 
@@ -92,6 +100,7 @@ class _Wanted(Arguments):
         self.progress = False
         self.rate = 0
         self.cache = b"writeback"
+        self.bitmaps = "leave"
         self.resizes = True
         self.allowed_roots: list[bytes] = []
         self.backing_format: str | None = None
@@ -107,6 +116,8 @@ class _Wanted(Arguments):
             self.rate = _rate(value)
         elif option == b"t":
             self.cache = value
+        elif option == b"bitmaps":
+            self.bitmaps = _policy(value)
         elif option == b"no-resize":
             self.resizes = False
         elif option == b"allowed-root":
@@ -135,18 +146,26 @@ def run(arguments: t.Sequence[bytes]) -> None:
     ):
         with Progress(wanted.progress and not wanted.quiet) as progress:
             base = find_base(chain, wanted.base)
+            bitmaps = None if wanted.bitmaps == "leave" else _bitmaps(chain, base, wanted.bitmaps)
+            later = bitmaps is not None and bitmaps.any
             open_base(chain, base)
+            limits = commit_limits(chain, rate=wanted.rate, flushes=wanted.cache != b"unsafe")
             done = commit(
                 chain,
                 base,
-                empties=not wanted.drop,
+                empties=not wanted.drop and not later,
                 allow_resize=wanted.resizes,
-                limits=commit_limits(chain, rate=wanted.rate, flushes=wanted.cache != b"unsafe"),
+                limits=limits,
                 progress=progress.step if progress.shown else None,
+                goes_on=not wanted.drop,
             )
+            if bitmaps is not None and later:
+                bitmaps.carry_out()
+                if not wanted.drop:  # the last thing: until then the commit can be done again
+                    done = done._replace(overlay_clusters_cleared=empty(chain, limits))
             progress.step(1, 1)
         if wanted.json:
-            say_json(_facts(chain, base, done))
+            say_json(_facts(chain, base, done, bitmaps.names if bitmaps is not None else []))
         elif not wanted.quiet:
             say(b"Image committed.\n")
 
@@ -160,6 +179,19 @@ def _open_chain(image: Image, wanted: _Wanted) -> Chain:
     )
 
 
+def _bitmaps(chain: Chain, base: int, policy: str) -> CommitBitmaps:
+    bitmaps = CommitBitmaps(chain, base, policy, False, Limits, [])
+    bitmaps.prepare()
+    return bitmaps
+
+
+def _policy(value: bytes) -> str:
+    policy = os.fsdecode(value)
+    if policy not in ("leave", *POLICIES):
+        raise UsageError(b"--bitmaps expects leave, refuse, drop or merge, not '%s'" % value)
+    return policy
+
+
 def _rate(text: bytes) -> int:
     try:
         return parse_size(text)
@@ -170,7 +202,7 @@ def _rate(text: bytes) -> int:
     raise UsageError(message, hint=False)
 
 
-def _facts(chain: Chain, base: int, done: Commit) -> dict[str, t.Any]:
+def _facts(chain: Chain, base: int, done: Commit, bitmaps: t.Sequence[bytes]) -> dict[str, t.Any]:
     top, below = chain.top, chain.layers[base]
     return {
         "overlay": _shown(top.path),
@@ -182,6 +214,7 @@ def _facts(chain: Chain, base: int, done: Commit) -> dict[str, t.Any]:
         "bytes-zeroed": done.bytes_zeroed,
         "clusters-committed": done.clusters_committed,
         "overlay-clusters-cleared": done.overlay_clusters_cleared,
+        "bitmaps": [name.decode("utf-8", "replace") for name in bitmaps],
         "resized": done.resized,
         "virtual-size": done.virtual_size,
     }

@@ -8,6 +8,9 @@ WAYS = {
     "list_bitmaps": '"airlock bitmap --list {image}" lists what there is.',
     "delete_snapshots": 'Delete a snapshot first: "airlock snapshot -d SNAPSHOT {image}".',
     "remove_bitmaps": 'Remove what is not needed first: "airlock bitmap --remove {image} NAME".',
+    "policy_of_bitmaps": "With --bitmaps merge they are merged into those of the base, with --bitmaps drop they are "
+    "removed.",
+    "drop_bitmaps": "Have them removed (--bitmaps drop), and make a full backup next time.",
     "only_removed": 'It can only be removed: "airlock bitmap --remove {image} NAME".',
     "remove_damaged": "Disk and snapshots can be read. To go on, remove what is damaged, "
     '"airlock bitmap --remove-damaged {image}", and make a full backup then.',

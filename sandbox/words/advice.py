@@ -39,6 +39,9 @@ WAYS = {
     "list_bitmaps": "Module airlock.images.qcow2_info lists what there is.",
     "delete_snapshots": "Delete a snapshot first (module airlock.images.qcow2_snapshot, state 'absent').",
     "remove_bitmaps": "Remove what is not needed first (module airlock.images.qcow2_bitmap, state 'absent').",
+    "policy_of_bitmaps": "Set bitmaps to 'merge' to have them merged into those of the base, or to 'drop' to have them "
+    "removed.",
+    "drop_bitmaps": "Set bitmaps to 'drop' to have them removed, and make a full backup next time.",
     "only_removed": "It can only be removed (module airlock.images.qcow2_bitmap, state 'absent').",
     "remove_damaged": "Disk and snapshots can be read. To go on, remove what is damaged (module "
     "airlock.images.qcow2_bitmap with state 'absent' and damaged), and make a full backup then.",

@@ -215,6 +215,7 @@ def test_json(airlock: Airlock, ours: pathlib.Path) -> None:
         "bytes-zeroed": 0x1F0000,
         "clusters-committed": 34,
         "overlay-clusters-cleared": 0,
+        "bitmaps": [],
         "resized": True,
         "virtual-size": 3 << 20,
     }
@@ -321,3 +322,42 @@ def test_more_tables_than_the_file_has_room_for(airlock: Airlock, tmp_path: path
     assert {name: (tmp_path / name).read_bytes() == content for name, content in before.items()} == dict.fromkeys(
         before, True
     )
+
+
+@pytest.mark.parametrize("policy", [None, b"leave", b"merge", b"drop", b"refuse"])
+def test_bitmaps(airlock: Airlock, ours: pathlib.Path, policy: bytes | None) -> None:
+    """As the module's option; what qemu-img does, which leaves them alone, is what happens without it."""
+    for name in ("b", "top"):
+        run("qemu-img", "bitmap", "--add", "-g", "4k", name, "inc", directory=ours)
+    run("qemu-io", "-c", "write -P 7 512k 4k", "top", directory=ours)
+    run("qemu-io", "-c", "write -P 7 768k 4k", "b", directory=ours)
+    options = [b"--bitmaps", policy] if policy else []
+    done = airlock(b"commit", *options, b"--output=json", b"-b", b"a", b"top", directory=ours)
+    if policy == b"refuse":
+        assert (done.code, done.stdout) == (1, b"")
+        assert b"top has persistent bitmaps (1; the first is 'inc')" in done.stderr
+        assert b"With --bitmaps merge they are merged" in done.stderr
+        return
+    assert done.code == 0, done
+    assert json.loads(done.stdout)["bitmaps"] == (["inc"] if policy in (b"merge", b"drop") else [])
+    found = {}
+    for name in ("a", "b", "top"):
+        facts = json.loads(qemu_img(b"info", b"--output=json", name.encode(), directory=ours).stdout)
+        found[name] = [each["name"] for each in facts["format-specific"]["data"].get("bitmaps", [])]
+    left = [] if policy == b"drop" else ["inc"]
+    assert found == {"a": ["inc"] if policy == b"merge" else [], "b": left, "top": left}
+
+
+def test_a_merged_bitmap_and_an_emptied_top(airlock: Airlock, ours: pathlib.Path) -> None:
+    run("qemu-img", "bitmap", "--add", "-g", "4k", "top", "inc", directory=ours)
+    run("qemu-io", "-c", "write -P 7 512k 4k", "top", directory=ours)
+    done = json.loads(airlock(b"commit", b"--bitmaps=merge", b"--output=json", b"top", directory=ours).stdout)
+    assert (done["bitmaps"], done["overlay-clusters-cleared"]) == (["inc"], 2)
+    facts = airlock(b"bitmap", b"--list", b"--extents", b"inc", b"--output=json", b"b", directory=ours)
+    assert [(each["start"], each["length"]) for each in json.loads(facts.stdout)["extents"]] == [(512 << 10, 4096)]
+
+
+def test_a_policy_that_there_is_not(airlock: Airlock, ours: pathlib.Path) -> None:
+    done = airlock(b"commit", b"--bitmaps", b"keep", b"top", directory=ours)
+    assert done.code == 1
+    assert b"--bitmaps expects leave, refuse, drop or merge, not 'keep'" in done.stderr

@@ -15,12 +15,14 @@ from ...sandbox.facts import chain_facts
 from ...sandbox.host import descriptors
 from ...sandbox.images import commits
 from ...sandbox.images.chain import Chain, Layer, drawing, open_chain
+from ...sandbox.images.commit_bitmaps import CommitBitmaps
 from ...sandbox.images.image import Limits
 from ..clock import Clock
 from ..group import sandbox_summary
 from ..progress_file import ProgressFile
-from .bitmaps import CommitBitmapsPlan
 from .options import CommitWanted
+
+NAMES_MAX = 300  # of bitmaps that are returned, however many an image has; each takes up to 3 KiB as JSON
 
 
 class CommitTask:
@@ -37,7 +39,7 @@ class CommitTask:
         self.planned = planned
         self.commits = bool(planned.bytes_committed or planned.bytes_zeroed or planned.resized)
         self.changed = self.commits or wanted.drop
-        self.bitmaps: CommitBitmapsPlan | None = None
+        self.bitmaps: CommitBitmaps | None = None
         self.before = drawing(chain)
 
     @classmethod
@@ -53,7 +55,7 @@ class CommitTask:
             planned = planned._replace(bytes_committed=0, bytes_zeroed=0, clusters_committed=0)
         task = cls(chain, wanted, clock, base, empties, planned)
         if task.changed:
-            task.bitmaps = CommitBitmapsPlan.read(chain.top, task.base_layer, wanted, planned.resized, clock)
+            task.bitmaps = CommitBitmaps(chain, base, wanted.bitmaps, wanted.drop, clock.limits, clock.reports)
         return task
 
     def limits(self, rate: int = 0) -> Limits:
@@ -66,6 +68,8 @@ class CommitTask:
     def carry_out(self) -> None:
         """Does what there is to do. Interrupted at any moment, it can be done again."""
         later = self.bitmaps is not None and self.bitmaps.any
+        if self.bitmaps is not None and later:
+            self.bitmaps.prepare()
         if self.commits or later:
             commits.open_base(self.chain, self.base)
         if self.commits:
@@ -131,6 +135,7 @@ def commit_flow(module: AnsibleModule) -> dict[str, t.Any]:
 def _result(module: AnsibleModule, task: CommitTask) -> dict[str, t.Any]:
     done = task.planned
     layers = task.layers()
+    names = task.bitmaps.names if task.bitmaps else []
     after = task.before.rpartition(" <- ")[0] if task.wanted.drop else task.before
     result: dict[str, t.Any] = {
         "changed": task.changed,
@@ -143,8 +148,8 @@ def _result(module: AnsibleModule, task: CommitTask) -> dict[str, t.Any]:
         "clusters_committed": done.clusters_committed,
         "overlay_clusters_cleared": done.overlay_clusters_cleared,
         "base_resized": done.resized,
-        "bitmaps": task.bitmaps.names if task.bitmaps else [],
-        "bitmap_count": task.bitmaps.count if task.bitmaps else 0,
+        "bitmaps": [errors.clean(name) for name in names[:NAMES_MAX]],
+        "bitmap_count": len(names),
         "dropped": task.wanted.drop,
         "chain": layers,
         "chain_drawing": after,

@@ -272,9 +272,9 @@ def test_bitmaps_without_end(
     with each look at the clock."""
     before = (marked / "middle").read_bytes()
     minutes = itertools.count(step=40)
-    clock = importlib.import_module(f"{PLUGINS}.module_utils._module.clock")
+    ours = importlib.import_module(f"{PLUGINS}.module_utils.sandbox.images.commit_bitmaps")
     with monkeypatch.context() as patched:
-        patched.setattr(clock, "time", types.SimpleNamespace(monotonic=lambda: 60 * next(minutes)))
+        patched.setattr(ours, "time", types.SimpleNamespace(monotonic=lambda: 60 * next(minutes)))
         assert commit(bitmaps=policy)["error_code"] == "time_limit"
     assert sorted(bitmaps(marked, "top")) == left
     assert policy == "drop" or (marked / "middle").read_bytes() == before
@@ -328,6 +328,113 @@ def test_bitmaps_that_cannot_be_merged(commit: Run, marked: pathlib.Path) -> Non
         name: data for name, data in kept.items() if name != "top"
     }
     assert commit(bitmaps="drop")["changed"]
+
+
+# ---- bitmaps of several layers -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noted(home: pathlib.Path) -> pathlib.Path:
+    """One bitmap that begins in base, as libvirt carries it into each new overlay."""
+    for name in ("base", "middle", "top"):
+        qemu("qemu-img", "bitmap", "--add", "-g", "4k", name, "inc", directory=home)
+    for name, at in (("base", "256k"), ("middle", "384k"), ("top", "768k")):
+        qemu("qemu-io", "-c", f"write -P 8 {at} 4k", name, directory=home)
+    return home
+
+
+@pytest.fixture
+def on_base(commit: Run, noted: pathlib.Path) -> Run:
+    """A commit of top and middle into base, of which base has no bitmap."""
+    qemu("qemu-img", "bitmap", "--remove", "base", "inc", directory=noted)
+    return lambda **arguments: commit(base="base", **arguments)
+
+
+def extents(run_module: Run, path: pathlib.Path, name: str) -> list[tuple[int, int]]:
+    found = run_module("qcow2_info", path=str(path), dirty_extents=True, bitmap=name)["dirty_extents"]
+    return [(each["offset"], each["length"]) for each in found]
+
+
+def test_the_union_over_all_layers(on_base: Run, noted: pathlib.Path, run_module: Run) -> None:
+    assert on_base(bitmaps="merge", check=True)["bitmaps"] == ["inc"]
+    assert bitmaps(noted, "base") == {}
+    done = on_base(bitmaps="merge")
+    assert (done["rc"], done["bitmaps"]) == (0, ["inc"]), done
+    assert extents(run_module, noted / "base", "inc") == [(384 << 10, 4096), (768 << 10, 4096)]
+    assert run_module("qcow2_info", path=str(noted / "base"))["bitmaps"][0]["recording"]
+
+
+def test_a_bitmap_that_the_base_has_already(commit: Run, noted: pathlib.Path, run_module: Run) -> None:
+    """It notes what is committed, which is by whole clusters."""
+    assert commit(base="base", bitmaps="merge")["changed"]
+    found = extents(run_module, noted / "base", "inc")
+    for at in (256 << 10, 384 << 10, 768 << 10):
+        assert any(start <= at and at + 4096 <= start + length for start, length in found)
+
+
+def test_any_layers_bitmaps_are_refused(on_base: Run, noted: pathlib.Path) -> None:
+    qemu("qemu-img", "bitmap", "--remove", "top", "inc", directory=noted)
+    before = {path.name: path.read_bytes() for path in noted.iterdir()}
+    refused = on_base()
+    assert refused["error_code"] == "has_bitmaps"
+    assert f"{noted}/middle has persistent bitmaps" in refused["msg"]
+    assert {path.name: path.read_bytes() for path in noted.iterdir()} == before
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_those_of_all_layers_are_dropped(drop: bool, on_base: Run, noted: pathlib.Path) -> None:
+    disk = shown(noted, "top")
+    assert on_base(bitmaps="drop", drop=drop)["bitmaps"] == ["inc"]
+    assert bitmaps(noted, "middle") == bitmaps(noted, "base") == {}
+    assert (noted / "top").exists() is not drop
+    if not drop:
+        assert bitmaps(noted, "top") == {}
+        assert shown(noted, "top") == disk
+    assert shown(noted, "base") == disk
+
+
+BROKEN: dict[str, tuple[list[tuple[str, ...]], str, str]] = {
+    "the top lacks it": ([("--remove", "top", "inc")], "top", "is not in this layer"),
+    "the top's does not record": ([("--disable", "top", "inc")], "top", "does not record here"),
+    "the middle's does not record": ([("--disable", "middle", "inc")], "middle", "does not record here"),
+    "another granularity": (
+        [("--remove", "top", "inc"), ("--add", "-g", "8k", "top", "inc")],
+        "top",
+        "has a granularity of 8192 here, and of 4096 there",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_chain_of_bitmaps_that_is_broken(name: str, on_base: Run, noted: pathlib.Path) -> None:
+    """Said before the first write, with the layer and the way on, which leads on."""
+    steps, layer, words = BROKEN[name]
+    for step in steps:
+        qemu("qemu-img", "bitmap", *step, directory=noted)
+    before = {path.name: path.read_bytes() for path in noted.iterdir()}
+    refused = on_base(bitmaps="merge")
+    assert refused["error_code"] == "bitmap_chain_broken"
+    assert f"{noted}/{layer}: the bitmap 'inc' of {noted}/middle {words}" in refused["msg"]
+    assert "Set bitmaps to 'drop'" in refused["msg"]
+    assert {path.name: path.read_bytes() for path in noted.iterdir()} == before
+    assert on_base(bitmaps="drop")["rc"] == 0
+
+
+def test_an_inconsistent_one_of_a_layer_between(on_base: Run, noted: pathlib.Path) -> None:
+    subprocess.run(["qemu-io", "-c", "write -P 5 0 4k", "-c", "abort", "middle"], cwd=noted, check=False)
+    refused = on_base(bitmaps="merge")
+    assert refused["error_code"] == "bitmap_inconsistent"
+    assert f"{noted}/middle: the bitmap 'inc' is inconsistent" in refused["msg"]
+
+
+def test_a_layer_of_another_size(on_base: Run, noted: pathlib.Path, commit: Run) -> None:
+    """The top was enlarged: the bitmap below it is of a smaller disk, and nothing can be merged."""
+    qemu("qemu-img", "resize", "-q", "top", "2M", directory=noted)
+    before = {path.name: path.read_bytes() for path in noted.iterdir()}
+    refused = on_base(bitmaps="merge", allow_resize=True)
+    assert refused["error_code"] == "bitmap_sizes"
+    assert f"{noted}/middle has a disk of {MEGA} bytes" in refused["msg"]
+    assert {path.name: path.read_bytes() for path in noted.iterdir()} == before
 
 
 # ---- the other options ---------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+../../../../sandbox/images/commit_bitmaps.py
