@@ -107,7 +107,7 @@ def _reopen(place: Place, writable: bool) -> int:
         found, held = os.fstat(descriptor), place.status
         if (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
             os.close(descriptor)
-            raise OSError(errno.EAGAIN, "the file was replaced") from None
+            raise OSError(errno.ENOENT, "the file was replaced") from None
     return beyond_standard(descriptor)
 
 

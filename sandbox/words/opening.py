@@ -31,6 +31,8 @@ def open_error(path: str, error: OSError, writable: bool) -> ImageOpenError:
         errno.ENAMETOOLONG: ("name_too_long", "Check the path."),
         errno.EROFS: ("read_only", "Remount the file system writable, or work on a copy."),
         errno.ETXTBSY: ("busy", "Stop whoever uses the file."),
+        # The answer to O_NONBLOCK: without, it would be waited for.
+        errno.EAGAIN: ("busy", "A program has a lease on the file, and was told to give it up. Run it again soon."),
         errno.EACCES: ("permission_denied", "Run it as a user who may, or change the file's permissions."),
         errno.EPERM: ("permission_denied", "Run it as a user who may, or change the file's attributes."),
     }.get(number, ("open_failed", ""))

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -140,6 +141,22 @@ def test_open_that_fails(image, monkeypatch, number, code):
     with pytest.raises(errors.ImageOpenError) as caught:
         open_disk(str(image), True)
     assert caught.value.code == code
+
+
+def test_a_lease_of_the_files_owner(image):
+    """It keeps nobody waiting, and what is said of it is not about the system's limits."""
+    code = (
+        "import fcntl, signal, sys; signal.signal(signal.SIGIO, signal.SIG_IGN); f = open(sys.argv[1], 'r+b'); "
+        "fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_WRLCK); print(flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(image)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout.readline() == b"\n"
+        for writable in (False, True):
+            with pytest.raises(errors.ImageOpenError, match="lease") as caught:
+                open_disk(str(image), writable)
+            assert caught.value.code == "busy"
+        owner.communicate(b"\n")
 
 
 def without_proc(monkeypatch, meanwhile=lambda: None):
