@@ -169,8 +169,9 @@ class _Walk:
 
     @property
     def left_home(self) -> bool:
-        """Whether the way has come to another of the directories than the image's."""
-        return self._top is not self._directories[0]
+        """Whether the way has come to another of the directories than the image's, and to none below that."""
+        home = self._directories[0].paths[0]
+        return self._top.paths[0][: len(home)] != home
 
     def go(self, name: bytes, shown: str) -> Place:
         """What the name leads to, a link or a directory never. shown: for people. Raises NameRuleError, OSError."""

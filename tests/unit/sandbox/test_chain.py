@@ -418,11 +418,12 @@ def test_hard_links_of_what_only_an_image_names(kind: str, named: bool, home: pa
             assert "allowed_roots" in caught.value.message
 
 
-@pytest.mark.parametrize("place", ["root", "named", "home"])
+@pytest.mark.parametrize("place", ["root", "named", "home", "alias"])
 @pytest.mark.parametrize("whose", ["top", "base"])
 def test_a_data_file_in_an_allowed_root_is_not_written_to(whose: str, place: str, home: pathlib.Path) -> None:
     """A root is there for what is read: whoever makes an image must not choose what of it is overwritten."""
-    data = (home if place == "home" else home.parent / "other") / "data"
+    (home.parent / "alias").symlink_to(home)
+    data = home.parent / {"home": "home", "alias": "alias"}.get(place, "other") / "data"
     option, path = ["-o", f"data_file={data}"], str(home / "top.qcow2")
     standing = ["-F", "qcow2", "-b", "lower.qcow2"]
     lower, upper = ([], [*standing, *option]) if whose == "top" else (option, standing)
