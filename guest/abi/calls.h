@@ -47,7 +47,7 @@ struct call_header {
     uint32_t abi_version;
     uint32_t operation; /* enum call_operation */
     uint32_t disk_count;
-    uint32_t reserved;
+    uint32_t may_ask;       /* 1: the guest may ask for more memory, see result_header */
     uint64_t disk_size[64]; /* bytes, measured by the host when it opened each file */
 };
 
@@ -210,6 +210,7 @@ struct result_header {
     uint32_t modified; /* not 0: the first write of the operation had gone out */
     uint32_t text_length;
     uint64_t arguments[6];
+    uint64_t memory_wanted;   /* with REFUSAL_NO_MEMORY, and nothing written: bytes with which it would go on */
     uint64_t leaked_clusters; /* counted by a verification: refcount above what refers to it */
     uint32_t disk;            /* the refusal is about: index into the disks of the call */
     uint32_t windows;         /* of counters, that a verification needed at most: in each, all tables were read */

@@ -42,6 +42,9 @@ struct counters {
     u64 memory;  /* bytes of both, from `cells` on */
 };
 
+/* Bytes of memory, and one for each cluster, with which counters_open() gets all that it ever takes. */
+#define COUNTERS_BYTES_MORE (57 * MIB)
+
 /* Room for `clusters` counters, or as many as memory allows. width: bytes. */
 void counters_open(struct counters *counters, u64 clusters, u32 width);
 

@@ -264,6 +264,23 @@ void count_references(struct verifier *v) {
     count_stale(v);
 }
 
+/* Before anything is written: is there the memory with which all tables are read once, and not for each window? Who
+ * asks may do it only once, and thinks of the other images as well. */
+static void ask_for_memory(const struct verifier *v) {
+    const struct call_header *call = call_memory();
+    struct result_header *result = result_memory();
+    u64 clusters = v->counted;
+    const u64 short_of = COUNTERS_BYTES_MORE - heap_left();
+    if (call->may_ask == 0 || result->modified != 0 || (int64_t)(clusters + short_of) <= 0) {
+        return;
+    }
+    for (u32 i = 0; i < call->disk_count; i++) {
+        clusters = max64(clusters, call->disk_size[i] >> v->image->cluster_bits);
+    }
+    result->memory_wanted = MEMORY_SIZE + short_of + clusters + LEFT_TO_OPERATION + 16ull * v->image->l1_entries;
+    refuse(REFUSAL_NO_MEMORY, .a = result->memory_wanted);
+}
+
 /* False: the counters were too small for this image. Otherwise they stay on the heap. */
 static bool pass(struct verifier *v, u32 width) {
     void *mark = heap_mark();
@@ -307,6 +324,7 @@ void verify(struct qcow2 *image, struct refcounts *refcounts, struct verificatio
     if (reads_bitmaps) {
         bitmaps_read(image);
     }
+    ask_for_memory(&v);
     void *before = heap_mark();
     u32 width =
         counters_width(1 + min64(image->snapshot_count, NARROW_COUNT_MAX - 1)); /* more are seldom shared by all */

@@ -40,6 +40,19 @@ options:
     type: int
     default: 0
     version_added: 0.3.0
+  memory_limit:
+    description:
+      - How much memory the guests of the task may use together, as a number of bytes or with one of the suffixes V(M),
+        V(MiB), V(G) or V(GiB), which are powers of 1024. At least V(128M), which each guest has; those that work at the
+        same time wait for one another, where it is not enough for all of them.
+      - A guest counts what refers to each cluster of an image, as a rule in one byte for each. From some 60 million
+        clusters on, which is nearly 4 TiB of the usual size, it asks for more than V(128M), but gets no more than the
+        image accounts for by what it holds.
+      - Where that is too little, all tables of the image are read several times, each time for a part of the clusters,
+        and the task warns of it.
+      - Without it, a quarter of the host's memory.
+    type: str
+    version_added: 0.3.0
 """
 
     LINKS = r"""
@@ -125,6 +138,19 @@ options:
       - It waits with nothing locked and nothing written, and then begins anew.
     type: int
     default: 0
+    version_added: 0.3.0
+  memory_limit:
+    description:
+      - How much memory the guests of the task may use together, as a number of bytes or with one of the suffixes V(M),
+        V(MiB), V(G) or V(GiB), which are powers of 1024. At least V(128M), which each guest has; those that work at the
+        same time wait for one another, where it is not enough for all of them.
+      - A guest counts what refers to each cluster of an image, as a rule in one byte for each. From some 60 million
+        clusters on, which is nearly 4 TiB of the usual size, it asks for more than V(128M), but gets no more than the
+        image accounts for by what it holds.
+      - Where that is too little, all tables of the image are read several times, each time for a part of the clusters,
+        and the task warns of it.
+      - Without it, a quarter of the host's memory.
+    type: str
     version_added: 0.3.0
 """
 

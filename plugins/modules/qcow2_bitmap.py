@@ -374,6 +374,11 @@ sandbox:
       type: int
       returned: success
       sample: 9
+    memory:
+      description: Bytes that the largest guest might have used.
+      type: int
+      returned: success
+      sample: 134217728
     milliseconds:
       description: How long all guests of the task took, from fork to exit.
       type: float
@@ -382,10 +387,9 @@ sandbox:
 error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
-    - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
-      V(control_character), V(damaged_alone), V(bad_granularity), V(bad_merge), V(only_with_present),
-      V(bitmap_source_same),
-      V(too_many_actions), V(too_many_sources), V(bad_limit), V(force_share)).
+    - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(bad_memory_limit), V(empty_name),
+      V(name_too_long), V(control_character), V(damaged_alone), V(bad_granularity), V(bad_merge), V(only_with_present),
+      V(bitmap_source_same), V(too_many_actions), V(too_many_sources), V(bad_limit), V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - This collection (V(internal_error)). What was done to a group of images is undone then as on any failure.
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),

@@ -355,6 +355,11 @@ sandbox:
       type: int
       returned: success
       sample: 42
+    memory:
+      description: Bytes that the largest guest might have used.
+      type: int
+      returned: success
+      sample: 134217728
     milliseconds:
       description: How long all guests of the task took, from fork to exit.
       type: float
@@ -363,8 +368,8 @@ sandbox:
 error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
-    - The options (V(no_layers), V(bad_timeout), V(bad_rate_limit), V(bad_progress_file), V(duplicate_path),
-      V(layer_not_found), V(bad_allowed_root), V(backing_format_missing), V(backing_name_ambiguous),
+    - The options (V(no_layers), V(bad_timeout), V(bad_memory_limit), V(bad_rate_limit), V(bad_progress_file),
+      V(duplicate_path), V(layer_not_found), V(bad_allowed_root), V(backing_format_missing), V(backing_name_ambiguous),
       V(backing_name_long)).
     - The chain (V(base_has_backing), V(has_siblings), V(siblings_unknown), V(base_resize), V(backing_loop),
       V(backing_name_room), V(backing_raw_data), V(compress_data_file), V(drop_loses), V(drop_block_device),

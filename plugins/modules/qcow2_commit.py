@@ -300,6 +300,11 @@ sandbox:
       type: int
       returned: success
       sample: 31
+    memory:
+      description: Bytes that the largest guest might have used.
+      type: int
+      returned: success
+      sample: 134217728
     milliseconds:
       description: How long all guests of the task took, from fork to exit.
       type: float
@@ -309,7 +314,7 @@ error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(base_not_found), V(no_backing_file), V(bad_rate_limit), V(bad_progress_file), V(bad_timeout),
-      V(bad_allowed_root), V(drop_block_device), V(drop_loses), V(overlay_replaced)).
+      V(bad_memory_limit), V(bad_allowed_root), V(drop_block_device), V(drop_loses), V(overlay_replaced)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - This collection (V(internal_error)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),

@@ -484,14 +484,17 @@ sandbox:
     exits:
       description: How often a guest rang for the host, all guests of the task together.
       type: int
+    memory:
+      description: Bytes that the largest guest might have used.
+      type: int
     milliseconds:
       description: How long all guests of the task took, from fork to exit.
       type: float
 error_code:
   description:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
-    - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(empty_name), V(name_too_long),
-      V(bad_extents), V(bad_limit)).
+    - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(bad_memory_limit), V(empty_name),
+      V(name_too_long), V(bad_extents), V(bad_limit)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - This collection (V(internal_error)).
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(in_use), V(open_failed),

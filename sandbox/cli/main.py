@@ -19,7 +19,7 @@ from .. import errors
 from ..host import descriptors, ending
 from ..words import advice
 from . import qemu_words
-from .common import HelpRequest, UsageError, complain, encoded, say, write
+from .common import HelpRequest, UsageError, complain, encoded, say, warn, write
 from .options import OptionError, Options
 from .ways import WAYS
 
@@ -39,6 +39,9 @@ Standard options:
      display version info and exit
   --lock-timeout SECONDS
      wait so long for an image that others hold (default 0)
+  --memory-limit SIZE
+     memory that guests may use, 128M or more (default a quarter of the
+     host's); with too little, all tables are read several times
 
 Recognized commands (run airlock COMMAND --help for command-specific help):
 
@@ -50,7 +53,8 @@ Recognized commands (run airlock COMMAND --help for command-specific help):
 """
 )
 
-_OPTIONS = ((b"help", b"h", False), (b"version", b"V", False), (b"lock-timeout", b"", True))
+_OWN = (b"lock-timeout", b"memory-limit")  # qemu-img has none of these
+_OPTIONS = ((b"help", b"h", False), (b"version", b"V", False), *((name, b"", True) for name in _OWN))
 _WAIT_SECONDS = 0.2  # between two looks at an image that others hold
 _COMMANDS = (b"bitmap", b"commit", b"info", b"rebase", b"snapshot")
 
@@ -89,13 +93,15 @@ def _command(arguments: t.Sequence[bytes]) -> int:
     """Finds the command; it parses what is its own."""
     name = b""
     try:
-        options = Options(arguments, b"hV", _OPTIONS, permute=False, whole=(b"lock-timeout",))
+        options = Options(arguments, b"hV", _OPTIONS, permute=False, whole=_OWN)
         seconds = 0
         for option, value in options:
             if option == b"lock-timeout":
                 seconds = _seconds(value)
-                continue
-            raise HelpRequest(HELP if option == b"h" else VERSION)
+            elif option == b"memory-limit":
+                _limit_memory(value)
+            else:
+                raise HelpRequest(HELP if option == b"h" else VERSION)
         if not options.rest:
             raise UsageError(b"Not enough arguments")
         if options.rest[0] not in _COMMANDS:
@@ -123,17 +129,43 @@ def _seconds(value: bytes) -> int:
     return int(value)
 
 
+def _limit_memory(value: bytes) -> None:
+    """Raises UsageError."""
+    from ..vmm import memory  # few ask for it, and a command loads what it needs
+    from .sizes import parse_size
+
+    try:
+        memory.set_limit(parse_size(value) or 1)
+    except ValueError:
+        least = memory.LEAST >> 20
+        raise UsageError(b"--memory-limit expects a size of %dM or more, not '%s'" % (least, value)) from None
+
+
 def _run(command: t.Callable[[t.Sequence[bytes]], None], arguments: t.Sequence[bytes], seconds: int) -> None:
     """The command; while others hold an image and nothing was written, begun anew for that time. Raises as it does."""
     end = time.monotonic() + seconds
     while True:
         try:
-            return command(arguments)
+            command(arguments)
+            return _warn()
         except qemu_words.ReportedError as reported:
             error = reported.error
             if not isinstance(error, errors.ImageInUseError) or error.modified or time.monotonic() >= end:
                 raise
         time.sleep(_WAIT_SECONDS)
+
+
+def _warn() -> None:
+    """Of images whose guest had too little memory."""
+    from ..vmm import memory  # which the command has loaded
+
+    while memory.short:
+        path, (windows, size) = memory.short.popitem()
+        warn(
+            b"%s: with %d MiB of memory, its guest read all tables %d times. Let it have more (airlock --memory-limit "
+            b"1G COMMAND ...), or run it when less of the host's memory is in use"
+            % (encoded(errors.quote(path)), size >> 20, windows)
+        )
 
 
 def _load(name: bytes) -> t.Callable[[t.Sequence[bytes]], None]:

@@ -67,17 +67,18 @@ class Selector(t.NamedTuple):
         return (self.id if self.kind == "SELECT_BY_ID" else self.name).decode("utf-8", "surrogateescape")
 
 
-def build(operation: str, disk_sizes: t.Sequence[int], fields: t.Mapping[str, t.Any]) -> bytes:
+def build(operation: str, disk_sizes: t.Sequence[int], fields: t.Mapping[str, t.Any], may_ask: bool = False) -> bytes:
     """A call struct. operation: as in the struct's name, "snapshot_list" for struct call_snapshot_list.
 
     disk_sizes: bytes of each disk. fields: the struct's own, but header; bytes and lists give an array, whose rest
-    stays zero.
+    stays zero. may_ask: for memory.
     """
     ffi, _library = kvm.bindings()
     call = ffi.new(f"struct call_{operation} *")
     call.header.abi_version = ffi.integer_const("ABI_VERSION")
     call.header.operation = ffi.integer_const(f"CALL_{operation.upper()}")
     call.header.disk_count = len(disk_sizes)
+    call.header.may_ask = may_ask
     call.header.disk_size[0 : len(disk_sizes)] = list(disk_sizes)
     for key, value in fields.items():
         if isinstance(value, Selector):

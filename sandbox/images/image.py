@@ -16,7 +16,7 @@ import typing as t
 from .. import errors
 from ..host import disks, locks
 from ..host.places import Key, Place, file_key, find_place
-from ..vmm import kvm, machine
+from ..vmm import kvm, machine, memory
 from ..vmm.machine import Limits, Loader, Report, Run
 from ..words import opening
 from . import calls
@@ -24,7 +24,7 @@ from . import calls
 if t.TYPE_CHECKING:
     from ..vmm.journal import UndoJournal
 
-__all__ = ["Image", "Limits", "Report", "run_guest"]
+__all__ = ["Image", "Limits", "Report", "memory", "run_guest"]
 
 
 class Image:
@@ -108,18 +108,30 @@ def run_guest(
             raise errors.ArgumentError(
                 f"{errors.clean(images[index].path)} was opened for reading. Open it writable to change it."
             )
-    call = calls.build(operation, [image.disk.size for image in images], fields)
+    sizes = [image.disk.size for image in images]
+    limits = limits or Limits()
     run = Run(
         guest,
-        call,
+        calls.build(operation, sizes, fields, may_ask=True),
         [image.disk for image in images],
         writable,
-        limits or Limits(),
+        limits,
         images[0].journal if writable else None,
         progress,
     )
     try:
         answer = machine.run(run)
+        result = calls.result(operation, answer.result)
+        header = result.header
+        # That nothing was written, the guest may only claim.
+        if header.memory_wanted and not header.modified and not answer.report.bytes_written:
+            left = limits.seconds and max(limits.seconds - answer.report.milliseconds / 1000, 0.001)
+            call = calls.build(operation, sizes, fields)
+            answer = machine.run(
+                run._replace(call=call, limits=limits._replace(seconds=left), memory=header.memory_wanted)
+            )
+            result = calls.result(operation, answer.result)
+            header = result.header
     except OSError as error:
         from ..words import advice  # it is hardly ever wanted
 
@@ -127,10 +139,10 @@ def run_guest(
         raise errors.HostError(
             f"The system has no means to start a guest: {os.strerror(error.errno or 0)}. {way}"
         ) from error
-    result = calls.result(operation, answer.result)
-    header = result.header
     if header.modified and not writable:
         raise errors.GuestProtocolError("The guest says that it wrote to an image which it was to read.")
     if header.code:
         raise refuse(header)
+    if header.windows > 1:
+        memory.short[images[0].path] = header.windows, answer.report.memory
     return result, answer.payload, answer.report._replace(windows=max(1, header.windows))

@@ -95,7 +95,7 @@ class Run(t.NamedTuple):
     guest: a program, or what loads it. call: the bytes of a struct call_*. disks: in the order of their indexes.
     writable: indexes of the disks that the guest may change; the others it only reads, however they were opened.
     journal: records the old content of its disk, which is one of disks. progress: is told (done, total) while the guest
-    works; what it raises stops the guest.
+    works; what it raises stops the guest. memory: bytes that the guest has asked for.
     """
 
     guest: Loader | Program
@@ -105,6 +105,7 @@ class Run(t.NamedTuple):
     limits: Limits = Limits()
     journal: UndoJournal | None = None
     progress: t.Callable[[int, int], None] | None = None
+    memory: int = 0
 
 
 class Report(t.NamedTuple):

@@ -51,13 +51,19 @@ def run(what: Run) -> Answer:
     process was told to end.
     """
     ending.check()
+    holdings = [memory.held(disk) for disk in what.disks]
+    with memory.reserved(what.disks, holdings, what.memory) as size:
+        answer = _run(what, sum(holdings), size)
+    return answer._replace(report=answer.report._replace(memory=size))
+
+
+def _run(what: Run, held: int, size: int) -> Answer:
+    """held: bytes, by all disks; size: of the guest's memory."""
     started = time.monotonic()
     spent = what.journal.spent if what.journal is not None else 0.0
-    holdings = [memory.held(disk) for disk in what.disks]
-    seconds = what.limits.time(sum(holdings), spent)
+    seconds = what.limits.time(held, spent)
     limits = what.limits._replace(seconds=seconds)
     program = what.guest if isinstance(what.guest, Program) else _load(what.guest)
-    size = memory.size_for(what.disks, holdings)
     worker = _Worker()
     device = beyond_standard(kvm.open_device())
     try:
@@ -92,8 +98,7 @@ def run(what: Run) -> Answer:
             what.journal.seconds = max(0.0, started + seconds - time.monotonic())
             what.journal.spent += time.monotonic() - started
     try:
-        answer = _answer(outcome, worker, limits, started)
-        return answer._replace(report=answer.report._replace(memory=size))
+        return _answer(outcome, worker, limits, started)
     except errors.AirlockError as error:
         # A child that could not tell what it did may have done anything that it was allowed to.
         if outcome is None or outcome.message is None:

@@ -15,6 +15,7 @@ IMAGES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "path": {"type": "list", "elements": "str", "required": True},
     "timeout": {"type": "int"},
     "lock_timeout": {"type": "int", "default": 0},
+    "memory_limit": {"type": "str"},
 }
 
 LIMIT_ARGUMENT: dict[str, dict[str, t.Any]] = {
@@ -39,6 +40,7 @@ MOVES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "progress_file": {"type": "str"},
     "timeout": {"type": "int"},
     "lock_timeout": {"type": "int", "default": 0},
+    "memory_limit": {"type": "str"},
 }
 
 

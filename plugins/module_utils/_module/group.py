@@ -59,6 +59,7 @@ def sandbox_summary(subjects: t.Sequence[Reported]) -> dict[str, t.Any]:
     return {
         "layers": list(reports[-1].layers) if reports else [],
         "exits": sum(report.exits for report in reports),
+        "memory": max((report.memory for report in reports), default=0),
         "milliseconds": round(sum(report.milliseconds for report in reports), 3),
     }
 

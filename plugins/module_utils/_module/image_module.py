@@ -12,6 +12,7 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ..sandbox import errors
 from ..sandbox.host import descriptors
 from ..sandbox.host.places import look_up
+from ..sandbox.images.image import memory
 from .options import PATHS, Module, Spec, at_home
 
 BACKEND = "_cffi_backend"
@@ -27,20 +28,35 @@ INTERPRETERS = (
     "/usr/bin/python3.9",
 )
 
-# What became of an image when the task failed.
-
 
 class ImageModule(Module):
     """A Module whose flow runs guests, and whose lists are of paths."""
 
     def look_further(self) -> None:
-        """Takes a text for a list of paths whole. Raises ArgumentError."""
+        """Takes a text for a list of paths whole, and the limit. Raises ArgumentError."""
         _take_whole(self.argument_spec, self.params)
+        limit = self.params.get("memory_limit")
+        try:
+            memory.set_limit(0 if limit is None else self.human_to_bytes(str(limit).upper().removesuffix("IB")) or 1)
+        except (ValueError, OverflowError):
+            raise errors.ArgumentError(
+                f"memory_limit is '{errors.clean(str(limit), 80)}'. It must be a number of bytes, 128M or more.",
+                "bad_memory_limit",
+            ) from None
 
     def get_ready(self) -> None:
         """Goes on in another interpreter where this one lacks the backend."""
         need_backend(self)
         descriptors.raise_limit()
+
+    def exit_json(self, **result: t.Any) -> t.NoReturn:
+        """Warns first."""
+        for path, (windows, size) in memory.short.items():
+            self.warn(
+                f"{errors.quote(path)}: in {size >> 20} MiB of memory its guest read all tables {windows} times. Raise "
+                "memory_limit, or free memory."
+            )
+        super().exit_json(**result)
 
 
 def need_backend(module: AnsibleModule) -> None:

@@ -60,7 +60,7 @@ def test_list(guest: Guest, image: Image) -> None:
     assert found == (wanted, 1 << 30, guest.report)
     call = call_of(guest, "snapshot_list")
     assert call.header.disk_size[0] == len(OLD)
-    assert guest.calls[-1][2:] == ([image.disk], (), machine.Limits(), None, None)
+    assert guest.calls[-1][2:] == ([image.disk], (), machine.Limits(), None, None, 0)
 
 
 def test_info(guest: Guest, image: Image) -> None:

@@ -74,6 +74,7 @@ TAKES: dict[str, set[str]] = {
     "group": {"0", "20261130"},
     "limit": {"0"},
     "lock_timeout": {"0", "20261130"},
+    "memory_limit": set(),  # 128M at least
     "merge": NOTHING,
     "merge[]": TEXT,
     "merge[].ignore_missing": FLAGS,

@@ -53,7 +53,7 @@ def test_present_adds_a_missing_bitmap(run: Run, script: Script, bitmaps: t.Any)
     (image,) = answer["images"]
     assert (image["bitmap"], image["bitmaps"], image["bitmap_count"]) == (RECORD, answer["bitmaps"], 2)
     assert (image["virtual_size"], image["leaked_clusters"]) == (1 << 20, 0)
-    assert answer["sandbox"] == {"layers": ["kvm", "seccomp"], "exits": 9, "milliseconds": 7.5}
+    assert answer["sandbox"] == {"layers": ["kvm", "seccomp"], "exits": 9, "memory": 0, "milliseconds": 7.5}
 
 
 def test_present_leaves_what_is_there(run: Run, script: Script) -> None:

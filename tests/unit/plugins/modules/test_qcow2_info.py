@@ -207,3 +207,29 @@ def test_wrong_options_are_no_fault_of_an_image(run_module: Run, script: Script)
     script.expect("open", "a", False, False).expect("close", "a")
     answer = run_module("qcow2_info", path="a", format="vmdk", dirty_extents=True, bitmap="b", fail_on="none")
     assert (answer["failed"], answer["error_code"]) == (True, "bitmap_not_found")
+
+
+@pytest.mark.parametrize("given", ["128M", "128MiB", "134217728", 134217728, "1g", "1GB", "0.5T"])
+def test_a_memory_limit(
+    run_module: Run, script: Script, image_module: t.Any, monkeypatch: pytest.MonkeyPatch, given: object
+) -> None:
+    """And a warning, where it was too little."""
+    memory, limits = image_module.memory, []
+    shortage = {f"{given!r}": (3, memory.LEAST)}  # a text of its own: the same warning is given once
+    monkeypatch.setattr(memory, "set_limit", limits.append)
+    monkeypatch.setattr(memory, "short", shortage)
+    script.expect("open", "a", False, False)
+    script.expect("image_info", "a", gives=script.info(snapshots=()))
+    script.expect("list_bitmaps", "a", True, gives=script.with_bitmaps()).expect("close", "a")
+    answer = run_module("qcow2_info", path="a", memory_limit=given)
+    assert limits == [{"1g": 1 << 30, "1GB": 1 << 30, "0.5T": 1 << 39}.get(str(given), memory.LEAST)]
+    (warning,) = answer["warnings"]
+    assert "128 MiB" in str(warning)
+    assert "3 times" in str(warning)
+
+
+@pytest.mark.parametrize("given", ["127M", 0, "", "1.5 elephants", "-1", "9" * 400])
+def test_what_is_no_memory_limit(run_module: Run, script: Script, given: object) -> None:
+    answer = run_module("qcow2_info", path="a", memory_limit=given)
+    assert answer["error_code"] == "bad_memory_limit"
+    assert "128M or more" in answer["msg"]

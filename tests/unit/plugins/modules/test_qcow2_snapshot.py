@@ -43,7 +43,7 @@ def test_present_creates_a_missing_snapshot(run: Run, script: Script) -> None:
     }
     assert answer["listing"].splitlines()[0] == "Snapshot list:"
     assert answer["images"][0]["leaked_clusters"] == 0
-    assert answer["sandbox"] == {"layers": ["kvm", "seccomp"], "exits": 6, "milliseconds": 5.0}
+    assert answer["sandbox"] == {"layers": ["kvm", "seccomp"], "exits": 6, "memory": 0, "milliseconds": 5.0}
 
 
 def test_present_leaves_an_existing_snapshot(run: Run, script: Script) -> None:
