@@ -33,8 +33,8 @@ WORKERS := 2
 JOBS := 4
 
 .PHONY: help build cli demo dist test pytest integration molecule molecule-2.18 molecule-2.18-short \
-	molecule-all check test-one others lint lint-python lint-c lint-ansible lint-docs sanity bench bench-short fuzz hostile-directory coverage \
-	tree copy home clean packages-build packages-demo packages-test packages-bench
+	molecule-all check test-one others lint lint-python lint-c lint-ansible lint-docs sanity bench bench-growth bench-short \
+	fuzz hostile-directory coverage tree copy home clean packages-build packages-demo packages-test packages-bench
 
 help: ## what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -196,6 +196,10 @@ sanity: copy $(FULL_ENVIRONMENT)
 
 bench: build cli $(FULL_ENVIRONMENT) | packages-bench ## side by side with qemu-img, on an image of 1 TiB
 	@$(PYTHON) -m benchmarks.run
+
+GROWTH = --chart docs/growth.svg
+bench-growth: build cli $(FULL_ENVIRONMENT) | packages-bench ## how cost grows from a disk of 16 GiB to 12 TiB, and docs/growth.svg
+	@$(PYTHON) -m benchmarks.growth $(GROWTH)
 
 bench-short: build cli $(FULL_ENVIRONMENT) | packages-bench ## the same on a small image, in seconds
 	@$(PYTHON) -m benchmarks.run --short

@@ -18,21 +18,10 @@ import subprocess
 import tempfile
 import typing as t
 
-from benchmarks import bitmaps, commits, large_image, measure, small_images
+from benchmarks import bitmaps, commits, growth, large_image, measure, small_images
+from benchmarks.tables import table
 
 _MIB = 1 << 20
-
-
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, numbers to the right, padded to be read as it is."""
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-
-    def line(cells: list[str]) -> str:
-        padded = [cells[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:])]
-        return f"| {' | '.join(padded)} |"
-
-    ruler = [":" + "-" * (widths[0] - 1)] + ["-" * (width - 1) + ":" for width in widths[1:]]
-    return "\n".join([line(heads), line(ruler), *map(line, rows)])
 
 
 def show_large(size: str, result: large_image.Result) -> None:
@@ -169,6 +158,8 @@ def main() -> None:
                 (f"loop of {images} command tasks", f"one qcow2_snapshot task, {images} images"),
             ),
         }
+        if arguments.short:  # at length, it is a target of its own
+            parts["growth"] = lambda: growth.measure_all(directory, growth.SHORT, 1, directory / "growth.svg")
         for part in [arguments.only] if arguments.only else parts:
             parts[part]()
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+import types
+from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import bitmaps, floor, large_image, measure, run
+from benchmarks import bitmaps, floor, growth, growth_chart, large_image, measure, tables
 from sandbox import operations
 
 SIZE = 64 << 20  # of the sparse files, bytes
@@ -102,7 +104,7 @@ def test_a_command_that_fails_is_an_error_with_its_words() -> None:
 
 
 def test_a_table_is_aligned() -> None:
-    assert run.table(["what", "n"], [["long name", "1"], ["x", "234"]]).splitlines() == [
+    assert tables.table(["what", "n"], [["long name", "1"], ["x", "234"]]).splitlines() == [
         "| what      |   n |",
         "| :-------- | --: |",
         "| long name |   1 |",
@@ -141,3 +143,28 @@ def test_a_file_that_claims_ten_thousand_bitmaps_is_answered(tmp_path: pathlib.P
     bitmaps.listed(str(path))
     memory = measure.peak_memory([bitmaps.large_image.AIRLOCK, "bitmap", "--list", str(path)], may_fail=True)
     assert memory.each_apart < 160 << 20
+
+
+def test_a_chart_has_a_line_with_a_label_for_each_row() -> None:
+    """Both axes are logarithmic: ten times is as far everywhere. A name is text, whatever is in it."""
+    sizes = [1 << 30, 10 << 30, 100 << 30]
+    lines = {"create": [(size, size / (10 << 30)) for size in sizes], "<floor>": [(size, 0.01) for size in sizes]}
+    root = ElementTree.fromstring(growth_chart.chart(lines, lambda size: f"{size >> 30} GiB"))
+    texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"create", "<floor>", "1 GiB", "10 GiB", "100 GiB", "0.01 s", "0.1 s", "1 s", "10 s"} <= set(texts)
+    circles = root.iter("{http://www.w3.org/2000/svg}circle")
+    dots = [(float(circle.get("cx", "")), float(circle.get("cy", ""))) for circle in circles]
+    assert len(dots) == 6
+    (x1, y1), (x2, y2), (x3, y3) = dots[:3]
+    assert x2 - x1 == pytest.approx(x3 - x2, abs=0.2)
+    assert y1 - y2 == pytest.approx(y2 - y3, abs=0.2)
+    assert y1 > y2
+    assert [y for _x, y in dots[3:]] == pytest.approx([y1 + (y1 - y2)] * 3, abs=0.2)  # a tenth of the first one
+
+
+def test_growth_needs_room_and_says_so(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert growth.room_for(12 << 40) > 2 * (12 << 40) // 65536 * 10
+    monkeypatch.setattr(growth.shutil, "disk_usage", lambda _path: types.SimpleNamespace(free=1 << 30))
+    with pytest.raises(RuntimeError, match="--directory"):
+        growth.check_room(tmp_path, [1 << 30, 12 << 40])
+    assert "are free" in growth.check_room(tmp_path, [1 << 30])
