@@ -162,9 +162,9 @@ def _warn() -> None:
     while memory.short:
         path, (windows, size) = memory.short.popitem()
         warn(
-            b"%s: with %d MiB of memory, its guest read all tables %d times. Let it have more (airlock --memory-limit "
-            b"1G COMMAND ...), or run it when less of the host's memory is in use"
-            % (encoded(errors.quote(path)), size >> 20, windows)
+            os.fsencode(path),
+            b": with %d MiB of memory, its guest read all tables %d times. Let it have more (airlock --memory-limit 1G "
+            b"COMMAND ...), or run it when less of the host's memory is in use" % (size >> 20, windows),
         )
 
 

@@ -190,9 +190,9 @@ def list_bitmaps(
 def require_sound(path: str, listed: BitmapList) -> None:
     """Raises BitmapError where some bitmaps are damaged, so that nobody knows what the image should have."""
     if listed.damage:
-        from ..words import bitmap_refusals
+        from ..words import refused
 
-        raise bitmap_refusals.damaged_bitmaps(path, listed.damage)
+        raise refused.damaged_bitmaps(path, listed.damage)
 
 
 def change_bitmap(

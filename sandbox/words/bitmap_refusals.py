@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import typing as t
 
-from .. import errors
-from ..errors import PATH_LIMIT, AirlockError, clean, quote
+from ..errors import AirlockError, clean
 from ..guests._limits import BITMAP_NAME_MAX, BITMAPS_MAX
-from . import advice, refusals, refused
+from . import refusals, refused
 from .wording import Wording, Words
 
 
@@ -81,10 +80,3 @@ def from_bitmap_refusal(header: refused.ResultHeader, paths: t.Sequence[str], na
 def bitmaps_damage(fault: int, value: int, name: bytes) -> str:
     """What is wrong with the bitmaps of an image that can be read all the same. fault: enum bitmaps_fault."""
     return refused.bitmaps_fault(fault).format(a=int(fault), b=int(value), b_hex=hex(int(value)), text=clean(name))
-
-
-def damaged_bitmaps(path: str, damage: str) -> errors.BitmapError:
-    """The exception for bitmaps that are damaged. damage: as bitmaps_damage() has it."""
-    way = advice.say("remove_damaged", {"image": quote(path)})
-    message = f"{clean(path, PATH_LIMIT)}: The bitmaps are damaged: {damage}. {way}"
-    return errors.BitmapError(message, "bitmaps_extension", file=path, damage=damage)

@@ -109,6 +109,13 @@ def bitmaps_fault(number: int) -> str:
     return refusals.BITMAPS_FAULTS.get(names_of("bitmaps_fault", "BITMAPS_").get(number, ""), "unknown fault {a}")
 
 
+def damaged_bitmaps(path: str, damage: str) -> errors.BitmapError:
+    """The exception for bitmaps that are damaged. damage: as bitmap_refusals.bitmaps_damage() has it."""
+    way = advice.say("remove_damaged", {"image": quote(path)})
+    message = f"{clean(path, PATH_LIMIT)}: The bitmaps are damaged: {damage}. {way}"
+    return errors.BitmapError(message, "bitmaps_extension", file=path, damage=damage)
+
+
 def _fields(header: ResultHeader, text: bytes, path: str, name: str, texts: t.Sequence[str]) -> advice.Fields:
     """What all texts can quote, and beside that, as they were given: file, the path; given, the name;
     bitmap, the one that is meant. text: out of the image. texts: of bitmaps, as they were given."""

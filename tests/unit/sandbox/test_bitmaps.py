@@ -90,7 +90,7 @@ def test_list(guest: Guest, image: Image) -> None:
     call = call_of(guest, "bitmap_list")
     assert (call.header.operation, call.header.disk_count, call.header.disk_size[0]) == (number("LIST"), 1, 6)
     assert (call.counts, call.extents_limit, call.name_length) == (1, 0, 0)
-    assert guest.calls[-1][2:] == ([image.disk], (), machine.Limits(), None, None)
+    assert guest.calls[-1][2:] == ([image.disk], (), machine.Limits(), None, None, 0)
     list_bitmaps(image, counts=False)
     assert call_of(guest, "bitmap_list").counts == 0
 

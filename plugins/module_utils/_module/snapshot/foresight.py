@@ -53,9 +53,9 @@ def _refuse(plan: SnapshotPlan, comparison: Comparison) -> None:
     image = errors.clean(plan.path)
     facts = plan.subject.run(info.image_info)
     if facts.bitmap_count is None:
-        from ...sandbox.words import bitmap_refusals
+        from ...sandbox.words import refused
 
-        raise bitmap_refusals.damaged_bitmaps(plan.path, "the header's part about them breaks the format")
+        raise refused.damaged_bitmaps(plan.path, "the header's part about them breaks the format")
     if facts.bitmap_count:
         raise errors.SnapshotError(
             f"{image}: the image has {facts.bitmap_count} persistent bitmaps, which would be wrong afterwards. "
