@@ -10,6 +10,7 @@
 #define BLOCKS_MIN 6
 #define BLOCKS_MAX 4096
 #define HOOKED_ROOM 4096
+#define AHEAD_MAX 64 /* blocks that are read together */
 
 static u32 table_index_of(const struct refcount_cache *cache, u64 cluster) {
     return (u32)(cluster >> cache->block_bits);
@@ -47,6 +48,15 @@ static struct cached_block *find(struct refcount_cache *cache, u32 table_index) 
         }
     }
     return NULL;
+}
+
+static bool is_cached(const struct refcount_cache *cache, u32 table_index) {
+    for (u32 i = 0; i < cache->count; i++) {
+        if (cache->blocks[i].table_index == table_index) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* While blocks are written, clusters whose free is pending count one more. */
@@ -135,15 +145,34 @@ bool cache_counts(const struct refcount_cache *cache, u64 cluster) {
     return table_index < cache->table_entries && cache->table[table_index] != 0;
 }
 
+static void queue_block(struct refcount_cache *cache, struct cached_block *place, u32 table_index) {
+    place->table_index = table_index;
+    disk_queue_read(&cache->image->disk, cache->table[table_index], place->data, cache->image->cluster_size);
+    cache->next = table_index + 1;
+}
+
+/* Can the next block have a place without anything being written? */
+static bool has_clean_place(const struct refcount_cache *cache) {
+    return cache->count < cache->room || !cache->blocks[(cache->victim + 1) % cache->room].dirty;
+}
+
+/* Whoever goes from block to block, looking for free clusters, gets more and more of them at a time. */
 static struct cached_block *load(struct refcount_cache *cache, u32 table_index) {
     struct cached_block *block = find(cache, table_index);
-    if (block == NULL) {
-        block = take_place(cache);
-        block->table_index = table_index;
-        cache->last = (u32)(block - cache->blocks);
-        struct qcow2 *image = cache->image;
-        disk_read(&image->disk, cache->table[table_index], block->data, image->cluster_size);
+    if (block != NULL) {
+        return block;
     }
+    cache->ahead = table_index == cache->next ? min64(2 * cache->ahead + 1, min64(cache->room / 2, AHEAD_MAX)) : 1;
+    block = take_place(cache);
+    cache->last = (u32)(block - cache->blocks);
+    queue_block(cache, block, table_index);
+    for (u64 i = 1; i < cache->ahead && cache->next < cache->table_entries && cache->table[cache->next] != 0; i++) {
+        if (!has_clean_place(cache) || is_cached(cache, cache->next)) {
+            break;
+        }
+        queue_block(cache, take_place(cache), cache->next);
+    }
+    disk_run();
     return block;
 }
 

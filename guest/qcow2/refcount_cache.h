@@ -28,6 +28,8 @@ struct refcount_cache {
     u32 room;
     u32 last;    /* index into blocks: found last */
     u32 victim;  /* given to another block last */
+    u32 next;    /* behind the block that was read last */
+    u64 ahead;   /* blocks that were read together last */
     u32 *hooked; /* entries that the table in the file does not have yet: as QEMU says of a block that it hooks up */
     u32 hooked_count;
     struct pending_frees pending; /* which clusters the disk is to count once more */
