@@ -84,6 +84,15 @@ static bool skip_window(struct making *m, u64 first_entry, u64 entries, bool any
     return true;
 }
 
+/* Of that many bits of the bitmap, and as many of what is merged into it. */
+static u64 work_of(const struct bitmap_plan *plan, u64 bits) {
+    return divide_up(bits, 8) * (plan->source_count + (plan->fresh ? 0ull : 1ull));
+}
+
+u64 bitmap_content_work(const struct bitmap_plan *plan) {
+    return work_of(plan, bitmap_bits(plan->image->virtual_size, plan->granularity_bits));
+}
+
 static void make_window(struct making *m, u64 first, u64 total) {
     struct bitmap_content *content = m->content;
     const struct bitmap_plan *plan = content->plan;
@@ -123,6 +132,7 @@ void bitmap_content_make(struct bitmap_content *content) {
     const u64 total = bitmap_bits(image->virtual_size, plan->granularity_bits);
     for (u64 first = 0; first < total; first += PAYLOAD_WINDOW * 8) {
         make_window(&m, first, total);
+        work_done(&image->work, work_of(plan, min64(total - first, PAYLOAD_WINDOW * 8)));
     }
 }
 

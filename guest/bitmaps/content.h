@@ -21,6 +21,10 @@ struct bitmap_content {
     u64 *windows; /* memory to work in; NULL: it is taken, and can serve the next content as well */
 };
 
+/* Bytes of bits that bitmap_content_make() goes over: those that the bitmap has, and those of each that is
+ * merged into it. */
+u64 bitmap_content_work(const struct bitmap_plan *plan);
+
 /* Computes what the plan's bitmap will be. What differs from what the image has goes to new clusters; a cluster
  * of the old bitmap whose bits stay as they are is kept. */
 void bitmap_content_make(struct bitmap_content *content);

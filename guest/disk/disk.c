@@ -61,6 +61,12 @@ static u64 finish_one(struct disk *disk, const struct doorbell_request *request)
 
 static bool has_progress(void) { return latest_progress.operation != 0; }
 
+static void queue_progress(struct doorbell *bell) {
+    owners[bell->count] = NULL;
+    bell->requests[bell->count++] = latest_progress;
+    latest_progress.operation = 0;
+}
+
 void disk_run(void) {
     struct doorbell *bell = doorbell_memory();
     static struct {
@@ -68,17 +74,14 @@ void disk_run(void) {
         u64 length;
     } rests[DOORBELL_BATCH];
     static struct disk *rest_owners[DOORBELL_BATCH];
-    u32 count = bell->count;
     u32 rest_count = 0;
-    if (count == 0) {
+    if (bell->count == 0) {
         return;
     }
-    if (has_progress() && count < DOORBELL_BATCH) {
-        owners[count] = NULL;
-        bell->requests[count++] = latest_progress;
-        bell->count = count;
-        latest_progress.operation = 0;
+    if (has_progress() && bell->count < DOORBELL_BATCH) {
+        queue_progress(bell);
     }
+    const u32 count = bell->count;
     for (u32 i = 0; i < count; i++) {
         if (modifies(&bell->requests[i], owners[i])) {
             result_modified();
@@ -121,6 +124,9 @@ static void queue_one(struct disk *disk, const struct doorbell_request *request)
     }
     if (bell->count + has_progress() >= DOORBELL_BATCH) {
         disk_run();
+    }
+    if (bell->count == 0 && has_progress()) {
+        queue_progress(bell); /* in front: the host shall know it before it writes */
     }
     owners[bell->count] = request->operation == DOORBELL_READ ? NULL : disk;
     bell->requests[bell->count++] = *request;

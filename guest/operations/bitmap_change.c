@@ -55,7 +55,11 @@ static u32 count_afterwards(const struct change *c) {
 }
 
 static void verify_before_writing(struct change *c) {
+    const u64 bits = bitmap_plan_touches_bits(&c->plan) ? bitmap_content_work(&c->plan) : 0;
+    /* Most bits are in no cluster, and take no time: a host that foresees the end shall not wait for them. */
+    work_expect(&c->image.work, (struct work_kinds){0}, bits / 16);
     prepare(&c->image, &c->refcounts, &c->verification);
+    work_change(&c->image.work, bits);
     refcounts_reserve(&c->refcounts);
     c->content.refcounts = &c->refcounts;
 }
@@ -173,6 +177,7 @@ static void carry_out(struct change *c) {
     }
     free_stale(c);
     refcounts_write_back(&c->refcounts);
+    work_end(&image->work);
     disk_flush(&image->disk);
     refcounts_discard(&c->refcounts);
 }

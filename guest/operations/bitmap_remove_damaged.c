@@ -108,6 +108,7 @@ static void verify_the_rest(struct removal *r) {
     image->bitmaps = (struct bitmap_set){0};
     image->bitmaps_fault = BITMAPS_SOUND;
     image->orphans = heap_take_zeroed(8 * divide_up(r->clusters, 64));
+    work_expect(&image->work, (struct work_kinds){0}, 0);
     prepare(image, &r->refcounts, &r->verification);
     image->bitmaps = bitmaps;
     image->bitmaps_fault = fault;
@@ -154,6 +155,7 @@ static void carry_out(struct removal *r) {
     write_directory(r);
     free_orphans(r, true);
     refcounts_write_back(&r->refcounts);
+    work_end(&image->work);
     disk_flush(&image->disk);
     refcounts_discard(&r->refcounts);
 }

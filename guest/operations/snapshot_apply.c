@@ -17,6 +17,7 @@
 #include "operations/operations.h"
 #include "qcow2/bitmaps.h"
 #include "qcow2/preparation.h"
+#include "qcow2/references_work.h"
 #include "qcow2/resize.h"
 
 #define COPY_DISTANCE_MAX (8 * KIB * MIB) /* hosts bound what a run may add to a file */
@@ -76,6 +77,7 @@ static void open_application(struct application *a, const struct call_snapshot_a
     a->snapshot = &image->snapshots[index];
     snapshot_check_l1(image, a->snapshot);
     check_resize(image, a->snapshot, call->resize_allowed != 0);
+    work_expect(&image->work, (struct work_kinds){.others = 3}, 0);
     prepare_references(image, &a->refcounts, &a->verification);
     mapping_read(image, &a->wanted, a->snapshot->l1_offset, a->snapshot->l1_entries, a->snapshot->l1_entries);
     references_check_unique(image, &a->refcounts, &a->verification, &a->wanted);
@@ -152,6 +154,20 @@ static void place_copy(struct application *a) {
     }
 }
 
+/* A resize may change the old mapping in between, so then nothing is left out as common to both. */
+static const struct mapping *if_same_size(const struct application *a, const struct mapping *unlike) {
+    return a->resizes ? NULL : unlike;
+}
+
+static void tell_work(struct application *a) {
+    const struct mapping *old = if_same_size(a, &a->old);
+    const struct mapping *wanted = if_same_size(a, &a->wanted);
+    u64 work = work_of_adding(&a->refcounts, &a->verification, &a->wanted, old);
+    work += work_of_visiting(&a->image, &a->wanted, old);
+    work += work_of_dropping(&a->refcounts, &a->verification, &a->old, wanted, NULL);
+    work_change(&a->image.work, work);
+}
+
 static void reserve(struct application *a) {
     struct qcow2 *image = &a->image;
     mapping_reserve(image, &a->wanted, &a->old);
@@ -160,11 +176,6 @@ static void reserve(struct application *a) {
     if (a->copy_offset != 0) {
         disk_reserve(&image->disk, a->copy_offset, 8ull * a->entries);
     }
-}
-
-/* A resize may change the old mapping in between, so then nothing is left out as common to both. */
-static const struct mapping *if_same_size(const struct application *a, const struct mapping *unlike) {
-    return a->resizes ? NULL : unlike;
 }
 
 /* One reference more for what becomes active. Nothing of this shows before the commit point. */
@@ -212,6 +223,7 @@ _Noreturn void operation_snapshot_apply(void) {
     open_application(&a, call_memory());
     result->resized = a.resizes;
     place_copy(&a);
+    tell_work(&a);
     reserve(&a);
     prepare_header(image);
     if (a.copy_offset != 0) {
@@ -240,6 +252,7 @@ _Noreturn void operation_snapshot_apply(void) {
     }
     u64 freed = 0;
     references_drop(image, &a.refcounts, &a.verification, &a.old, if_same_size(&a, &a.wanted), &freed);
+    work_end(&image->work);
     disk_flush(&image->disk);
     result->snapshot_count = image->snapshot_count;
     result->virtual_size = image->virtual_size;

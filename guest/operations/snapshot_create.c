@@ -12,6 +12,7 @@
  */
 #include "operations/operations.h"
 #include "qcow2/preparation.h"
+#include "qcow2/references_work.h"
 
 /* The entry of the new snapshot, behind those that there are; its L1 table has no place yet. */
 static struct snapshot *new_entry(struct qcow2 *image, const struct call_snapshot_create *call,
@@ -54,9 +55,12 @@ _Noreturn void operation_snapshot_create(void) {
     if (table_size > SNAPSHOT_TABLE_BYTES_MAX) {
         refuse(REFUSAL_SNAPSHOT_TABLE_FULL);
     }
+    work_expect(&image.work, (struct work_kinds){.tables = image.snapshot_count < BYTE_COUNT ? 1 : 2, .blocks = 1}, 0);
     prepare_references(&image, &refcounts, &verification);
     struct mapping active = {image.l1, image.l1_entries, image.l1_offset};
     references_check_room(&image, &refcounts, &verification, &active);
+    work_change(&image.work,
+                work_of_adding(&refcounts, &verification, &active, NULL) + work_of_visiting(&image, &active, NULL));
     mapping_reserve(&image, &active, NULL);
     refcounts_reserve(&refcounts);
     prepare_header(&image);
@@ -80,6 +84,7 @@ _Noreturn void operation_snapshot_create(void) {
 
     commit_snapshots(&image, &refcounts, image.snapshot_count + 1, table_offset, table_size);
     refcounts_write_back(&refcounts);
+    work_end(&image.work);
     disk_flush(&image.disk);
     refcounts_discard(&refcounts);
     result->snapshot_count = image.snapshot_count;

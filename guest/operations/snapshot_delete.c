@@ -11,6 +11,7 @@
  */
 #include "operations/operations.h"
 #include "qcow2/preparation.h"
+#include "qcow2/references_work.h"
 
 static void remove_entry(struct qcow2 *image, u64 index) {
     for (u64 i = index; i + 1 < image->snapshot_count; i++) {
@@ -34,10 +35,12 @@ _Noreturn void operation_snapshot_delete(void) {
     }
     const struct snapshot removed = image.snapshots[index];
     snapshot_check_l1(&image, &removed);
+    work_expect(&image.work, (struct work_kinds){.tables = image.snapshot_count == 1 ? 1 : 2, .blocks = 1}, 0);
     prepare_references(&image, &refcounts, &verification);
     struct mapping gone;
     struct mapping active = {image.l1, image.l1_entries, image.l1_offset};
     mapping_read(&image, &gone, removed.l1_offset, removed.l1_entries, removed.l1_entries);
+    work_change(&image.work, work_of_dropping(&refcounts, &verification, &gone, NULL, &active));
     mapping_reserve(&image, &gone, &active);
     mapping_reserve(&image, &active, NULL);
     refcounts_reserve(&refcounts);
@@ -58,6 +61,7 @@ _Noreturn void operation_snapshot_delete(void) {
     if (references_drop_and_refresh(&image, &refcounts, &verification, &gone, &active, &result->freed_clusters)) {
         mapping_write(&image, &active);
     }
+    work_end(&image.work);
     disk_flush(&image.disk);
     result->snapshot_count = image.snapshot_count;
     result->virtual_size = image.virtual_size;

@@ -10,8 +10,8 @@
 
 static bool is_active(const struct qcow2 *image, const struct mapping *mapping) { return mapping->l1 == image->l1; }
 
-static bool can_tell(const struct qcow2 *image, const struct verification *verification,
-                     const struct mapping *mapping) {
+bool derivation_can_tell(const struct qcow2 *image, const struct verification *verification,
+                         const struct mapping *mapping) {
     if (!verification->is_counted || verification->counters.width != 1) {
         return false;
     }
@@ -36,7 +36,7 @@ static u32 counter_of_cell(u32 cell) { return (cell >> BYTE_SHIFT) << FLAGS_SHIF
 
 bool derive_references(const struct qcow2 *image, struct verification *verification, const struct mapping *mapping,
                        u32 table) {
-    if (!can_tell(image, verification, mapping)) {
+    if (!derivation_can_tell(image, verification, mapping)) {
         return false;
     }
     u8 parts[CELLS];
@@ -71,7 +71,7 @@ bool derive_references(const struct qcow2 *image, struct verification *verificat
 }
 
 bool derive_unique(const struct qcow2 *image, const struct verification *verification, const struct mapping *mapping) {
-    if (!can_tell(image, verification, mapping)) {
+    if (!derivation_can_tell(image, verification, mapping)) {
         return false;
     }
     bool twice[CELLS];

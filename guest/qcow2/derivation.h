@@ -12,6 +12,10 @@
 #include "qcow2/mapping.h"
 #include "qcow2/verification.h"
 
+/* Do the counters say which references are the mapping's? */
+bool derivation_can_tell(const struct qcow2 *image, const struct verification *verification,
+                         const struct mapping *mapping);
+
 /* Makes the counters those of the mapping, with the flag `table` on its L2 tables. False: they cannot tell, and are as
  * they were. */
 bool derive_references(const struct qcow2 *image, struct verification *verification, const struct mapping *mapping,

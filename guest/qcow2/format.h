@@ -9,6 +9,7 @@
 #define AIRLOCK_QCOW2_FORMAT_H
 
 #include "disk/disk.h"
+#include "disk/work.h"
 #include "start/guest.h"
 
 #define QCOW2_MAGIC 0x514649fbu
@@ -133,6 +134,7 @@ struct qcow2 {
     enum bitmaps_fault bitmaps_fault; /* of the extension: what it says of bitmaps is not to be used */
     u64 bitmaps_fault_value;
     struct bitmap_set stale; /* instead of them: a program without bitmap support has written since */
+    struct work work;        /* how far a change of the image has come */
     u64 extensions_end;      /* where the marker stands that ends the extensions */
 
     u8 *header; /* the first cluster, header_loaded bytes of it */

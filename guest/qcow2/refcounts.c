@@ -22,6 +22,14 @@ u64 refcounts_end(const struct refcounts *refcounts) {
     return entries << refcounts->cache.block_bits;
 }
 
+u64 refcounts_blocks(const struct refcounts *refcounts) {
+    u64 count = 0;
+    for (u32 i = 0; i < refcounts->cache.table_entries; i++) {
+        count += refcounts->cache.table[i] != 0;
+    }
+    return count;
+}
+
 u64 refcounts_get(struct refcounts *refcounts, u64 cluster) { return cache_get(&refcounts->cache, cluster); }
 
 void refcounts_hold(struct refcounts *refcounts, void (*relieve)(void *context), void *context) {

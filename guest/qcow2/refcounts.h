@@ -27,6 +27,9 @@ void refcounts_open(struct refcounts *refcounts, struct qcow2 *image);
 /* The end of what blocks count, a cluster index: behind it everything is free. */
 u64 refcounts_end(const struct refcounts *refcounts);
 
+/* How many refcount blocks there are. */
+u64 refcounts_blocks(const struct refcounts *refcounts);
+
 u64 refcounts_get(struct refcounts *refcounts, u64 cluster);
 
 /* Contiguous clusters for `bytes` bytes, refcount 1; their offset. */

@@ -11,7 +11,7 @@ void tables_open(struct table_batch *batch, struct qcow2 *image, table_visit *vi
     batch->visit = visit;
     batch->context = context;
     batch->count = 0;
-    batch->room = (u32)min64(TABLES_WINDOW / image->cluster_size, DOORBELL_BATCH);
+    batch->room = (u32)min64(TABLES_WINDOW / image->cluster_size, DOORBELL_BATCH - 1); /* one: for the progress */
     batch->memory = heap_take(batch->room * image->cluster_size);
 }
 
@@ -33,6 +33,7 @@ void tables_run(struct table_batch *batch) {
     for (u32 i = 0; i < batch->count; i++) {
         changed[i] = batch->visit(batch->context, &batch->items[i], batch->memory + i * image->cluster_size);
     }
+    work_done(&image->work, batch->count * image->cluster_size);
     for (u32 i = 0; i < batch->count; i++) {
         if (changed[i]) {
             u8 *table = batch->memory + i * image->cluster_size;

@@ -130,6 +130,7 @@ void tally_table(struct verifier *v, u64 cluster, const struct origin *origin, b
     if ((counter & COUNT_MASK) == COUNT_MASK) {
         blame(origin, REFUSAL_REFCOUNT_TOO_LOW, byte_offset(v, cluster), COUNT_MASK);
     }
+    v->tables += counter == 0;
     counter = (counter + 1) | TABLE;
     if (active) {
         counter = check_copied(v, cluster, counter | EXCLUSIVE, origin);

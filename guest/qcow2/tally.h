@@ -31,6 +31,8 @@ struct verifier {
     struct table_batch l2;
     u64 clusters; /* of the file */
     u64 counted;  /* of them, those that a refcount block may count: behind, all refcounts are 0 */
+    u64 named;    /* L2 tables, as often as L1 tables name one */
+    u64 tables;   /* L2 tables of the window */
     u64 hunted;   /* the cluster whose first reference is to be named; NOTHING: none */
     enum refusal hunted_for;
     u64 hunted_refcount;

@@ -5,6 +5,7 @@
 #include "qcow2/verify.h"
 
 #include "qcow2/comparison.h"
+#include "qcow2/references_work.h"
 #include "qcow2/snapshots.h"
 #include "qcow2/tally.h"
 
@@ -110,6 +111,7 @@ static void visit_references_to_l2(struct verifier *v, const struct origin *at, 
             blame(&origin, REFUSAL_UNALIGNED, offset, 0);
         }
         if (offset != 0) {
+            v->named++;
             tally_table(v, offset >> v->image->cluster_bits, &origin, active);
         }
     }
@@ -249,12 +251,29 @@ static void count_stale(struct verifier *v) {
     heap_release(mark);
 }
 
+/* Now that it is known how many tables there are. whole: each is read once. */
+static void tell_work(struct verifier *v, bool whole) {
+    const struct mapping active = {.l1 = v->image->l1, .entries = v->image->l1_entries};
+    const u64 cluster = v->image->cluster_size;
+    const u64 tables = (whole ? v->tables : v->named) * cluster;
+    const u64 windows = divide_up(v->counted, v->counters.room);
+    struct work_kinds kinds = {.tables = work_of_visiting(v->image, &active, NULL),
+                               .blocks = refcounts_blocks(v->refcounts) * cluster};
+    kinds.others = min64(tables - min64(tables, kinds.tables), kinds.tables);
+    if (v->counters.first == 0 && v->hunted == NOTHING) {
+        work_verify(&v->image->work, (whole ? 1 : windows) * tables + kinds.blocks, &kinds);
+    }
+}
+
 void count_references(struct verifier *v) {
+    v->named = v->tables = 0;
     count_refcount_structures(v);
     count_other_metadata(v);
     count_bitmaps(v);
     walk_l1_tables(v, visit_references_to_l2);
-    if (counters_hold_all(&v->counters, v->counted) && !has_data_file(v->image)) {
+    const bool whole = counters_hold_all(&v->counters, v->counted) && !has_data_file(v->image);
+    tell_work(v, whole);
+    if (whole) {
         sweep_l2_tables(v, false);
         sweep_l2_tables(v, true);
     } else {
