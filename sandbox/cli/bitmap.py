@@ -26,19 +26,21 @@ from .common import (
     warn_of_leaks,
 )
 from .options import Options
+from .progress import Progress
 from .sizes import SIZE_MAX, SizeRangeError, parse_size
 
 if t.TYPE_CHECKING:
     from ..images.image import Image
+    from ..images.image import Progress as Listener
 
 HELP = b"""\
 List persistent bitmaps of image, or modify one.  Usage:
 
   airlock bitmap ( --merge SOURCE | --add | --remove | --clear |
-                --enable | --disable ).. [-f FMT | --image-opts] [-q] [--follow-links]
+                --enable | --disable ).. [-f FMT | --image-opts] [-q] [-p] [--follow-links]
         [--output human|json] [-b SRC_FILENAME [-F SOURCE_FMT]]
         [-g SIZE[KMGTPE]] FILENAME BITMAP
-  airlock bitmap --remove-damaged [-f FMT | --image-opts] [-q] [--follow-links]
+  airlock bitmap --remove-damaged [-f FMT | --image-opts] [-q] [-p] [--follow-links]
         [--output human|json] FILENAME
   airlock bitmap --list [--extents BITMAP [--limit N]] [-f FMT | --image-opts] [-q] [-U]
         [--follow-links] [--output human|json] FILENAME
@@ -52,6 +54,8 @@ Arguments:
      FILENAME is driver=qcow2,file.driver=file,file.filename=PATH, or a part of it
   -q, --quiet
      quiet operations: no warnings
+  -p, --progress
+     show how far a change is
   --output human|json
      specify output format name (default human)
   Operations, any number, in order, all of them or none:
@@ -103,11 +107,22 @@ _OPTIONS = (
     (b"extents", b"", True),
     (b"limit", b"", True),
     (b"quiet", b"q", False),
+    (b"progress", b"p", False),
     (b"force-share", b"U", False),
     (b"follow-links", b"", False),
     (b"output", b"", True),
 )
-_OWN = (b"remove-damaged", b"list", b"extents", b"limit", b"quiet", b"force-share", b"follow-links", b"output")
+_OWN = (
+    b"remove-damaged",
+    b"list",
+    b"extents",
+    b"limit",
+    b"quiet",
+    b"progress",
+    b"force-share",
+    b"follow-links",
+    b"output",
+)
 _VERBS = (b"add", b"remove", b"clear", b"enable", b"disable", b"merge")
 
 
@@ -125,6 +140,7 @@ class _Wanted(Arguments):
         self.listing = False
         self.extents: bytes | None = None
         self.limit = 0
+        self.progress = False
 
 
 def run(arguments: t.Sequence[bytes]) -> None:
@@ -145,8 +161,10 @@ def run(arguments: t.Sequence[bytes]) -> None:
         wanted.open(writable=True) as image,
     ):
         opening = contextlib.nullcontext() if wanted.source is None else _open_source(image, wanted)
-        with opening as source, all_or_nothing(image):
-            done = _change(image, source, wanted)
+        with opening as source, Progress(wanted.progress and not wanted.quiet) as progress:
+            with all_or_nothing(image):
+                done = _change(image, source, wanted, progress.listener)
+            progress.step(1, 1)
     _warn_of(wanted, done.bitmaps, done.leaked_clusters)
     if wanted.json:
         say_json(_change_facts(done, wanted))
@@ -155,7 +173,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
 def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
     """Raises OptionError, UsageError and HelpRequest in the order in which qemu-img would come upon the reason."""
     wanted = _Wanted()
-    options = Options(arguments, b"b:f:F:g:hqU", _OPTIONS, whole=_OWN)
+    options = Options(arguments, b"b:f:F:g:hqpU", _OPTIONS, whole=_OWN)
     for option, value in options:
         if option == b"h":
             raise HelpRequest(HELP)
@@ -173,6 +191,8 @@ def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
             wanted.listing = True
         elif option == b"extents":
             wanted.extents = value
+        elif option == b"p":
+            wanted.progress = True
         elif option == b"limit":
             wanted.limit = _limit(value)
         else:
@@ -250,9 +270,9 @@ def _open_source(image: Image, wanted: _Wanted) -> Image:
         raise
 
 
-def _change(image: Image, source: Image | None, wanted: _Wanted) -> BitmapChange:
+def _change(image: Image, source: Image | None, wanted: _Wanted, progress: Listener) -> BitmapChange:
     if wanted.damaged:
-        return change_bitmap(image, b"", [Action.remove_damaged()], counts=wanted.json)
+        return change_bitmap(image, b"", [Action.remove_damaged()], counts=wanted.json, progress=progress)
     # qemu-img takes the low 32 bits; zero means the usual granularity only if all 64 are. One byte is refused alike.
     granularity = wanted.granularity & 0xFFFFFFFF or min(wanted.granularity, 1)
     actions = []
@@ -263,7 +283,7 @@ def _change(image: Image, source: Image | None, wanted: _Wanted) -> BitmapChange
             actions.append(Action.merge(value, source))
         else:
             actions.append(Action(verb.decode()))
-    return change_bitmap(image, wanted.name, actions, counts=wanted.json)
+    return change_bitmap(image, wanted.name, actions, counts=wanted.json, progress=progress)
 
 
 # ---- what is printed ---------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def run(arguments: t.Sequence[bytes]) -> None:
                 empties=not wanted.drop and not later,
                 allow_resize=wanted.resizes,
                 limits=limits,
-                progress=progress.step if progress.shown else None,
+                progress=progress.listener,
                 goes_on=not wanted.drop,
             )
             if bitmaps is not None and later:

@@ -8,9 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import typing as t
 
 from ..facts.listing import format_size
 from .common import say
+
+if t.TYPE_CHECKING:
+    from ..images.image import Progress as Listener
 
 _BAR = 30  # characters
 _WIDTH = 79  # of the line with a bar: on a narrower terminal each would begin a new one; 0 columns: not known
@@ -34,6 +38,11 @@ class Progress:
     def __exit__(self, *_exception: object) -> None:
         if self.shown:
             _tell(b"\n")
+
+    @property
+    def listener(self) -> Listener:
+        """What an operation tells; None: nobody looks."""
+        return self.step if self.shown else None
 
     def step(self, done: int, total: int) -> None:
         """So many bytes of so many are done."""

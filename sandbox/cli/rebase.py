@@ -200,7 +200,7 @@ def _rebase(wanted: _Wanted, progress: Progress) -> dict[str, t.Any]:
             chain,
             backing,
             limits=rebases.rebase_limits(chain, flushes=wanted.cache != b"unsafe"),
-            progress=progress.step if progress.shown else None,
+            progress=progress.listener,
             compressed=wanted.compress,
         )
         before = drawing(chain)

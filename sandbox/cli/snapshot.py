@@ -18,21 +18,25 @@ from ..images.snapshots import Selector, Snapshot
 from . import qemu_words
 from .common import Arguments, HelpRequest, Made, UsageError, all_or_nothing, say_all, say_json, shown, warn_of_leaks
 from .options import Options
+from .progress import Progress
 
 if t.TYPE_CHECKING:
     from ..images.image import Image
+    from ..images.image import Progress as Listener
 
 HELP = b"""\
 List or manipulate snapshots within image.  Usage:
 
   airlock snapshot [-f FMT | --image-opts] [-l | -a|-c|-d SNAPSHOT]
-        [-q] [-U] [--no-resize] [--follow-links] [--output human|json] FILENAME
+        [-q] [-p] [-U] [--no-resize] [--follow-links] [--output human|json] FILENAME
 
 Arguments:
   -h, --help
      print this help and exit
   -q, --quiet
      quiet operations: no warnings
+  -p, --progress
+     show how far a change is
   -f, --format FMT
      specify FILENAME format explicitly: qcow2, which is the default as well
   --image-opts
@@ -62,6 +66,7 @@ _OPTIONS = (
     (b"help", b"h", False),
     (b"image-opts", b"", False),
     (b"quiet", b"q", False),
+    (b"progress", b"p", False),
     (b"format", b"f", True),
     (b"force-share", b"U", False),
     (b"list", b"l", False),
@@ -82,6 +87,7 @@ class _Wanted(Arguments):
         self.operation = b""
         self.value = b""
         self.resize = True
+        self.progress = False
 
 
 def run(arguments: t.Sequence[bytes]) -> None:
@@ -94,27 +100,29 @@ def run(arguments: t.Sequence[bytes]) -> None:
         if reads:
             _say_list(snapshots.list_snapshots(image).snapshots, wanted)
             return
-        with all_or_nothing(image):
-            done = _change(image, wanted)
+        with Progress(wanted.progress and not wanted.quiet) as progress:
+            with all_or_nothing(image):
+                done = _change(image, wanted, progress.listener)
+            progress.step(1, 1)
         if done.leaked_clusters and not wanted.quiet:
             warn_of_leaks(wanted.path, done.leaked_clusters)
         if wanted.json:
             say_json(_change_facts(done))
 
 
-def _change(image: Image, wanted: _Wanted) -> Created | Applied | Deleted:
+def _change(image: Image, wanted: _Wanted, progress: Listener) -> Created | Applied | Deleted:
     if wanted.operation == b"c":
-        return snapshot_changes.create_snapshot(image, wanted.value[:SNAPSHOT_NAME_MAX], _date())
+        return snapshot_changes.create_snapshot(image, wanted.value[:SNAPSHOT_NAME_MAX], _date(), progress=progress)
     if wanted.operation == b"a":
         selector = Selector.by_id_or_name(wanted.value)
-        return snapshot_changes.apply_snapshot(image, selector, allow_resize=wanted.resize)
-    return snapshot_changes.delete_snapshot(image, Selector.by_name(wanted.value))
+        return snapshot_changes.apply_snapshot(image, selector, allow_resize=wanted.resize, progress=progress)
+    return snapshot_changes.delete_snapshot(image, Selector.by_name(wanted.value), progress=progress)
 
 
 def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
     """Raises OptionError, UsageError and HelpRequest in the order in which qemu-img would come upon the reason."""
     wanted = _Wanted()
-    options = Options(arguments, b"hf:la:c:d:Uq", _OPTIONS, whole=(b"follow-links",))
+    options = Options(arguments, b"hf:la:c:d:Uqp", _OPTIONS, whole=(b"follow-links", b"progress"))
     for option, value in options:
         if option == b"h":
             raise HelpRequest(HELP)
@@ -122,6 +130,8 @@ def _parse(arguments: t.Sequence[bytes]) -> _Wanted:
             if wanted.operation:
                 raise UsageError(b"Cannot mix '-l', '-a', '-c', '-d'")
             wanted.operation, wanted.value = option, value
+        elif option == b"p":
+            wanted.progress = True
         elif option == b"no-resize":
             wanted.resize = False
         else:

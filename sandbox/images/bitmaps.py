@@ -31,7 +31,7 @@ from ..guests._limits import (
 )
 from ..vmm import kvm
 from . import calls
-from .image import Image, Limits, Report, run_guest
+from .image import Image, Limits, Progress, Report, run_guest
 from .records import Records
 
 SOURCES_MAX = DISKS_MAX - 1
@@ -202,11 +202,13 @@ def change_bitmap(
     dry_run: bool = False,
     counts: bool = True,
     limits: Limits | None = None,
+    progress: Progress = None,
 ) -> BitmapChange:
     """Actions on the bitmap `name`, in order, all of them or none.
 
     dry_run: says what would be and writes nothing; the image may be open for reading only. counts: whether dirty bits
     of all bitmaps are counted, or only those of this one. Sources of merges are open and locked by the caller.
+    progress: as of Run, in bytes of tables and bits.
     Raises ArgumentError, BitmapNotFoundError, BitmapError, RefusalError: nothing was changed then, unless `modified`.
     """
     sources = _sources(image, actions)
@@ -226,7 +228,8 @@ def change_bitmap(
     names = [name, *(action.name for action in actions if action.verb == "merge")]
     refuse = functools.partial(_refusal, [each.path for each in everything], names)
     writable = () if dry_run else (0,)
-    result, payload, report = run_guest(everything, _bitmap_guest, "bitmap_change", fields, limits, refuse, writable)
+    run = functools.partial(run_guest, everything, _bitmap_guest, "bitmap_change", fields, limits, refuse)
+    result, payload, report = run(writable, progress)
     try:
         records = _decode_change(result, payload)
     except errors.GuestProtocolError as error:

@@ -24,7 +24,10 @@ from . import calls
 if t.TYPE_CHECKING:
     from ..vmm.journal import UndoJournal
 
-__all__ = ["Image", "Limits", "Report", "memory", "run_guest"]
+__all__ = ["Image", "Limits", "Progress", "Report", "memory", "run_guest"]
+
+Progress = t.Optional[t.Callable[[int, int], None]]
+"""What an operation tells how far it is, as of Run."""
 
 
 class Image:
@@ -96,7 +99,7 @@ def run_guest(
     limits: Limits | None,
     refuse: t.Callable[[t.Any], errors.AirlockError],
     writable: t.Collection[int] = (),
-    progress: t.Callable[[int, int], None] | None = None,
+    progress: Progress = None,
 ) -> tuple[t.Any, bytes, Report]:
     """One guest: (result struct, payload, report). images: the first is what the operation is about.
 

@@ -10,7 +10,7 @@ import typing as t
 from .. import errors
 from . import calls
 from .calls import Selector, Snapshot
-from .image import Image, Limits, Report, run_guest
+from .image import Image, Limits, Progress, Report, run_guest
 
 __all__ = ["Comparison", "Selector", "Snapshot", "SnapshotList", "compare_snapshot", "list_snapshots"]
 
@@ -60,10 +60,14 @@ def change(
     name: str = "",
     limits: Limits | None = None,
     fields: t.Mapping[str, t.Any] | None = None,
+    progress: Progress = None,
 ) -> tuple[t.Any, bytes, Report]:
-    """One guest that changes the image, as ask(). Raises ArgumentError for one that was opened for reading."""
+    """One guest that changes the image, as ask(). progress: as of Run.
+
+    Raises ArgumentError for one that was opened for reading.
+    """
     refuse = _refuse(image, name)
-    return run_guest([image], _snapshot_guest, operation, fields or {}, limits, refuse, writable=(0,))
+    return run_guest([image], _snapshot_guest, operation, fields or {}, limits, refuse, (0,), progress)
 
 
 def list_snapshots(image: Image, limits: Limits | None = None) -> SnapshotList:

@@ -36,7 +36,7 @@ def told(log: list[Request]) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("kind", MAKES)
 @pytest.mark.parametrize(
-    ("name", "verb", "argument"), [each for each in OPERATIONS if each[:2] not in REFUSED], ids=lambda value: str(value)
+    ("name", "verb", "argument"), [each for each in OPERATIONS if each[:2] not in REFUSED], ids=str
 )
 def test_progress(
     make: Callable[[str], Guest], image: Callable[[str], Path], kind: str, name: str, verb: str, argument: bytes

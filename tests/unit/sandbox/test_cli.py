@@ -588,3 +588,23 @@ def test_names_out_of_images_in_messages(airlock: Airlock, tmp_path: pathlib.Pat
     )
     for command in (b"info --chain", b"commit", b"rebase -b top -F qcow2"):
         assert airlock(*command.split(), b"top", directory=tmp_path) == (1, b"", message)
+
+
+@pytest.mark.parametrize("option", [b"-p", b"--progress"])
+def test_progress(option: bytes, airlock: Airlock, tmp_path: pathlib.Path) -> None:
+    """A line from 0 to 100 for what changes an image; none with -q, and none for what reads."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "a", "1M"], cwd=tmp_path, check=True)
+    for arguments in ([b"-c", b"s"], [b"-a", b"s"], [b"-d", b"s"]):
+        done = airlock(b"snapshot", option, *arguments, b"a", directory=tmp_path)
+        assert (done.code, done.stderr) == (0, b"")
+        lines = done.stdout.removesuffix(b"\r\n").split(b"\r")
+        assert (lines[0], lines[-1]) == (b"    (0.00/100%)", b"    (100.00/100%)")
+    assert airlock(b"snapshot", option, b"-q", b"-c", b"s", b"a", directory=tmp_path).stdout == b""
+    listed = airlock(b"snapshot", b"a", directory=tmp_path)
+    assert airlock(b"snapshot", option, b"-l", b"a", directory=tmp_path) == listed
+
+
+def test_a_change_that_fails_has_no_hundred(airlock: Airlock, tmp_path: pathlib.Path) -> None:
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "a", "1M"], cwd=tmp_path, check=True)
+    done = airlock(b"snapshot", b"-p", b"-d", b"s", b"a", directory=tmp_path)
+    assert (done.code, done.stdout) == (1, b"    (0.00/100%)\r\n")

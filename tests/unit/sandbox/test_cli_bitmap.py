@@ -473,3 +473,16 @@ def test_info(airlock: Airlock, template: pathlib.Path) -> None:
         "dirty_bytes": 12288,
         "dirty_count": 3,
     }
+
+
+@pytest.mark.parametrize("option", [b"-p", b"--progress"])
+def test_progress(option: bytes, airlock: Airlock, ours: pathlib.Path) -> None:
+    """A line from 0 to 100 for what changes an image; none with -q, and none for what reads."""
+    for arguments in ([b"--add", b"a", b"new"], [b"--merge", b"b0", b"a", b"new"], [b"--remove-damaged", b"a"]):
+        done = airlock(b"bitmap", option, *arguments, directory=ours)
+        assert (done.code, done.stderr) == (0, b"")
+        lines = done.stdout.removesuffix(b"\r\n").split(b"\r")
+        assert (lines[0], lines[-1]) == (b"    (0.00/100%)", b"    (100.00/100%)")
+    assert airlock(b"bitmap", option, b"-q", b"--clear", b"a", b"new", directory=ours) == Outcome(0, b"", b"")
+    listed = airlock(b"bitmap", b"--list", b"a", directory=ours)
+    assert airlock(b"bitmap", option, b"--list", b"a", directory=ours) == listed
