@@ -102,6 +102,12 @@ class TimeLimitError(AirlockError):
     code = "time_limit"
 
 
+class TooLongError(TimeLimitError):
+    """The work cannot be done in the time given, as was seen before the first write."""
+
+    code = "time_too_short"
+
+
 class BudgetError(AirlockError):
     """The guest used up its exits or bytes."""
 

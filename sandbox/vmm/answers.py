@@ -20,7 +20,8 @@ RESULT_SIZE = 8192  # bytes of the result area that are handed over; every struc
 TEXT_LIMIT = 1024
 
 # Kinds of messages; all but PROGRESS are the last one.
-PROGRESS, FINISHED, CRASHED, RULE_BROKEN, BUDGET_EXITS, BUDGET_BYTES, TIME_OVER, FAILED, BUDGET_UNDO, IDLE = range(10)
+PROGRESS, FINISHED, CRASHED, RULE_BROKEN, BUDGET_EXITS, BUDGET_BYTES, TIME_OVER, FAILED = range(8)
+BUDGET_UNDO, IDLE, TOO_LONG = range(8, 11)
 
 # Layers of the jail, by the bit that the child sets once each is up.
 LAYERS = (
@@ -52,7 +53,8 @@ class Limits(t.NamedTuple):
     zeroed, REQUEST_BYTES of doorbell_rules.py at least for each request.
     file_growth: bytes that a disk may grow beyond the length it has at the start. rate: bytes a second that are written
     and copied, 0: as fast as it goes. flushes: False: the guest's flush requests are ignored. Both are for guests that
-    copy, see Program."""
+    copy, see Program. foresees: whether a change is refused that will take longer, as far as can be told before its
+    first write."""
 
     seconds: float | None = None
     idle: float = IDLE_SECONDS
@@ -61,11 +63,12 @@ class Limits(t.NamedTuple):
     file_growth: int = 1 << 34
     rate: int = 0
     flushes: bool = True
+    foresees: bool = False
 
     @classmethod
     def within(cls, seconds: float | None) -> Limits:
         """What somebody who gave a time means: all of it, whatever happens in it. None: nobody did."""
-        return cls() if seconds is None else cls(seconds, idle=seconds)
+        return cls() if seconds is None else cls(seconds, idle=seconds, foresees=True)
 
     def time(self, held: int, spent: float = 0.0) -> float:
         """Seconds that a run may take. held: bytes that its disks have allocated; it moves no more than `bytes`. spent:

@@ -20,7 +20,7 @@ import typing as t
 
 from . import answers, boot, jail, kvm, seccomp
 from .answers import Limits, Program, Run
-from .doorbell import BytesError, Finish, Server, UndoError, UndoTimeError
+from .doorbell import BytesError, Finish, ForecastError, Server, UndoError, UndoTimeError
 from .doorbell_rules import DoorbellRuleError, File
 
 # A signal that is really pending interrupts every time; the machine's own suspend does it once.
@@ -95,7 +95,7 @@ def _server(what: Run, program: Program) -> t.Callable[..., Server]:
     if not what.writable:
         return Server
     limits = what.limits
-    more: dict[str, t.Any] = {"journal": what.journal, "seconds": limits.seconds}
+    more: dict[str, t.Any] = {"journal": what.journal, "seconds": limits.seconds, "foresees": limits.foresees}
     if program.server:
         return functools.partial(program.server, rate=limits.rate, flushes=limits.flushes, **more)
     from .doorbell_writes import ChangingServer  # most runs read, and need not load it
@@ -245,6 +245,8 @@ class _Session:
                 raise _StopError(answers.BUDGET_UNDO) from None
             except UndoTimeError:
                 raise _StopError(answers.TIME_OVER) from None
+            except ForecastError as forecast:
+                raise _StopError(answers.TOO_LONG, *forecast.args) from None
             if finish:
                 return finish
             entered = time.monotonic()

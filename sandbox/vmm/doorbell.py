@@ -32,6 +32,10 @@ class UndoTimeError(Exception):
     """What is left of the time is needed to put back what the guest has changed."""
 
 
+class ForecastError(Exception):
+    """The guest would need more time than there is, and has changed nothing. args: seconds, from its start."""
+
+
 class Finish(t.NamedTuple):
     """The end of the run: the payload's guest address and bytes."""
 

@@ -18,13 +18,15 @@ import typing as t
 
 from ..host.disks import FALLOCATE_DISCARD, FALLOCATE_RESERVE, FALLOCATE_ZERO
 from . import kvm
-from .doorbell import Server, UndoError, UndoTimeError
+from .doorbell import ForecastError, Server, UndoError, UndoTimeError
 from .doorbell_rules import File
 
 if t.TYPE_CHECKING:
     from .journal import UndoJournal  # some runs have none, and need not load it
 
 CHUNK = 1 << 20
+_FORESEEN_MAX = 10**9  # seconds that are told: a guest may say anything of its progress
+_FORESEEN_MIN = 4 << 20  # bytes of tables that the guest was seen to go over: of fewer, nothing can be told
 _NOT_SUPPORTED = (errno.EOPNOTSUPP, errno.ENOSYS)
 _CUT = 0  # journal.CUT, which some runs need not load
 
@@ -40,9 +42,11 @@ class ChangingServer(Server):
         progress: t.Callable[[int, int], None] | None = None,
         journal: UndoJournal | None = None,
         seconds: float = math.inf,
+        foresees: bool = False,
         memory_size: int = 0,
     ) -> None:
-        """seconds: for this run and for undoing it."""
+        """seconds: for this run and for undoing it. foresees: whether it ends before the first write where that
+        will not do."""
         super().__init__(memory, files, byte_budget, progress, memory_size)
         library = self._library
         self._files = files
@@ -51,7 +55,9 @@ class ChangingServer(Server):
         self._mark = journal.mark if journal else b""
         self._old_length = journal.length if journal else 0
         self._undo_bytes, self._undo_records = journal.budget() if journal else (0, 0)
-        self._deadline = time.monotonic() + seconds
+        self._started = time.monotonic()
+        self._seconds = seconds
+        self._deadline = self._started + seconds
         self._cut_off = 0  # errno of the record that is not whole
         self._journal_disk = self._descriptors.index(journal.disk.descriptor) if journal else -1
         # One chunk to copy through, and one that stays zero. They cost no memory until they are used.
@@ -65,6 +71,8 @@ class ChangingServer(Server):
         self._cut = -1  # where the journal's disk ends to the guest, while its file is longer
         if journal:
             self._operations[library.DOORBELL_RESIZE] = self._resize_noted
+        if foresees:
+            self._foresee()
 
     def _what_changes(self) -> dict[int, t.Callable[..., int]]:
         """What each request does that changes bytes."""
@@ -75,6 +83,44 @@ class ChangingServer(Server):
             library.DOORBELL_DISCARD: self._discard,
             library.DOORBELL_RESIZE: self._resize,
         }
+
+    # ---- forecast ------------------------------------------------------------------------------------------
+
+    def _foresee(self) -> None:
+        """Watch the progress up to the first request that changes a file."""
+        library = self._library
+        tell, watched = self._report_progress, list[tuple[float, int]]()
+        latest = [0, 0]
+        changes = (*self._changes, library.DOORBELL_RESERVE)
+        served = {number: self._operations[number] for number in changes}
+
+        def note(disk: int, done: int, total: int, *unused: int) -> int:
+            if not watched:
+                watched.append((time.monotonic(), done))
+            latest[:] = done, total
+            return tell(disk, done, total, *unused)
+
+        def first(number: int, *where: int) -> int:
+            self._operations.update(served)
+            self._operations[library.DOORBELL_PROGRESS] = tell
+            if watched:
+                self._check_forecast(*watched[0], *latest)
+            return served[number](*where)
+
+        self._operations[library.DOORBELL_PROGRESS] = note
+        self._operations.update({number: functools.partial(first, number) for number in changes})
+
+    def _check_forecast(self, since: float, begun: int, done: int, total: int) -> None:
+        """Raises ForecastError when what is left will take too long at the speed so far: from `begun` to `done`, of
+        `total` bytes, since that moment. What is left is written as well, and noted before; it goes no faster."""
+        now = time.monotonic()
+        if done - begun < _FORESEEN_MIN or total <= done:
+            return
+        seconds = now - self._started + (now - since) * (total - done) / (done - begun)
+        if seconds > self._seconds:
+            raise ForecastError(math.ceil(min(seconds, _FORESEEN_MAX)))
+
+    # ---- requests ------------------------------------------------------------------------------------------
 
     def _write(self, disk: int, offset: int, length: int, memory: int, *_unused: int) -> int:
         """Bytes written, or -errno."""

@@ -52,6 +52,8 @@ def _failure(message: Message, text: bytes, limits: Limits) -> errors.AirlockErr
             f"The guest changed more than any change of this image needs, or a task may undo, and was stopped. Where "
             f"it was to delete many snapshots, have it delete fewer at a time. {report}{written}"
         )
+    if message.kind == answers.TOO_LONG:
+        return too_long(limits, message.a)
     if message.kind == answers.TIME_OVER:
         return time_over(limits, written)
     if message.kind == answers.IDLE:
@@ -83,6 +85,14 @@ def time_over(limits: Limits, written: str = "") -> errors.TimeLimitError:
     return errors.TimeLimitError(
         f"The guest did not finish within {limits.seconds:g} seconds and was stopped. {advice.say('more_time')}"
         + written
+    )
+
+
+def too_long(limits: Limits, seconds: int) -> errors.TooLongError:
+    """seconds: that the whole run would take at least."""
+    return errors.TooLongError(
+        f"This would take {seconds} seconds or more, and there are {limits.seconds:.1f}. Nothing was changed. "
+        + advice.say("more_time")
     )
 
 

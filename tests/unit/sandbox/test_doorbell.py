@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from sandbox.host.disks import open_disk
 from sandbox.vmm import doorbell_writes, journal, kvm
-from sandbox.vmm.doorbell import BytesError, Server, UndoError, UndoTimeError
+from sandbox.vmm.doorbell import BytesError, ForecastError, Server, UndoError, UndoTimeError
 from sandbox.vmm.doorbell_copies import MovingServer
 from sandbox.vmm.doorbell_rules import REQUEST, REQUEST_BYTES, DoorbellRuleError, File
 from sandbox.vmm.journal import UndoJournal
@@ -38,7 +39,16 @@ class Bench:
     """A server, its memory, and the disks, without a guest."""
 
     def __init__(
-        self, directory, contents, budget=1 << 30, journaled=False, recorded=False, is_block=False, seconds=None
+        self,
+        directory,
+        contents,
+        budget=1 << 30,
+        journaled=False,
+        recorded=False,
+        is_block=False,
+        seconds=None,
+        progress=None,
+        foresees=False,
     ):
         self.disks = []
         for index, content in enumerate(contents):
@@ -49,8 +59,8 @@ class Bench:
         self.journal = UndoJournal(self.disks[0]) if journaled else None
         self.recorder = Recorder() if recorded else None
         self.address = kvm.map_memory(LIBRARY.MEMORY_SIZE, kvm.MAP_PRIVATE_ANONYMOUS_NORESERVE)
-        more = {} if seconds is None else {"seconds": seconds}
-        self.server = MovingServer(self.address, self.files, budget, None, journal=self.journal, **more)
+        more = {"foresees": foresees, **({} if seconds is None else {"seconds": seconds})}
+        self.server = MovingServer(self.address, self.files, budget, progress, journal=self.journal, **more)
         if self.recorder:
             self.recorder.observe(self.server)
 
@@ -550,3 +560,98 @@ def test_what_is_reserved_is_noted(tmp_path):
         assert os.stat(one.disks[0].path).st_blocks == blocks
     finally:
         one.close()
+
+
+# ---- forecast --------------------------------------------------------------------------------------------------------
+
+MEGA = 1 << 20
+CHANGES = [(WRITE, 8), (ZERO, 8), (DISCARD, 8), (RESIZE, 100), (RESERVE, 8), (COPY, 8)]
+
+
+class Clock:
+    """Stands in for time: goes on when a test says so."""
+
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(doorbell_writes, "time", made)
+    return made
+
+
+def go_over(one, clock, seconds=10.0, first=0, done=100 * MEGA, total=200 * MEGA):
+    """Half of the work takes the first half of so many seconds, and something before it."""
+    clock.now += 1
+    one.ring(request(READ, 0, 0, 8), request(PROGRESS, 0, first, total))
+    clock.now += seconds
+    one.ring(request(PROGRESS, 0, done, total))
+
+
+@pytest.mark.parametrize(("change", "length"), CHANGES)
+def test_what_will_take_too_long_ends_before_the_first_change(bench, clock, change, length):
+    one = bench(b"content!", seconds=20, foresees=True)
+    go_over(one, clock)
+    with pytest.raises(ForecastError) as raised:
+        one.ring(request(READ, 0, 0, 8), request(change, 0, 0, length, source_offset=100))
+    assert raised.value.args == (21,)
+    assert one.content() == b"content!"
+
+
+@pytest.mark.parametrize(("change", "length"), CHANGES)
+@pytest.mark.parametrize(
+    ("options", "work"),
+    [
+        ({"seconds": 21}, {}),  # just enough
+        ({"seconds": 20}, {"done": 106 * MEGA}),
+        ({"seconds": 2}, {"done": 4 * MEGA - 1}),  # of so little nothing can be told
+        ({"seconds": 2}, {"first": 100 * MEGA}),
+        ({"seconds": 2}, {"first": 150 * MEGA}),  # which no honest guest says
+        ({"seconds": 12}, {"total": 100 * MEGA}),
+        ({"seconds": 12}, {"total": 0}),
+        ({"seconds": 2, "foresees": False}, {}),  # nobody gave a time
+    ],
+)
+def test_what_may_be_done_in_time_is_done(bench, clock, change, length, options, work):
+    one = bench(b"content!", **{"foresees": True, **options})
+    go_over(one, clock, **work)
+    assert one.ring(request(change, 0, 0, length, source_offset=100))[0] >= 0
+
+
+def test_what_was_begun_is_not_given_up(bench, clock):
+    """It is the time limit that ends it, and it may be that it does not."""
+    one = bench(b"content!", seconds=20, foresees=True)
+    assert one.ring(request(WRITE, 0, 0, 8)) == [8]
+    go_over(one, clock, seconds=100)
+    assert one.ring(request(WRITE, 0, 0, 8)) == [8]
+
+
+def test_progress_that_comes_with_the_first_change(bench, clock):
+    """In front of it, it counts: what is left may be less than was thought."""
+    one = bench(b"content!", seconds=20, foresees=True)
+    go_over(one, clock)
+    assert one.ring(request(PROGRESS, 0, 100 * MEGA, 150 * MEGA), request(WRITE, 0, 0, 8)) == [0, 8]
+
+
+def test_progress_is_told_on(bench, clock):
+    told = []
+    one = bench(b"content!", seconds=20, foresees=True, progress=lambda *numbers: told.append(numbers))
+    go_over(one, clock, seconds=1)
+    one.ring(request(WRITE, 0, 0, 8), request(PROGRESS, 0, 7, 8))
+    assert told == [(0, 200 * MEGA), (100 * MEGA, 200 * MEGA), (7, 8)]
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))
+def test_any_progress_is_taken(begun, done, total):
+    """Of a guest that was taken over: no number of it is too large to be told."""
+    server = MovingServer.__new__(MovingServer)
+    server._started, server._seconds = 0.0, 1.0
+    enough = (
+        contextlib.suppress(ForecastError) if done - begun >= 4 * MEGA and total > done else contextlib.nullcontext()
+    )
+    with enough:
+        server._check_forecast(0.5, begun, done, total)
