@@ -53,8 +53,8 @@ class ImageModule(Module):
         """Warns first."""
         for path, (windows, size) in memory.short.items():
             self.warn(
-                f"{errors.quote(path)}: in {size >> 20} MiB of memory its guest read all tables {windows} times. Raise "
-                "memory_limit, or free memory."
+                f"{errors.quote(path)}: in {size >> 20} MiB of memory its guest read the tables of the disk and of each"
+                f" snapshot {windows} times. Raise memory_limit, or free memory."
             )
         super().exit_json(**result)
 

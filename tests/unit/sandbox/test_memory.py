@@ -213,7 +213,7 @@ def test_windows_leave_the_same_bytes(
     assert set(memory.short) == {str(tmp_path / "narrow")}
     assert main([b"--memory-limit", b"128M", b"snapshot", b"-c", b"more", os.fsencode(tmp_path / "narrow")]) == 0
     error = capfdbinary.readouterr().err
-    assert b"128 MiB of memory, its guest read all tables" in error
+    assert b"in 128 MiB of memory its guest read the tables" in error
     assert b"--memory-limit" in error
 
 
