@@ -153,7 +153,8 @@ static void queue_block(struct refcount_cache *cache, struct cached_block *place
 
 /* Can the next block have a place without anything being written? */
 static bool has_clean_place(const struct refcount_cache *cache) {
-    return cache->count < cache->room || !cache->blocks[(cache->victim + 1) % cache->room].dirty;
+    const u32 next = cache->victim + 1 < cache->room ? cache->victim + 1 : 0;
+    return cache->count < cache->room || !cache->blocks[next].dirty;
 }
 
 /* Whoever goes from block to block, looking for free clusters, gets more and more of them at a time. */
