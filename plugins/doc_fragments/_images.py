@@ -10,7 +10,8 @@ from __future__ import annotations
 class ModuleDocFragment:
     """The options that modules for a list of images have (see module_utils/_module/arguments.py), in LINKS and SANDBOX
     what all modules have, in CHAIN the options of those that open what an image stands on, in LIMITED of those that
-    return lists out of images, in MOVES of those that move data."""
+    return lists out of images, in MOVES of those that move data, in PROGRESS that of those that
+    change images."""
 
     DOCUMENTATION = r"""
 options:
@@ -30,6 +31,8 @@ options:
         slowest storage would have read all that the image holds, 300 seconds and one for each 4 MiB.
       - When the time has passed, the guest is ended, what it has written is undone, and the task fails with
         RV(ignore:error_code=time_limit).
+      - A change of a large image that will take longer, as far as can be told when the image has been verified, is
+        refused before anything is written, with RV(ignore:error_code=time_too_short) and the time that it would take.
     type: int
   lock_timeout:
     description:
@@ -115,14 +118,6 @@ options:
         V(MiB), V(G), V(GiB), V(T) or V(TiB), which are powers of 1024.
       - Without it, as fast as the storage takes them.
     type: str
-  progress_file:
-    description:
-      - A file that says how far the work has come, for tasks that run long with C(async). Its directory must be
-        there. The file stays when the task has ended, and is not written when there is no data to move.
-      - It is one line of JSON with C(bytes_done), C(bytes_total), C(percent), C(bytes_per_second), C(seconds_left) and
-        C(finished), for all that the task does together. It is replaced as a whole, so that no reader sees half of it.
-      - What is there already must be such a file. Anything else is refused with RV(error_code=bad_progress_file).
-    type: str
   timeout:
     description:
       - How many seconds the work may take, all guests together. Without it, as long as it makes headway. A guest is
@@ -152,6 +147,18 @@ options:
       - Without it, a quarter of the host's memory.
     type: str
     version_added: 0.3.0
+"""
+
+    PROGRESS = r"""
+options:
+  progress_file:
+    description:
+      - A file that says how far the work has come, for tasks that run long with C(async). Its directory must be
+        there. The file stays when the task has ended, and is not written when there is nothing to do.
+      - It is one line of JSON with C(bytes_done), C(bytes_total), C(percent), C(bytes_per_second), C(seconds_left) and
+        C(finished), for all that the task does together. It is replaced as a whole, so that no reader sees half of it.
+      - What is there already must be such a file. Anything else is refused with RV(error_code=bad_progress_file).
+    type: str
 """
 
     SANDBOX = r"""

@@ -28,6 +28,7 @@ extends_documentation_fragment:
   - airlock.images._images
   - airlock.images._images.links
   - airlock.images._images.limited
+  - airlock.images._images.progress
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -389,7 +390,8 @@ error_code:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(bad_memory_limit), V(empty_name),
       V(name_too_long), V(control_character), V(damaged_alone), V(bad_granularity), V(bad_merge), V(only_with_present),
-      V(bitmap_source_same), V(too_many_actions), V(too_many_sources), V(bad_limit), V(force_share)).
+      V(bitmap_source_same), V(too_many_actions), V(too_many_sources), V(bad_limit), V(bad_progress_file),
+      V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - This collection (V(internal_error)). What was done to a group of images is undone then as on any failure.
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
@@ -400,7 +402,7 @@ error_code:
     - The bitmap (V(bitmap_other_granularity), V(bitmap_inconsistent), V(bitmap_ambiguous), V(bitmap_not_found) for one
       that is to be merged, V(bitmap_sizes), V(bitmap_too_large), V(bitmap_version_2), V(bitmap_empty_disk)).
     - The room for bitmaps (V(too_many_bitmaps), V(bitmap_directory_full), V(bitmap_header_full), V(bitmaps_overlap)).
-    - The guest (V(time_limit), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
+    - The guest (V(time_limit), V(time_too_short), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
   returned: failure
   type: str
   sample: bitmap_inconsistent
@@ -442,6 +444,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     IMAGES_ARGUMENTS,
     LIMIT_ARGUMENT,
     LINKS_ARGUMENT,
+    PROGRESS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.bitmap.flow import bitmap_flow
 from ansible_collections.airlock.images.plugins.module_utils._module.image_module import ImageModule
@@ -452,6 +455,7 @@ ARGUMENTS = {
     **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
     **LIMIT_ARGUMENT,
+    **PROGRESS_ARGUMENT,
     "name": {"type": "str"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "damaged": {"type": "bool", "default": False},

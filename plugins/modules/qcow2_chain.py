@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - airlock.images._attributes
   - airlock.images._attributes.actiongroup
   - airlock.images._images.moves
+  - airlock.images._images.progress
   - airlock.images._images.links
   - airlock.images._images.sandbox
 attributes:

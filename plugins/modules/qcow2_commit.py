@@ -28,6 +28,7 @@ extends_documentation_fragment:
   - airlock.images._attributes.actiongroup
   - airlock.images._images.chain
   - airlock.images._images.moves
+  - airlock.images._images.progress
   - airlock.images._images.links
   - airlock.images._images.sandbox
 attributes:

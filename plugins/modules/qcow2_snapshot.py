@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - airlock.images._images
   - airlock.images._images.links
   - airlock.images._images.limited
+  - airlock.images._images.progress
   - airlock.images._images.sandbox
 attributes:
   check_mode:
@@ -373,7 +374,7 @@ error_code:
     - Which kind of failure it was. The codes are stable, the words of RV(ignore:msg) are not.
     - The options (V(no_images), V(duplicate_path), V(bad_timeout), V(bad_memory_limit), V(empty_name),
       V(name_too_long), V(control_character), V(snapshot_id_with_present), V(bad_retention), V(bad_limit),
-      V(force_share)).
+      V(bad_progress_file), V(force_share)).
     - The host (V(no_kvm), V(kvm_permission), V(kvm), V(no_cffi), V(host), V(jail)).
     - This collection (V(internal_error)). What was done to a group of images is undone then as on any failure.
     - The file (V(not_found), V(is_directory), V(not_regular), V(permission_denied), V(read_only), V(in_use),
@@ -383,7 +384,7 @@ error_code:
       V(overlap), V(outside_file), V(copied_flag), and more of that kind).
     - Its snapshots (V(snapshot_not_found), V(ambiguous_name), V(resize_not_allowed), V(resize_v2), V(has_bitmaps),
       V(data_file), V(refcount_overflow), V(too_many_snapshots)).
-    - The guest (V(time_limit), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
+    - The guest (V(time_limit), V(time_too_short), V(budget), V(guest_crash), V(guest_protocol), V(no_memory)).
   returned: failure
   type: str
   sample: in_use
@@ -425,6 +426,7 @@ from ansible_collections.airlock.images.plugins.module_utils._module.arguments i
     IMAGES_ARGUMENTS,
     LIMIT_ARGUMENT,
     LINKS_ARGUMENT,
+    PROGRESS_ARGUMENT,
 )
 from ansible_collections.airlock.images.plugins.module_utils._module.image_module import ImageModule
 from ansible_collections.airlock.images.plugins.module_utils._module.outcome import run_module
@@ -435,6 +437,7 @@ ARGUMENTS = {
     **LINKS_ARGUMENT,
     **FORCE_SHARE_ARGUMENT,
     **LIMIT_ARGUMENT,
+    **PROGRESS_ARGUMENT,
     "name": {"type": "str"},
     "snapshot_id": {"type": "str"},
     "state": {"type": "str", "choices": ["present", "absent", "applied"], "default": "present"},

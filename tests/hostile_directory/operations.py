@@ -66,7 +66,10 @@ COMMANDS = (
 )
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "qcow2_snapshot present, two images": ("snapshot", {"path": ["@one.qcow2", "@two.qcow2"], "name": "s2"}),
-    "qcow2_snapshot applied": ("snapshot", {"path": "@three.qcow2", "name": "s1", "state": "applied"}),
+    "qcow2_snapshot applied": (
+        "snapshot",
+        {"path": "@three.qcow2", "name": "s1", "state": "applied", "progress_file": "@progress.json"},
+    ),
     "qcow2_snapshot absent": ("snapshot", {"path": "@one.qcow2", "name": "s1", "state": "absent"}),
     "qcow2_bitmap merge": (
         "bitmap",

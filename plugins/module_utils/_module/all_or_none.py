@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import typing as t
 
 from ..sandbox import errors
@@ -13,25 +15,54 @@ from ..sandbox.images import transaction
 from .group import OpenImage, for_each
 from .outcome import UNDONE, UNKNOWN, UNTOUCHED, GroupError
 
+if t.TYPE_CHECKING:
+    from ..sandbox.host.places import Place
+
 
 class ChangePlan(t.Protocol):
-    """What is to be done with one image. changed: whether there is anything to do; path: as the task names it."""
+    """What is to be done with one image. changed: whether there is anything to do; path: as the task names it; steps:
+    how many operations that takes."""
 
     subject: OpenImage
     changed: bool
 
     @property
+    def steps(self) -> int: ...
+
+    @property
     def path(self) -> str: ...
 
+
+Listeners = t.Iterator[t.Optional[t.Callable[[int, int], None]]]
+"""What the operations on one image tell their progress to, one after the other."""
 
 AnyPlan = t.TypeVar("AnyPlan", bound=ChangePlan)
 
 
-def change_all(plans: t.Sequence[AnyPlan], carry_out: t.Callable[[AnyPlan], None]) -> None:
+def change_all(
+    plans: t.Sequence[AnyPlan],
+    carry_out: t.Callable[[AnyPlan, Listeners], None],
+    progress_file: Place | None = None,
+) -> None:
     """Carries out all plans or none. Raises GroupError, which says what became of each image.
 
-    carry_out: changes one image, and fills in what has come of it.
+    carry_out: changes one image, and fills in what has come of it. progress_file: is told how far all of them are; each
+    operation counts for as much as the image's file is long.
     """
+    with contextlib.ExitStack() as stack:
+        listeners = dict[int, Listeners]()
+        if progress_file is not None:
+            from .progress_file import ProgressFile  # few tasks have one
+
+            todo = [plan for plan in plans if plan.changed]
+            sizes = [[plan.subject.image.disk.size] * plan.steps for plan in todo]
+            progress = stack.enter_context(ProgressFile(progress_file))
+            total = sum(map(sum, sizes))
+            listeners.update((id(plan), progress.parts(size, total)) for plan, size in zip(todo, sizes))
+        _change_all(plans, lambda plan: carry_out(plan, listeners.get(id(plan), itertools.repeat(None))))
+
+
+def _change_all(plans: t.Sequence[AnyPlan], carry_out: t.Callable[[AnyPlan], None]) -> None:
     todo = [plan for plan in plans if plan.changed]
     written: list[AnyPlan] = []
 
@@ -39,7 +70,7 @@ def change_all(plans: t.Sequence[AnyPlan], carry_out: t.Callable[[AnyPlan], None
         written.append(plan)
         try:
             carry_out(plan)
-        except errors.RefusalError as error:
+        except (errors.RefusalError, errors.TooLongError) as error:
             if not error.modified:
                 written.remove(plan)
             raise

@@ -35,9 +35,13 @@ CHAIN_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "backing_format": {"type": "str", "choices": ["qcow2", "raw", "vmdk"]},
 }
 
+PROGRESS_ARGUMENT: dict[str, dict[str, t.Any]] = {
+    "progress_file": {"type": "str"},
+}
+
 MOVES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "rate_limit": {"type": "str"},
-    "progress_file": {"type": "str"},
+    **PROGRESS_ARGUMENT,
     "timeout": {"type": "int"},
     "lock_timeout": {"type": "int", "default": 0},
     "memory_limit": {"type": "str"},

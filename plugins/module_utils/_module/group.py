@@ -35,10 +35,10 @@ class OpenImage:
         """As the task names it."""
         return self.image.path
 
-    def run(self, operation: t.Callable[..., t.Any], *arguments: t.Any) -> t.Any:
+    def run(self, operation: t.Callable[..., t.Any], *arguments: t.Any, **more: t.Any) -> t.Any:
         """An operation of the sandbox on this image, within the time that is left; its answer."""
         started = time.monotonic()
-        answer = operation(self.image, *arguments, limits=Limits.within(self._seconds))
+        answer = operation(self.image, *arguments, limits=Limits.within(self._seconds), **more)
         self.reports.append(answer.report)
         if self._seconds is not None:
             # To read a long answer takes time as well.

@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import stat
+import threading
 import time
 import typing as t
 
@@ -57,6 +58,8 @@ class ProgressFile:
         self._started = time.monotonic()
         self._last = 0.0
         self._done = self._total = 0
+        self._parts: list[int] = []  # bytes that are done of each
+        self._lock = threading.RLock()  # images of a group are changed side by side
 
     def __enter__(self) -> ProgressFile:
         """Raises ArgumentError when the file cannot be written: before anything has begun."""
@@ -77,21 +80,34 @@ class ProgressFile:
 
     def step(self, done: int, total: int) -> None:
         """So many bytes of so many are done."""
-        self._done, self._total = min(done, total), total
-        now = time.monotonic()
-        if now - self._last >= _EVERY_SECONDS:
-            self._last = now
-            self._try(finished=False)
+        with self._lock:
+            self._done, self._total = min(done, total), total
+            now = time.monotonic()
+            if now - self._last >= _EVERY_SECONDS:
+                self._last = now
+                self._try(finished=False)
 
-    def parts(self, sizes: t.Sequence[int]) -> t.Iterator[t.Callable[[int, int], None] | None]:
-        """For operations that follow one another, each of so many bytes: what each is to tell its steps to."""
-        before = 0
+    def parts(
+        self, sizes: t.Sequence[int], total: int | None = None
+    ) -> t.Iterator[t.Callable[[int, int], None] | None]:
+        """For operations that follow one another: what each is to tell its steps to, in whatever it counts.
+
+        sizes: what each of them stands for, bytes. total: of all such rows that go on side by side, None: it is the
+        only one. To ask for the next one says that the one before is done.
+        """
+        whole = sum(sizes) if total is None else total
         for size in sizes:
-            yield functools.partial(self._part, before, size, sum(sizes)) if self._place else None
-            before += size
+            with self._lock:
+                index = len(self._parts)
+                self._parts.append(0)
+            yield functools.partial(self._part, index, size, whole) if self._place else None
+            with self._lock:
+                self._parts[index] = size
 
-    def _part(self, before: int, size: int, total: int, done: int, _size: int) -> None:
-        self.step(before + min(done, size), total)
+    def _part(self, index: int, size: int, whole: int, done: int, total: int) -> None:
+        with self._lock:
+            self._parts[index] = size * min(done, total) // total if total else 0
+            self.step(sum(self._parts), whole)
 
     def _try(self, finished: bool) -> None:
         with contextlib.suppress(OSError):  # what is under way is worth more than the news of it

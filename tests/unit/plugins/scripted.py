@@ -94,7 +94,8 @@ class Script:
                     script.call("undo")
 
         def function(name: str) -> t.Callable[..., t.Any]:
-            def stand_in(image: Image, *arguments: t.Any, limits: t.Any) -> t.Any:
+            def stand_in(image: Image, *arguments: t.Any, limits: t.Any, progress: t.Any = None) -> t.Any:
+                assert progress is None  # no task here has a progress_file
                 script.seconds.append(limits.seconds)
                 return script.call(name, image.path, *arguments)
 

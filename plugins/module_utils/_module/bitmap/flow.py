@@ -14,6 +14,7 @@ from ...sandbox.facts import facts
 from ...sandbox.images.bitmaps import Bitmap
 from ..bounded import Room, check_limit
 from ..group import for_each, open_images, sandbox_summary
+from ..progress_place import progress_place
 from .options import BitmapWanted
 from .plan import BitmapPlan
 from .sources import Sources
@@ -32,6 +33,7 @@ def bitmap_flow(module: AnsibleModule) -> dict[str, t.Any]:
             "force_share",
         )
     with (
+        progress_place(params) as progress_file,
         Sources(wanted.merges, params["follow_links"]) as merged,
         open_images(
             params["path"],
@@ -47,7 +49,7 @@ def bitmap_flow(module: AnsibleModule) -> dict[str, t.Any]:
         if any(plan.changed for plan in plans) and not module.check_mode:
             from ..all_or_none import change_all  # most tasks of a playbook find nothing to do
 
-            change_all(plans, BitmapPlan.carry_out)
+            change_all(plans, BitmapPlan.carry_out, progress_file)
     opened = [*subjects, *(source.opened for source in sources.values())]
     return {**_result(module, plans), "sandbox": sandbox_summary(opened)}
 

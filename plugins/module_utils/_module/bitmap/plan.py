@@ -20,8 +20,11 @@ class BitmapPlan:
 
     sources: the other images that are merged from, by their paths. actions: what is left to do, may be nothing after
     all. changed: whether it leads to something else than there is, as a guest says that has tried it without writing.
-    before, after: the bitmaps that there are, and that there are in the end, or would be.
+    steps: operations that it takes. before, after: the bitmaps that there are, and that there are in the end, or would
+    be.
     """
+
+    steps = 1
 
     def __init__(
         self, subject: OpenImage, wanted: BitmapWanted, sources: t.Mapping[str, Source], listed: bitmaps.BitmapList
@@ -52,9 +55,10 @@ class BitmapPlan:
         """As the task names the image."""
         return self.subject.path
 
-    def carry_out(self) -> None:
-        """Changes the image, and fills in what has come of it."""
-        done: bitmaps.BitmapChange = self.subject.run(bitmaps.change_bitmap, self.wanted.name, self.actions)
+    def carry_out(self, listeners: t.Iterator[t.Any]) -> None:
+        """Changes the image, and fills in what has come of it. listeners: the one that the operation tells."""
+        run, progress = self.subject.run, next(listeners)
+        done: bitmaps.BitmapChange = run(bitmaps.change_bitmap, self.wanted.name, self.actions, progress=progress)
         self.changed, self.after = done.changed, done.bitmaps
         self.leaked_clusters = done.leaked_clusters
 

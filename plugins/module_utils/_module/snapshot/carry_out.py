@@ -12,13 +12,16 @@ from ...sandbox.images import snapshot_changes
 from ...sandbox.images.snapshots import Selector
 from .plan import SnapshotPlan
 
+if t.TYPE_CHECKING:
+    from ..all_or_none import Listeners
 
-def carry_out(plan: SnapshotPlan) -> None:
-    """Changes the image, and fills in what has come of it."""
+
+def carry_out(plan: SnapshotPlan, listeners: Listeners) -> None:
+    """Changes the image, and fills in what has come of it. listeners: one for each operation."""
     begun = False
     for operation, *arguments in _operations(plan):
         try:
-            done = plan.subject.run(operation, *arguments)
+            done = plan.subject.run(operation, *arguments, progress=next(listeners))
         except errors.AirlockError as error:
             error.modified = error.modified or begun
             raise

@@ -15,8 +15,12 @@ from ...sandbox.facts.snapshot_facts import snapshot_facts
 from ...sandbox.images.snapshots import Snapshot
 from ..bounded import Room, check_limit, size_of
 from ..group import for_each, open_images, sandbox_summary
+from ..progress_place import progress_place
 from . import report
 from .plan import SnapshotPlan, SnapshotWanted
+
+if t.TYPE_CHECKING:
+    from ...sandbox.host.places import Place
 
 
 def snapshot_flow(module: AnsibleModule) -> dict[str, t.Any]:
@@ -33,20 +37,23 @@ def snapshot_flow(module: AnsibleModule) -> dict[str, t.Any]:
             "whoever uses it.",
             "force_share",
         )
-    with open_images(
-        params["path"],
-        params["timeout"],
-        writable=not module.check_mode,
-        force_share=params["force_share"],
-        follow_links=params["follow_links"],
-    ) as subjects:
+    with (
+        progress_place(params) as progress_file,
+        open_images(
+            params["path"],
+            params["timeout"],
+            writable=not module.check_mode,
+            force_share=params["force_share"],
+            follow_links=params["follow_links"],
+        ) as subjects,
+    ):
         plans = for_each(lambda subject: SnapshotPlan.read(subject, wanted), subjects)
         if any(plan.changed for plan in plans):
-            _go_on(plans, module.check_mode)
+            _go_on(plans, module.check_mode, progress_file)
     return _result(module, plans)
 
 
-def _go_on(plans: t.Sequence[SnapshotPlan], check_mode: bool) -> None:
+def _go_on(plans: t.Sequence[SnapshotPlan], check_mode: bool, progress_file: Place | None) -> None:
     """Foresees or carries out what is to be done. Loaded only then: most tasks of a playbook find nothing to do."""
     if check_mode:
         from .foresight import foresee_all
@@ -56,7 +63,7 @@ def _go_on(plans: t.Sequence[SnapshotPlan], check_mode: bool) -> None:
         from ..all_or_none import change_all
         from .carry_out import carry_out
 
-        change_all(plans, carry_out)
+        change_all(plans, carry_out, progress_file)
 
 
 def _result(module: AnsibleModule, plans: t.Sequence[SnapshotPlan]) -> dict[str, t.Any]:

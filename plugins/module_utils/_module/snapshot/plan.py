@@ -86,6 +86,11 @@ class SnapshotPlan:
         return plan
 
     @property
+    def steps(self) -> int:
+        """Operations that it takes."""
+        return int(self.creates) + len(self.outdated) + int(self.wanted.state != "present")
+
+    @property
     def path(self) -> str:
         """As the task names the image."""
         return self.subject.path

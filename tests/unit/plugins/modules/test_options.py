@@ -181,6 +181,7 @@ PATH_OPTIONS = [
     ("qcow2_bitmap", "path"),
     ("qcow2_bitmap", "path[]"),
     ("qcow2_bitmap", "merge[].path"),
+    ("qcow2_bitmap", "progress_file"),
     ("qcow2_chain", "layers[]"),
     ("qcow2_chain", "siblings[]"),
     ("qcow2_chain", "allowed_roots[]"),
@@ -192,6 +193,7 @@ PATH_OPTIONS = [
     ("qcow2_info", "path[]"),
     ("qcow2_info", "allowed_roots[]"),
     ("qcow2_snapshot", "path[]"),
+    ("qcow2_snapshot", "progress_file"),
 ]
 
 

@@ -76,3 +76,22 @@ def test_a_long_name(progress_file: t.Any, tmp_path: pathlib.Path) -> None:
     with progress_file.find_progress_file(str(path), False) as place, progress_file.ProgressFile(place):
         pass
     assert json.loads(path.read_text())["finished"] is True
+
+
+def test_rows_side_by_side(progress_file: t.Any, place: t.Any, tmp_path: pathlib.Path) -> None:
+    """Whatever an operation counts in, it is a part of what it stands for; one that is over is done."""
+    with progress_file.ProgressFile(place) as progress:
+        rows = [progress.parts([100, 300], 600), progress.parts([200], 600)]
+        first, other = (next(row) for row in rows)
+        for tell, done, total, at in ((first, 1, 4, 25), (other, 3, 6, 125), (first, 9, 4, 200), (first, 0, 0, 100)):
+            tell(done, total)
+            assert (progress._done, progress._total) == (at, 600)
+        next(rows[0])(1, 3)
+        assert progress._done == 300
+    facts = json.loads((tmp_path / "progress").read_text())
+    assert (facts["bytes_done"], facts["bytes_total"]) == (600, 600)
+
+
+def test_nobody_listens_without_a_file(progress_file: t.Any) -> None:
+    with progress_file.ProgressFile(None) as progress:
+        assert list(progress.parts([1, 2])) == [None, None]
