@@ -163,8 +163,8 @@ def _warn() -> None:
         path, (windows, size) = memory.short.popitem()
         warn(
             os.fsencode(path),
-            b": in %d MiB of memory its guest read the tables of the disk and of each snapshot %d times. Let it have more "
-            b"(airlock --memory-limit 1G COMMAND ...), or run it when less of the host's memory is in use"
+            b": in %d MiB of memory its guest read the tables of the disk and of each snapshot %d times. Let it have "
+            b"more (airlock --memory-limit 1G COMMAND ...), or run it when less of the host's memory is in use"
             % (size >> 20, windows),
         )
 
