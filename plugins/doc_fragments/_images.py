@@ -10,8 +10,7 @@ from __future__ import annotations
 class ModuleDocFragment:
     """The options that modules for a list of images have (see module_utils/_module/arguments.py), in LINKS and SANDBOX
     what all modules have, in CHAIN the options of those that open what an image stands on, in LIMITED of those that
-    return lists out of images, in MOVES of those that move data, in PROGRESS that of those that
-    change images."""
+    return lists out of images, in MOVES of those that move data, in PROGRESS that of those that change images."""
 
     DOCUMENTATION = r"""
 options:
@@ -42,19 +41,6 @@ options:
         could not read and does not fail for it (O(ignore:fail_on)) does not wait.
     type: int
     default: 0
-    version_added: 0.3.0
-  memory_limit:
-    description:
-      - How much memory the guests of the task may use together, as a number of bytes or with one of the suffixes V(M),
-        V(MiB), V(G) or V(GiB), which are powers of 1024. At least V(128M), which each guest has; those that work at the
-        same time wait for one another, where it is not enough for all of them.
-      - A guest counts what refers to each cluster of an image, as a rule in one byte for each. From some 60 million
-        clusters on, which is nearly 4 TiB of the usual size, it asks for more than V(128M), but gets no more than the
-        image accounts for by what it holds.
-      - Where that is too little, all tables of the image are read several times, each time for a part of the clusters,
-        and the task warns of it.
-      - Without it, a quarter of the host's memory.
-    type: str
     version_added: 0.3.0
 """
 
@@ -134,19 +120,6 @@ options:
     type: int
     default: 0
     version_added: 0.3.0
-  memory_limit:
-    description:
-      - How much memory the guests of the task may use together, as a number of bytes or with one of the suffixes V(M),
-        V(MiB), V(G) or V(GiB), which are powers of 1024. At least V(128M), which each guest has; those that work at the
-        same time wait for one another, where it is not enough for all of them.
-      - A guest counts what refers to each cluster of an image, as a rule in one byte for each. From some 60 million
-        clusters on, which is nearly 4 TiB of the usual size, it asks for more than V(128M), but gets no more than the
-        image accounts for by what it holds.
-      - Where that is too little, all tables of the image are read several times, each time for a part of the clusters,
-        and the task warns of it.
-      - Without it, a quarter of the host's memory.
-    type: str
-    version_added: 0.3.0
 """
 
     PROGRESS = r"""
@@ -162,7 +135,20 @@ options:
 """
 
     SANDBOX = r"""
-options: {}
+options:
+  memory_limit:
+    description:
+      - How much memory the guests of the task may use together, as a number of bytes or with one of the suffixes V(M),
+        V(MiB), V(G) or V(GiB), which are powers of 1024. At least V(128M), which each guest has; those that work at the
+        same time wait for one another, where it is not enough for all of them.
+      - A guest counts what refers to each cluster of an image, as a rule in one byte for each. From some 60 million
+        clusters on, which is nearly 4 TiB of the usual size, it asks for more than V(128M), but gets no more than the
+        image accounts for by what it holds.
+      - Where that is too little, all tables of the image are read several times, each time for a part of the clusters,
+        and the task warns of it.
+      - Without it, a quarter of the host's memory.
+    type: str
+    version_added: 0.3.0
 requirements:
   - Python 3.9 or newer
   - C(/dev/kvm), and the permission to open it for reading and writing

@@ -11,7 +11,6 @@ what the commit writes, whatever is decided here.
 
 from __future__ import annotations
 
-import functools
 import time
 import typing as t
 
@@ -206,8 +205,8 @@ class CommitBitmaps:
                 f"The bitmaps took more than {TOGETHER_SECONDS:.0f} seconds, and the commit was stopped. "
                 f"{advice.say('more_time')}"
             )
-        change = functools.partial(bitmaps.change_bitmap, layer.image, name, actions, dry_run, counts=False)
-        self._reports.append(change(limits=limits).report)
+        done = bitmaps.change_bitmap(layer.image, name, actions, dry_run, counts=False, limits=limits)
+        self._reports.append(done.report)
 
 
 def _error(layer: Layer, message: str, code: str, way: str) -> errors.BitmapError:

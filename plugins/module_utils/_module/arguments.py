@@ -11,11 +11,15 @@ from ansible.module_utils.common.text.converters import to_bytes
 
 from ..sandbox import errors
 
+SANDBOX_ARGUMENTS: dict[str, dict[str, t.Any]] = {
+    "memory_limit": {"type": "str"},
+}
+
 IMAGES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     "path": {"type": "list", "elements": "str", "required": True},
     "timeout": {"type": "int"},
     "lock_timeout": {"type": "int", "default": 0},
-    "memory_limit": {"type": "str"},
+    **SANDBOX_ARGUMENTS,
 }
 
 LIMIT_ARGUMENT: dict[str, dict[str, t.Any]] = {
@@ -44,7 +48,7 @@ MOVES_ARGUMENTS: dict[str, dict[str, t.Any]] = {
     **PROGRESS_ARGUMENT,
     "timeout": {"type": "int"},
     "lock_timeout": {"type": "int", "default": 0},
-    "memory_limit": {"type": "str"},
+    **SANDBOX_ARGUMENTS,
 }
 
 
